@@ -1,0 +1,1 @@
+"""Weighbridge: a self-hosted Management API for dedicated LLM inference endpoints."""

@@ -1,0 +1,1 @@
+"""Command-line interface; talks to a server through weighbridge.sdk only."""

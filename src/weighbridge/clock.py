@@ -1,0 +1,40 @@
+"""The one home of wall time, monotonic time, random ids and secrets; everything else takes them as arguments."""
+
+import secrets
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
+"""No look-alikes (l, o, 0, 1): ids are read aloud and typed."""
+
+
+def utc_now() -> datetime:
+    """Wall time for display and records; decisions about intervals use `monotonic_s` (D6)."""
+    return datetime.now(UTC)  # noqa: TID251 - this is its home
+
+
+def monotonic_s() -> float:
+    return time.monotonic()
+
+
+def new_uuid() -> str:
+    return str(uuid.uuid4())  # noqa: TID251 - this is its home
+
+
+def new_short_id(length: int = 10) -> str:
+    """A random lower-case id; 10 characters carry 50 bits."""
+    return "".join(secrets.choice(ID_ALPHABET) for _ in range(length))
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What a process knows of time and chance; tests and simulations pass their own."""
+
+    now: Callable[[], datetime] = utc_now
+    monotonic: Callable[[], float] = monotonic_s
+    new_uuid: Callable[[], str] = new_uuid
+    new_short_id: Callable[[], str] = new_short_id
+    new_secret: Callable[[], str] = secrets.token_urlsafe

@@ -1,0 +1,1 @@
+"""Engines: the programs that replicas run, as data and small adapters."""

@@ -1,0 +1,97 @@
+"""The engine interface: how to start, prove and watch one engine program."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How an architecture is served; stored with the architecture, the same for all its versions."""
+
+    engine: str = "llamacpp"
+    context_tokens: int | None = None
+    slots: int = 4
+    threads: int = 1
+    dtype: str | None = None
+    extra_args: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    command: Sequence[str] = ()
+    start_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLaunch:
+    """One start of an engine: which replica it is and which bytes it must serve.
+
+    `served_name` is what the engine must report as its model (it names replica and digest, R15); `token`
+    is the bearer token it must demand on inference routes (G12).
+    """
+
+    replica_id: str
+    digest: str
+    served_name: str
+    token: str
+    settings: EngineSettings
+    cache_dir: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCommand:
+    """Placeholders `{model}`, `{host}` and `{port}` in argv and env are filled in on the node."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+
+class ProbeOutcome(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    WRONG_IDENTITY = "wrong_identity"
+    UNHEALTHY = "unhealthy"
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    outcome: ProbeOutcome
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    running: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCapabilities:
+    """What an engine can honour; what it cannot is refused at the gateway, never dropped in silence."""
+
+    logprobs: bool = True
+    json_schema: bool = True
+    tools: bool = False
+    reasoning: bool = False
+    choices_max: int = 1
+
+
+def served_name(replica_id: str, digest: str) -> str:
+    """The model name an engine must report: it proves which replica answers with which bytes (R15)."""
+    return f"{replica_id}.{digest[:32]}"
+
+
+class Engine(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    def capabilities(self, settings: EngineSettings) -> EngineCapabilities: ...
+
+    def command(self, launch: EngineLaunch) -> EngineCommand:
+        """Raises InvalidError when the settings cannot be turned into a command."""
+
+    async def probe(self, url: str, launch: EngineLaunch, *, generate: bool) -> ProbeResult:
+        """Ask a running engine who it is; with `generate`, also for one real token. Never raises for a state of the world."""
+
+    async def load(self, url: str, launch: EngineLaunch) -> EngineLoad | None:
+        """Requests running and waiting, or None when the engine does not say."""

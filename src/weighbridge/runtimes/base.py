@@ -1,0 +1,104 @@
+"""The runtime interface: start, list and stop replicas on machines; no rollout logic inside."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class RuntimeState(StrEnum):
+    """What a runtime can know of a replica's process; readiness is judged above, by probing."""
+
+    PENDING = "pending"
+    FETCHING = "fetching"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    EXITED = "exited"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What a replica serves: a manifest digest and where its version directory can be found."""
+
+    digest: str
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_bytes: int = 0
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSpec:
+    """A wish to run one engine process.
+
+    `argv` and the values of `env` may hold the placeholders `{model}` (directory of the weights on
+    the node), `{host}` and `{port}` (picked by the node). `secrets` reach the engine's environment and
+    nothing else: no argv, no log, no status.
+    """
+
+    name: str
+    argv: Sequence[str]
+    weights: Weights
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+    grace_s: float = 10.0
+    log_bytes_max: int = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStatus:
+    """One replica as its runtime sees it.
+
+    `incarnation` is new on each start of the process, so a URL that was handed to somebody else since
+    can be told apart. `url` is set while the process runs.
+    """
+
+    name: str
+    state: RuntimeState
+    labels: Mapping[str, str]
+    incarnation: str
+    node: str
+    url: str | None = None
+    pid: int | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    started_at_unix_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    name: str
+    alive: bool
+    total: Resources
+    free: Resources
+
+
+class Runtime(Protocol):
+    """Every call is idempotent by the replica's name and raises UnavailableError when the runtime is away."""
+
+    async def launch(self, spec: ReplicaSpec) -> None:
+        """Ask for a replica; returns at once. A name that is known already is left as it is."""
+
+    async def list(self, selector: Mapping[str, str]) -> Sequence[ReplicaStatus]:
+        """Every replica whose labels contain `selector`, ended ones included until they are forgotten."""
+
+    async def stop(self, name: str, grace_s: float) -> None:
+        """SIGTERM, wait `grace_s`, SIGKILL of the whole tree; returns at once; unknown names are fine."""
+
+    async def forget(self, name: str) -> None:
+        """Drop the record of an ended replica; a running one is left alone."""
+
+    async def logs(self, name: str, tail_bytes: int) -> str:
+        """The end of the replica's output; empty when there is none."""
+
+    async def capacity(self) -> Sequence[NodeInfo]:
+        """The nodes and what is free on them."""

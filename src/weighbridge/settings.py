@@ -1,0 +1,109 @@
+"""Settings of a Weighbridge server, from WEIGHBRIDGE_* variables or arguments, and the layout of its data directory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+@dataclass(frozen=True, slots=True)
+class DataDir:
+    """Where a server keeps what it must not lose (and `run/`, `cache/`, `logs/`, which it may)."""
+
+    root: Path
+
+    @property
+    def postgres(self) -> Path:
+        return self.root / "postgres"
+
+    @property
+    def store(self) -> Path:
+        """The weight store: blobs, manifests and version directories."""
+        return self.root / "store"
+
+    @property
+    def cache(self) -> Path:
+        """What can be made again, such as converted weights, by content digest."""
+        return self.root / "cache"
+
+    @property
+    def secrets(self) -> Path:
+        """Mode 700: the pepper of key digests."""
+        return self.root / "secrets"
+
+    @property
+    def run(self) -> Path:
+        """Locks, sockets, snapshots and acks of the running processes."""
+        return self.root / "run"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.run / "agent.sock"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.run / "control.sock"
+
+    @property
+    def routes_file(self) -> Path:
+        return self.run / "routes.json"
+
+    @property
+    def keys_file(self) -> Path:
+        return self.run / "keys.json"
+
+    @property
+    def acks_file(self) -> Path:
+        return self.run / "gateway.acks"
+
+
+class Settings(BaseSettings):
+    """Every setting of the server; `docs/operating.md` lists them."""
+
+    model_config = SettingsConfigDict(env_prefix="WEIGHBRIDGE_", extra="forbid")
+
+    data_dir: Path = Field(default=Path("~/.weighbridge"), description="What the server keeps.")
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="postgresql://… of the team's own server; without it an embedded one runs under the data directory.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address the public port listens on.")
+    port: int = Field(default=8080, ge=0, le=65535, description="The public port.")
+    probe_host: str = Field(default="127.0.0.1", description="Address of /metrics, /livez, /readyz.")
+    probe_port: int = Field(default=8081, ge=0, le=65535, description="Port of /metrics, /livez, /readyz.")
+    gateway_workers: int = Field(default=1, ge=1, le=64, description="Gateway processes on one port.")
+    state_vocabulary: Literal["enum", "example"] = Field(
+        default="enum",
+        description="Words for final states: `done`/`error`, or `complete`/`failed` as in the published example.",
+    )
+
+    s3_endpoint_url: str | None = Field(
+        default=None, description="An S3-compatible service instead of AWS; operator's choice, never a request's (T8)."
+    )
+    s3_region: str = Field(default="us-east-1", description="Region for STS and for buckets that do not say.")
+    s3_role_arn: str | None = Field(
+        default=None, description="Role assumed to read customers' buckets; an org's own role replaces it."
+    )
+    s3_role_session_s: int = Field(default=3600, ge=900, le=43200, description="Lifetime asked of STS.")
+
+    sync_parts_parallel: int = Field(default=8, ge=1, le=64, description="Ranged GETs in flight per sync.")
+    sync_part_bytes: int = Field(default=16 * 1024 * 1024, ge=1024 * 1024, description="Size of one ranged GET.")
+    syncs_parallel: int = Field(default=4, ge=1, le=64, description="Weight syncs at once on this node.")
+    disk_free_min_share: float = Field(default=0.05, ge=0, lt=1, description="Share of the disk kept free (W9).")
+
+    replica_slots: int = Field(
+        default=8, ge=1, le=1024, description="Engine processes this node may run at once."
+    )
+    drain_deadline_s: float = Field(default=1860.0, gt=0, description="Longest drain of a replica (G6).")
+    request_max_s: float = Field(default=1800.0, gt=0, description="Longest inference request (G6).")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def paths(self) -> DataDir:
+        return DataDir(self.data_dir.expanduser().resolve())
