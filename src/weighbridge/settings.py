@@ -71,37 +71,61 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path("~/.weighbridge"), description="What the server keeps.")
     database_url: SecretStr | None = Field(
         default=None,
-        description="postgresql://… of the team's own server; without it an embedded one runs under the data directory.",
+        description="postgresql://… of the team's own server; without it an embedded one runs.",
     )
     host: str = Field(default="127.0.0.1", description="Address the public port listens on.")
     port: int = Field(default=8080, ge=0, le=65535, description="The public port.")
-    probe_host: str = Field(default="127.0.0.1", description="Address of /metrics, /livez, /readyz.")
-    probe_port: int = Field(default=8081, ge=0, le=65535, description="Port of /metrics, /livez, /readyz.")
-    gateway_workers: int = Field(default=1, ge=1, le=64, description="Gateway processes on one port.")
+    probe_host: str = Field(
+        default="127.0.0.1", description="Address of /metrics, /livez, /readyz."
+    )
+    probe_port: int = Field(
+        default=8081, ge=0, le=65535, description="Port of /metrics, /livez, /readyz."
+    )
+    gateway_workers: int = Field(
+        default=1, ge=1, le=64, description="Gateway processes on one port."
+    )
     state_vocabulary: Literal["enum", "example"] = Field(
         default="enum",
         description="Words for final states: `done`/`error`, or `complete`/`failed` as in the published example.",
     )
 
     s3_endpoint_url: str | None = Field(
-        default=None, description="An S3-compatible service instead of AWS; operator's choice, never a request's (T8)."
+        default=None,
+        description="An S3-compatible service instead of AWS; operator's choice, never a request's (T8).",
     )
-    s3_region: str = Field(default="us-east-1", description="Region for STS and for buckets that do not say.")
+    s3_region: str = Field(
+        default="us-east-1", description="Region for STS and for buckets that do not say."
+    )
     s3_role_arn: str | None = Field(
-        default=None, description="Role assumed to read customers' buckets; an org's own role replaces it."
+        default=None,
+        description="Role assumed to read customers' buckets; an org's own role replaces it.",
     )
-    s3_role_session_s: int = Field(default=3600, ge=900, le=43200, description="Lifetime asked of STS.")
+    s3_role_session_s: int = Field(
+        default=3600, ge=900, le=43200, description="Lifetime asked of STS."
+    )
 
-    sync_parts_parallel: int = Field(default=8, ge=1, le=64, description="Ranged GETs in flight per sync.")
-    sync_part_bytes: int = Field(default=16 * 1024 * 1024, ge=1024 * 1024, description="Size of one ranged GET.")
-    syncs_parallel: int = Field(default=4, ge=1, le=64, description="Weight syncs at once on this node.")
-    disk_free_min_share: float = Field(default=0.05, ge=0, lt=1, description="Share of the disk kept free (W9).")
+    sync_parts_parallel: int = Field(
+        default=8, ge=1, le=64, description="Ranged GETs in flight per sync."
+    )
+    sync_part_bytes: int = Field(
+        default=16 * 1024 * 1024, ge=1024 * 1024, description="Size of one ranged GET."
+    )
+    syncs_parallel: int = Field(
+        default=4, ge=1, le=64, description="Weight syncs at once on this node."
+    )
+    disk_free_min_share: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the disk kept free (W9)."
+    )
 
     replica_slots: int = Field(
         default=8, ge=1, le=1024, description="Engine processes this node may run at once."
     )
-    drain_deadline_s: float = Field(default=1860.0, gt=0, description="Longest drain of a replica (G6).")
-    request_max_s: float = Field(default=1800.0, gt=0, description="Longest inference request (G6).")
+    drain_deadline_s: float = Field(
+        default=1860.0, gt=0, description="Longest drain of a replica (G6)."
+    )
+    request_max_s: float = Field(
+        default=1800.0, gt=0, description="Longest inference request (G6)."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

@@ -91,7 +91,10 @@ class Engine(Protocol):
         """Raises InvalidError when the settings cannot be turned into a command."""
 
     async def probe(self, url: str, launch: EngineLaunch, *, generate: bool) -> ProbeResult:
-        """Ask a running engine who it is; with `generate`, also for one real token. Never raises for a state of the world."""
+        """Ask a running engine who it is; with `generate`, also for one real token.
+
+        Never raises for a state of the world.
+        """
 
     async def load(self, url: str, launch: EngineLaunch) -> EngineLoad | None:
         """Requests running and waiting, or None when the engine does not say."""

@@ -1,0 +1,1 @@
+"""The management, admin and extension HTTP API."""

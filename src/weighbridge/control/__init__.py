@@ -1,0 +1,1 @@
+"""The reconciler loop and its wake-up; no domain words."""

@@ -1,0 +1,1 @@
+"""Endpoints: the names that clients call, and their capacity."""

@@ -1,0 +1,23 @@
+"""Endpoints as values."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """The name clients call; `replicas`, `max_unavailable` and `max_surge` shape its rollouts (R4, R18).
+
+    `base_deployment_id` is the deployment that last ended `done`: what a rollback returns to (R12).
+    """
+
+    id: str
+    org_id: str
+    arch_id: str
+    replicas: int
+    max_unavailable: int
+    max_surge: int
+    base_deployment_id: str | None
+    created_at: datetime
+    updated_at: datetime
+    revision: int

@@ -1,0 +1,1 @@
+"""The data plane: authenticates, routes and relays inference requests."""

@@ -1,0 +1,1 @@
+"""Model architectures, model versions and aliases."""

@@ -1,0 +1,77 @@
+"""Model architectures and model versions as values, with the states of a weight sync."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from weighbridge.engines.base import EngineSettings
+from weighbridge.weights.tensors import TensorSpec
+
+
+class SyncStatus(StrEnum):
+    """States of a weight sync (reliability B1); the wire shows the same words."""
+
+    QUEUED = "queued"
+    IN_PROGRESS = "in_progress"
+    DONE = "done"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return not TRANSITIONS[self]
+
+
+TRANSITIONS: Mapping[SyncStatus, frozenset[SyncStatus]] = {
+    SyncStatus.QUEUED: frozenset(
+        {SyncStatus.IN_PROGRESS, SyncStatus.ERROR, SyncStatus.CANCELLED},
+    ),
+    SyncStatus.IN_PROGRESS: frozenset({SyncStatus.DONE, SyncStatus.ERROR, SyncStatus.CANCELLED}),
+    SyncStatus.DONE: frozenset(),
+    SyncStatus.ERROR: frozenset(),
+    SyncStatus.CANCELLED: frozenset(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What weights must fit, and how they are served.
+
+    `base_digest` names the manifest of the operator's files (config, tokenizer, template); `tensors`
+    is the table every upload must match (W10). `org_ids` empty means every org may use it.
+    """
+
+    id: str
+    source_uri: str
+    base_digest: str
+    tensors: Sequence[TensorSpec]
+    engine: EngineSettings
+    org_ids: frozenset[str]
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One upload. `number` counts from 1 per org and architecture and is never reused (V1, V2)."""
+
+    id: str
+    org_id: str
+    arch_id: str
+    number: int
+    weight_uri: str
+    fingerprint_suffix: str | None
+    aliases: Sequence[str]
+    status: SyncStatus
+    step: str
+    error_code: str | None
+    error_message: str | None
+    manifest_digest: str | None
+    bytes_total: int
+    bytes_done: int
+    files_total: int
+    files_done: int
+    created_at: datetime
+    updated_at: datetime
+    revision: int

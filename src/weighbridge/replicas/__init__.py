@@ -1,0 +1,1 @@
+"""Replicas: started, probed, routed, drained and stopped as their rows wish."""

@@ -1,0 +1,1 @@
+"""What the control plane and the gateway tell each other: routing table, key table, acks."""

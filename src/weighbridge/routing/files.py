@@ -1,0 +1,36 @@
+"""Snapshots as files: written whole, fsynced and renamed into place, so a reader sees the old or the new."""
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+Snapshot = TypeVar("Snapshot", bound=msgspec.Struct)
+
+SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024
+
+
+def write_snapshot(path: Path, snapshot: msgspec.Struct) -> None:
+    """Mode 600: a snapshot names every endpoint and key digest. Blocking; a few ms with fsync."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(snapshot))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def read_snapshot(path: Path, kind: type[Snapshot]) -> Snapshot | None:
+    """None when there is no file yet; raises msgspec.MsgspecError for a file that is not a snapshot."""
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(SNAPSHOT_BYTES_MAX), type=kind)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,66 @@
+"""The routing table and the key table as values, and their one encoding (JSON)."""
+
+import msgspec
+
+SLOTS_MAX = 4096
+"""Replica slots of the shared in-flight counts; also the most replicas one installation runs."""
+
+
+class ReplicaRoute(msgspec.Struct, frozen=True):
+    """A ready replica as the gateway needs it; its token is derived, not carried (`tokens`)."""
+
+    replica_id: str
+    slot: int
+    url: str
+    incarnation: str
+    served_name: str
+    digest: str
+    version: int
+    fingerprint: str
+
+
+class EndpointRoute(msgspec.Struct, frozen=True):
+    """An endpoint and its ready replicas.
+
+    `deployed` is false until some deployment has had a ready replica: then the endpoint's name is unknown to
+    callers (404); afterwards, without a ready replica, it is merely unavailable (503).
+    """
+
+    endpoint_id: str
+    org_id: str
+    org_name: str
+    arch_id: str
+    created_unix_s: int
+    deployed: bool
+    rolling_out: bool
+    replicas: tuple[ReplicaRoute, ...]
+    choices_max: int = 1
+    logprobs: bool = True
+    json_schema: bool = True
+    tools: bool = False
+    reasoning: bool = False
+
+
+class RouteTable(msgspec.Struct, frozen=True):
+    """All endpoints at one generation; generations only grow, also across restarts."""
+
+    generation: int
+    endpoints: tuple[EndpointRoute, ...]
+
+
+class KeyEntry(msgspec.Struct, frozen=True):
+    """An inference-capable key: `digest` is hex HMAC-SHA-256 of the key under the pepper (T3)."""
+
+    digest: str
+    key_id: str
+    org_id: str
+    expires_unix_s: float | None = None
+
+
+class KeyTable(msgspec.Struct, frozen=True):
+    generation: int
+    keys: tuple[KeyEntry, ...]
+
+
+EMPTY_ROUTES = RouteTable(generation=0, endpoints=())
+EMPTY_KEYS = KeyTable(generation=0, keys=())

@@ -1,0 +1,1 @@
+"""Python client of a Weighbridge server; imports nothing else of the package."""

@@ -1,0 +1,1 @@
+"""The database: schema, connections, leases, migrations, and the embedded PostgreSQL."""

@@ -1,0 +1,83 @@
+"""Leases on the database's clock, with epochs that fence off an earlier holder (D5)."""
+
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from weighbridge.errors import StaleError
+from weighbridge.storage.database import Transaction
+
+LEASE_TTL_S = 15.0
+LEASE_RENEW_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    name: str
+    holder: str
+    epoch: int
+
+
+async def acquire(
+    tx: Transaction, name: str, holder: str, *, ttl_s: float = LEASE_TTL_S
+) -> Lease | None:
+    """Take a free or expired lease, or one this very holder left behind; None while another has it.
+
+    Each acquisition raises the epoch, so what an earlier holder still tries is refused by `require`. A
+    holder's name must be one that two live processes cannot share.
+    """
+    row = (
+        await tx.execute(
+            text(
+                """
+                INSERT INTO leases (name, holder, epoch, expires_at)
+                VALUES (:name, :holder, 1, clock_timestamp() + make_interval(secs => :ttl))
+                ON CONFLICT (name) DO UPDATE
+                    SET holder = :holder, epoch = leases.epoch + 1,
+                        expires_at = clock_timestamp() + make_interval(secs => :ttl)
+                    WHERE leases.expires_at < clock_timestamp() OR leases.holder = :holder
+                RETURNING epoch
+                """
+            ),
+            {"name": name, "holder": holder, "ttl": ttl_s},
+        )
+    ).one_or_none()
+    return None if row is None else Lease(name, holder, row.epoch)
+
+
+async def renew(tx: Transaction, lease: Lease, *, ttl_s: float = LEASE_TTL_S) -> bool:
+    """Keep a lease; False means that it is lost and every decision made under it is void."""
+    result = await tx.execute(
+        text(
+            """
+            UPDATE leases SET expires_at = clock_timestamp() + make_interval(secs => :ttl)
+            WHERE name = :name AND epoch = :epoch AND expires_at >= clock_timestamp()
+            """
+        ),
+        {"name": lease.name, "epoch": lease.epoch, "ttl": ttl_s},
+    )
+    return result.rowcount == 1
+
+
+async def release(tx: Transaction, lease: Lease) -> None:
+    await tx.execute(
+        text("UPDATE leases SET expires_at = '-infinity' WHERE name = :name AND epoch = :epoch"),
+        {"name": lease.name, "epoch": lease.epoch},
+    )
+
+
+async def require(tx: Transaction, lease: Lease) -> None:
+    """Fence this transaction: StaleError unless the lease is still held, and nobody takes it before commit."""
+    row = (
+        await tx.execute(
+            text(
+                """
+                SELECT 1 FROM leases
+                WHERE name = :name AND epoch = :epoch AND expires_at >= clock_timestamp() FOR SHARE
+                """
+            ),
+            {"name": lease.name, "epoch": lease.epoch},
+        )
+    ).one_or_none()
+    if row is None:
+        raise StaleError(f"lease {lease.name} epoch {lease.epoch} is no longer held")

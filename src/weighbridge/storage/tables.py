@@ -1,0 +1,254 @@
+"""The whole schema on one page. Constraints that must hold are constraints here, not code (V3, R1)."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    },
+)
+
+
+def _time(name: str, *, nullable: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+def _revision() -> Column[int]:
+    return Column("revision", BigInteger, nullable=False, server_default=text("1"))
+
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    _time("expires_at"),
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+orgs = Table(
+    "orgs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("s3_external_id", Text, nullable=False, unique=True),
+    Column("s3_role_arn", Text),
+    _time("created_at"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("org_id", ForeignKey("orgs.id")),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("prefix", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False, unique=True),
+    _time("created_at"),
+    _time("expires_at", nullable=True),
+    _time("revoked_at", nullable=True),
+    CheckConstraint("(kind = 'admin') = (org_id IS NULL)", name="admin_has_no_org"),
+)
+
+architectures = Table(
+    "architectures",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("source_uri", Text, nullable=False),
+    Column("base_digest", Text, nullable=False),
+    Column("tensors", JSONB, nullable=False),
+    Column("engine", JSONB, nullable=False),
+    _time("created_at"),
+    _time("updated_at"),
+)
+
+architecture_orgs = Table(
+    "architecture_orgs",
+    metadata,
+    Column("arch_id", ForeignKey("architectures.id", ondelete="CASCADE"), primary_key=True),
+    Column("org_id", ForeignKey("orgs.id"), primary_key=True),
+)
+
+version_counters = Table(
+    "version_counters",
+    metadata,
+    Column("org_id", ForeignKey("orgs.id"), primary_key=True),
+    Column("arch_id", ForeignKey("architectures.id"), primary_key=True),
+    Column("last", Integer, nullable=False),
+)
+
+model_versions = Table(
+    "model_versions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("org_id", ForeignKey("orgs.id"), nullable=False),
+    Column("arch_id", ForeignKey("architectures.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("weight_uri", Text, nullable=False),
+    Column("fingerprint_suffix", Text),
+    Column("status", Text, nullable=False),
+    Column("step", Text, nullable=False, server_default=text("''")),
+    Column("error_code", Text),
+    Column("error_message", Text),
+    Column("manifest_digest", Text),
+    Column("bytes_total", BigInteger, nullable=False, server_default=text("0")),
+    Column("bytes_done", BigInteger, nullable=False, server_default=text("0")),
+    Column("files_total", Integer, nullable=False, server_default=text("0")),
+    Column("files_done", Integer, nullable=False, server_default=text("0")),
+    Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("claim_epoch", BigInteger, nullable=False, server_default=text("0")),
+    _time("created_at"),
+    _time("updated_at"),
+    _time("deleted_at", nullable=True),
+    _revision(),
+    UniqueConstraint("org_id", "arch_id", "number", name="uq_model_versions_number"),
+    CheckConstraint(
+        "(status = 'done') <= (manifest_digest IS NOT NULL)", name="done_names_its_manifest"
+    ),
+    Index(
+        "ix_model_versions_open",
+        "status",
+        postgresql_where=text("status IN ('queued', 'in_progress')"),
+    ),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("org_id", ForeignKey("orgs.id"), primary_key=True),
+    Column("arch_id", ForeignKey("architectures.id"), primary_key=True),
+    Column("alias", Text, primary_key=True),
+    Column("version_id", ForeignKey("model_versions.id"), nullable=False, index=True),
+    Column("position", Integer, nullable=False),
+)
+
+sync_files = Table(
+    "sync_files",
+    metadata,
+    Column("version_id", ForeignKey("model_versions.id"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("etag", Text, nullable=False),
+    Column("s3_version_id", Text),
+    Column("digest", Text),
+)
+
+endpoints = Table(
+    "endpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("org_id", ForeignKey("orgs.id"), nullable=False, index=True),
+    Column("arch_id", ForeignKey("architectures.id"), nullable=False),
+    Column("replicas", Integer, nullable=False),
+    Column("max_unavailable", Integer, nullable=False),
+    Column("max_surge", Integer, nullable=False),
+    Column("base_deployment_id", Text),
+    _time("created_at"),
+    _time("updated_at"),
+    _time("deleted_at", nullable=True),
+    _revision(),
+    CheckConstraint("replicas >= 1", name="has_a_replica"),
+    CheckConstraint("max_unavailable + max_surge >= 1", name="can_move"),
+)
+
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("sequence", BigInteger, nullable=False, unique=True),
+    Column("endpoint_id", ForeignKey("endpoints.id"), nullable=False, index=True),
+    Column("org_id", ForeignKey("orgs.id"), nullable=False),
+    Column("arch_id", ForeignKey("architectures.id"), nullable=False),
+    Column("version_id", ForeignKey("model_versions.id"), nullable=False, index=True),
+    Column("version_number", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("reference", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("error_message", Text),
+    Column("base_deployment_id", Text),
+    Column("replicas", Integer, nullable=False),
+    Column("max_unavailable", Integer, nullable=False),
+    Column("max_surge", Integer, nullable=False),
+    Column("updated_replicas", Integer, nullable=False, server_default=text("0")),
+    Column("updated_max", Integer, nullable=False, server_default=text("0")),
+    Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    _time("created_at"),
+    _time("updated_at"),
+    _time("started_at", nullable=True),
+    _time("progress_at", nullable=True),
+    _time("finished_at", nullable=True),
+    _revision(),
+    # R1: at most one rollout moves an endpoint at a time.
+    Index(
+        "uq_deployments_active",
+        "endpoint_id",
+        unique=True,
+        postgresql_where=text("status IN ('in_progress', 'rolling_back')"),
+    ),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("endpoint_id", ForeignKey("endpoints.id"), nullable=False, index=True),
+    Column("deployment_id", ForeignKey("deployments.id"), nullable=False, index=True),
+    Column("version_id", ForeignKey("model_versions.id"), nullable=False),
+    Column("version_number", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False, server_default=text("''")),
+    Column("slot", Integer, nullable=False),
+    Column("url", Text),
+    Column("incarnation", Text),
+    Column("probe_passes", Integer, nullable=False, server_default=text("0")),
+    Column("probe_failures", Integer, nullable=False, server_default=text("0")),
+    Column("failure_counted", Boolean, nullable=False, server_default=text("false")),
+    Column("routed_generation", BigInteger),
+    Column("unrouted_generation", BigInteger),
+    _time("created_at"),
+    _time("state_since"),
+    _time("ready_at", nullable=True),
+    _time("drain_deadline", nullable=True),
+    _revision(),
+    # A slot of the shared in-flight counts belongs to one replica that is not final.
+    Index(
+        "uq_replicas_slot",
+        "slot",
+        unique=True,
+        postgresql_where=text("state NOT IN ('stopped', 'failed', 'lost')"),
+    ),
+)

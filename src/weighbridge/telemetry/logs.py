@@ -1,0 +1,56 @@
+"""Logging: events with fields as JSON lines, or coloured text on a terminal; secrets are cut out at the formatter."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+
+import structlog
+
+SECRET = re.compile(
+    r"\bwb[a-z]?_(?:mgmt|inf|both|admin)_[A-Za-z0-9_-]+|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
+)
+"""Our keys and AWS access keys, wherever they appear in a rendered line (T5)."""
+
+
+def redact(line: str) -> str:
+    return SECRET.sub("[secret]", line)
+
+
+class _Renderer:
+    def __init__(self, inner: structlog.typing.Processor) -> None:
+        self._inner = inner
+
+    def __call__(self, logger: object, name: str, event: MutableMapping[str, object]) -> str:
+        return redact(str(self._inner(logger, name, event)))
+
+
+def configure_logs(process: str, level: str) -> None:
+    """Send structlog and stdlib logging to stderr; call once, at the start of a process."""
+    terminal = sys.stderr.isatty()
+    renderer = _Renderer(
+        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
+    )
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*shared, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(processor=renderer, foreign_pre_chain=shared)
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in ("botocore", "boto3", "urllib3", "s3transfer", "uvicorn.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

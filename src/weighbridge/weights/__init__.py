@@ -1,0 +1,1 @@
+"""The weight store and the formats that lie in it."""

@@ -1,0 +1,62 @@
+"""Leases: one holder at a time, and epochs that fence off the earlier one (D5)."""
+
+import pytest
+
+from weighbridge.errors import StaleError
+from weighbridge.storage import lease
+from weighbridge.storage.counters import next_value
+from weighbridge.storage.database import Database
+
+
+async def test_a_held_lease_is_refused_to_another(database: Database) -> None:
+    async with database.begin() as tx:
+        assert await lease.acquire(tx, "controller", "a") is not None
+        assert await lease.acquire(tx, "controller", "b") is None
+
+
+async def test_an_expired_lease_is_taken_over_with_a_higher_epoch(database: Database) -> None:
+    async with database.begin() as tx:
+        first = await lease.acquire(tx, "controller", "a", ttl_s=-1)
+        second = await lease.acquire(tx, "controller", "b")
+    assert first is not None
+    assert second is not None
+    assert second.epoch == first.epoch + 1
+    async with database.begin() as tx:
+        assert not await lease.renew(tx, first)
+        with pytest.raises(StaleError):
+            await lease.require(tx, first)
+        await lease.require(tx, second)
+
+
+async def test_a_restarted_holder_takes_its_own_lease_at_once_and_fences_its_former_self(
+    database: Database,
+) -> None:
+    async with database.begin() as tx:
+        before = await lease.acquire(tx, "controller", "a")
+        after = await lease.acquire(tx, "controller", "a")
+    assert before is not None
+    assert after is not None
+    async with database.begin() as tx:
+        await lease.require(tx, after)
+        with pytest.raises(StaleError):
+            await lease.require(tx, before)
+
+
+async def test_a_released_lease_is_free(database: Database) -> None:
+    async with database.begin() as tx:
+        held = await lease.acquire(tx, "controller", "a")
+        assert held is not None
+        await lease.release(tx, held)
+        assert await lease.acquire(tx, "controller", "b") is not None
+
+
+async def test_counters_count_from_one_and_do_not_skip_after_a_rollback(database: Database) -> None:
+    async def count_and_fail() -> None:
+        async with database.begin() as tx:
+            await next_value(tx, "deployments")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await count_and_fail()
+    async with database.begin() as tx:
+        assert [await next_value(tx, "deployments") for _ in range(3)] == [1, 2, 3]
