@@ -1,0 +1,1 @@
+"""The processes of a server: their mains, and the supervisor that starts and restarts them."""
