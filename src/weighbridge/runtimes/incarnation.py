@@ -135,7 +135,8 @@ def describe_end(exit_code: int | None, *, stop_asked: bool) -> str:
     if exit_code is None:
         how = "ended"
     elif exit_code < 0:
-        how = f"ended by {signal.Signals(-exit_code).name}"
+        names = {int(number): number.name for number in signal.Signals}
+        how = f"ended by {names.get(-exit_code, f'signal {-exit_code}')}"
     else:
         how = f"exited with code {exit_code}"
     return f"stopped; {how}" if stop_asked else how

@@ -212,10 +212,14 @@ class CappedLog:
             with contextlib.suppress(OSError):
                 self._append(data[-self._half_bytes :])
 
-    def _append(self, data: bytes) -> None:
-        if self._fd is not None and self._size_bytes + len(data) > self._half_bytes:
+    def close(self) -> None:
+        if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    def _append(self, data: bytes) -> None:
+        if self._fd is not None and self._size_bytes + len(data) > self._half_bytes:
+            self.close()
             self._path.replace(self._path.with_name(self._path.name + ".1"))
         if self._fd is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC

@@ -1,4 +1,4 @@
-"""A stand-in engine of the standard library: serves who it is, and can misbehave as real ones do."""
+"""A stand-in engine of the standard library: serves who it is, and can misbehave as asked."""
 
 import argparse
 import http.server
@@ -23,8 +23,9 @@ options = arguments.parse_args()
 if options.ignore_sigterm:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # inherited over exec by the children
 for line in range(options.print_bytes // 100):
-    print(f"{line:099d}")
-print("engine says: last line", flush=True)
+    sys.stdout.write(f"{line:099d}\n")
+sys.stdout.write("engine says: last line\n")
+sys.stdout.flush()
 if options.exit_code is not None:
     sys.exit(options.exit_code)
 
