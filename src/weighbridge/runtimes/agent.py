@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from weighbridge.errors import InvalidError, LimitError, SetupError, WeighbridgeError
+from weighbridge.errors import InvalidError, SetupError, UnavailableError, WeighbridgeError
 from weighbridge.runtimes import wire
 from weighbridge.runtimes.node import Node, Place
 from weighbridge.runtimes.processes import become_subreaper, hold_lock
@@ -111,10 +111,10 @@ class Agent:
             return self._perform(self._decoder.decode(line))
         except msgspec.MsgspecError as error:
             return wire.refusal(InvalidError(f"not a call of this agent: {error}"))
-        except (InvalidError, LimitError) as error:
+        except WeighbridgeError as error:
             return wire.refusal(error)
         except OSError as error:
-            return wire.refusal(WeighbridgeError(f"node {self._node.place.node}: {error}"))
+            return wire.refusal(UnavailableError(f"node {self._node.place.node}: {error}"))
 
     def _perform(self, request: wire.Request) -> wire.Reply:
         match request:

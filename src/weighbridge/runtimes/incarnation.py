@@ -72,19 +72,17 @@ class Incarnation:
         lifeline_read, lifeline_write = os.pipe()
         status_read, status_write = os.pipe()
         os.set_blocking(lifeline_write, False)
-        incarnation: Self | None = None
+        incarnation = cls(mark, lifeline_write, await _reader(status_read))
         try:
             await _spawn_shim(mark, start, lifeline_read, status_write)
             os.close(status_write)
             status_write = -1
-            incarnation = cls(mark, lifeline_write, await _reader(status_read))
             async with asyncio.timeout(START_TIMEOUT_S):
                 await incarnation._read_start()
         except (OSError, TimeoutError, EngineStartError) as error:
             os.close(lifeline_write)
             await sweep(mark)
-            if incarnation:
-                await incarnation._reap_shim()
+            await incarnation._reap_shim()
             raise EngineStartError(str(error) or "its shim did not answer") from error
         finally:
             os.close(lifeline_read)

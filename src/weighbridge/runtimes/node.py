@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 
 from weighbridge.clock import Clock
-from weighbridge.errors import LimitError
+from weighbridge.errors import LimitError, UnavailableError
 from weighbridge.runtimes.base import (
     NodeInfo,
     ReplicaSpec,
@@ -114,9 +114,11 @@ class Node:
                 self._own(mark.name, self._end_leftover(mark))
 
     def launch(self, spec: ReplicaSpec) -> None:
-        """Raises LimitError; a known name is left as it is."""
-        if spec.name in self._records or self._closing:
+        """Raises LimitError or UnavailableError; a known name is left as it is."""
+        if spec.name in self._records:
             return
+        if self._closing:
+            raise UnavailableError(f"node {self.place.node} is shutting down")
         waiting = [r for r in self._records.values() if r.state is RuntimeState.PENDING]
         if len(waiting) >= WAITING_MAX:
             raise LimitError(f"{WAITING_MAX} replicas wait on node {self.place.node} already")
@@ -207,7 +209,8 @@ class Node:
         task.add_done_callback(lambda done: self._disown(name, done))
 
     def _disown(self, name: str, task: asyncio.Task[None]) -> None:
-        del self._tasks[name]
+        if self._tasks.get(name) is task:  # a forgotten name may have been launched again already
+            del self._tasks[name]
         if not task.cancelled() and (error := task.exception()):
             # Its record stays as it is: a slot whose tree is not confirmed dead is not given away.
             log.error("replica.lost_track", replica=name, error=repr(error))

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -101,8 +101,11 @@ class Supervisor:
         self._doomed: list[tuple[ProcessIdentity, float]] = []
         self._logs_checked_s = 0.0
 
-    def run(self) -> None:
+    def run(self, lock: HeldLock | None = None) -> None:
         """Block until SIGTERM, SIGINT or `request_stop`, then stop everything.
+
+        A caller with work of its own before and after, such as a database, passes the lock that it
+        took by `take_supervisor_lock` and releases it itself.
 
         Raises SetupError when another supervisor runs here, or when a service that was never ready
         exits with code 78 (its last line is the message) or again and again. A service that was
@@ -110,7 +113,8 @@ class Supervisor:
         """
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with take_supervisor_lock(self._run_dir), self._signals():
+        own = nullcontext() if lock else take_supervisor_lock(self._run_dir)
+        with own, self._signals():
             services = [watched.service for watched in self._watched]
             write_services(self._run_dir, [Stoppable(s.name, s.stop_grace_s) for s in services])
             try:
@@ -146,7 +150,7 @@ class Supervisor:
                 cap_log(self._log_path(watched))
 
     def _sleep(self) -> None:
-        is_waiting = any(w.process is None or not w.is_ready for w in self._watched)
+        is_waiting = any(not (w.process and (w.is_ready or w.is_late)) for w in self._watched)
         with suppress(queue.Empty):
             self._wakes.get(timeout=READY_POLL_S if is_waiting else POLL_S)
 
@@ -264,7 +268,8 @@ class Supervisor:
         exit_code: int | None = None,
     ) -> None:
         name = watched.service.name
-        self._on_event(ServiceEvent(kind, name, process.pid, after_s, exit_code))
+        with suppress(OSError):  # a terminal that was closed ends the telling, not the services
+            self._on_event(ServiceEvent(kind, name, process.pid, after_s, exit_code))
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
