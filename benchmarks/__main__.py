@@ -12,7 +12,10 @@ NAMES = ("main_job", "gateway_overhead")
 def main(names: list[str]) -> int:
     unknown = sorted(set(names) - set(NAMES))
     if unknown:
-        print(f"no such benchmark: {', '.join(unknown)}; there are: {', '.join(NAMES)}", file=sys.stderr)
+        print(
+            f"no such benchmark: {', '.join(unknown)}; there are: {', '.join(NAMES)}",
+            file=sys.stderr,
+        )
         return 2
     for name in names or NAMES:
         result = importlib.import_module(f"benchmarks.{name}").run()

@@ -1,5 +1,6 @@
 """Settings of a Weighbridge server, from WEIGHBRIDGE_* variables or arguments, and the layout of its data directory."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -63,12 +64,20 @@ class DataDir:
         return self.run / "gateway.acks"
 
 
+def default_data_dir() -> Path:
+    """Root's embedded database runs as another user, who may not enter root's home."""
+    return Path("/var/lib/weighbridge") if os.geteuid() == 0 else Path("~/.weighbridge")
+
+
 class Settings(BaseSettings):
     """Every setting of the server; `docs/operating.md` lists them."""
 
     model_config = SettingsConfigDict(env_prefix="WEIGHBRIDGE_", extra="forbid")
 
-    data_dir: Path = Field(default=Path("~/.weighbridge"), description="What the server keeps.")
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="What the server keeps; /var/lib/weighbridge for root, else ~/.weighbridge.",
+    )
     database_url: SecretStr | None = Field(
         default=None,
         description="postgresql://… of the team's own server; without it an embedded one runs.",

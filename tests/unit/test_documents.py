@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-
 from benchmarks.tables import DOCUMENTS, rendered
+
 from weighbridge.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,6 @@ import aiohttp
 import structlog
 import uvicorn
 
-from weighbridge.accounts import service as accounts
 from weighbridge.api.app import create_app
 from weighbridge.api.deps import Parts
 from weighbridge.clock import Clock
@@ -28,7 +27,7 @@ from weighbridge.rollouts.reconciler import RolloutReconciler
 from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.tokens import load_pepper
 from weighbridge.runtimes.process import ProcessRuntime
-from weighbridge.server.locks import hold_lock
+from weighbridge.runtimes.processes import hold_lock
 from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
 from weighbridge.storage.database import Database
@@ -79,7 +78,9 @@ class ControllerLease:
 async def serve(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises SetupError when this machine or its settings do not allow it."""
     if settings.database_url is None:
-        raise SetupError("The control process needs WEIGHBRIDGE_DATABASE_URL; `weighbridge up` sets it.")
+        raise SetupError(
+            "The control process needs WEIGHBRIDGE_DATABASE_URL; `weighbridge up` sets it."
+        )
     paths = settings.paths
     clock, wake = Clock(), Wake()
     async with AsyncExitStack() as stack:
@@ -113,7 +114,16 @@ async def serve(settings: Settings) -> None:
             "ingest": IngestReconciler(database, store, s3, clock, settings).reconcile,
             "rollouts": RolloutReconciler(database, clock, wake, keeper.current).reconcile,
             "replicas": ReplicaReconciler(
-                database, clock, wake, runtime, known_engines, store, acks, pepper, settings, keeper.current
+                database,
+                clock,
+                wake,
+                runtime,
+                known_engines,
+                store,
+                acks,
+                pepper,
+                settings,
+                keeper.current,
             ).reconcile,
             "routes": RoutesPublisher(database, clock, paths, keeper.current).reconcile,
         }
@@ -127,7 +137,9 @@ async def serve(settings: Settings) -> None:
             )
         )
         async with asyncio.TaskGroup() as group:
-            loops = [group.create_task(Loop(name, step, wake).run()) for name, step in passes.items()]
+            loops = [
+                group.create_task(Loop(name, step, wake).run()) for name, step in passes.items()
+            ]
             await server.serve()
             for loop in loops:
                 loop.cancel()
