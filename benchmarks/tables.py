@@ -22,14 +22,17 @@ def table(name: str) -> str:
     ]
     runs = len(next(iter(result["candidates"][0]["samples"].values())))
     about = result["conditions"]
+    source = (
+        f"*Medians of {runs}; `{result['command']}`; {about['cores']} cores ({about['cpu']}), "
+        f"load {about['load_average_1m']} at the end, {about['date']}.*"
+    )
     return "\n".join(
         [
             f"| {result['title']} | " + " | ".join(titles) + " |",
             "|---|" + "---:|" * len(figures),
             *rows,
             "",
-            f"*Medians of {runs}; `{result['command']}`; {about['cores']} cores ({about['cpu']}), "
-            f"load {about['load_average_1m']} at the end, {about['date']}.*",
+            source,
             "",
         ]
     )

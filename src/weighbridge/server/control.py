@@ -155,7 +155,7 @@ def main() -> int:
         print(error.message, file=sys.stderr)  # noqa: T201 - the supervisor shows this line
         return EXIT_SETUP
     except UnavailableError as error:
-        log.error("control.stopped", reason=error.message)
+        log.warning("control.stopped", reason=error.message)
         return 1
     return 0
 
