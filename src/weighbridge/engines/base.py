@@ -21,6 +21,7 @@ class EngineSettings:
     extra_args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     command: Sequence[str] = ()
+    health_path: str = "/health"
     start_timeout_s: float = 600.0
 
 

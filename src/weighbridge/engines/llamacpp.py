@@ -33,8 +33,8 @@ class LlamaCpp:
         self._python = tuple(python) or (sys.executable,)
 
     def capabilities(self, settings: EngineSettings) -> EngineCapabilities:
-        # Each choice of `n` takes a slot of its own; more are refused with 400.
-        return EngineCapabilities(tools=True, choices_max=settings.slots)
+        # With n > 1 llama.cpp reports the usage of one choice only, so nobody could count the rest.
+        return EngineCapabilities(tools=True, choices_max=1)
 
     def command(self, launch: EngineLaunch) -> EngineCommand:
         settings = launch.settings

@@ -1,8 +1,8 @@
 """The process of a llama.cpp replica: prove which bytes it has, convert them, serve them.
 
-Started as `python -m weighbridge.engines.llamacpp_server`; the bearer token comes in the environment.
-It serves until SIGTERM. A version directory that is not the one asked for ends it with one line on
-standard error and exit code 2; nothing is served then (R15).
+Started as `python -m weighbridge.engines.llamacpp_server`; the bearer token comes in the
+environment. It serves until SIGTERM. A version directory that is not the one asked for ends it with
+one line on standard error and exit code 2; nothing is served then (R15).
 """
 
 import argparse
@@ -19,14 +19,13 @@ from blake3 import blake3
 
 from weighbridge.engines.base import TOKEN_VARIABLE
 from weighbridge.engines.gguf.cache import cached_gguf
+from weighbridge.engines.gguf.generation import context_tokens, read_sampling
 from weighbridge.errors import InvalidError
 
 MANIFEST_FILE = "weighbridge-manifest.json"
 MANIFEST_BYTES_MAX = 64 * 1024 * 1024
 HTTP_THREADS_SPARE = 8
 """HTTP threads beyond one per slot: waiting requests, probes and metrics must not starve."""
-CONTEXT_TOKENS_DEFAULT = 4096
-"""Per slot, when neither the architecture nor its model asks for less: the cache grows with it."""
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 EXIT_REFUSED = 2
 
@@ -36,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     token = os.environ.pop(TOKEN_VARIABLE, "")
     if not token:
         return _refuse(f"{TOKEN_VARIABLE} is not set")
-    # Blocked before any thread starts, so that sigwait below is the only one to see them: also while
-    # the weights load, which blocks the loading thread in native code.
+    # Blocked before any thread starts, so that sigwait below is the only one to see them: also
+    # while the weights load, which keeps the loading thread in native code.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     loading = threading.Thread(target=_serve_or_exit, args=(options, token), daemon=True)
     loading.start()
@@ -51,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def check_version(folder: Path, digest: str) -> None:
     """Raises InvalidError unless `folder` holds the version whose manifest has this BLAKE3 digest.
 
-    Sizes are compared, contents are not: the weight store has hashed each file, and files of a version
-    are never changed in place (W3).
+    Sizes are compared, contents are not: the weight store has hashed each file, and files of a
+    version are never changed in place.
     """
     path = folder / MANIFEST_FILE
     try:
@@ -108,20 +107,19 @@ def _parameters(options: argparse.Namespace, token: str, path: Path) -> xllamacp
     params.hostnames = [options.host]
     params.port = options.port
     params.n_parallel = options.slots
-    params.n_ctx = options.slots * (options.context or _context_tokens(options.model))
+    params.n_ctx = options.slots * (options.context or context_tokens(options.model))
     params.cpuparams.n_threads = options.threads
     params.cpuparams_batch.n_threads = options.threads
     params.n_threads_http = options.slots + HTTP_THREADS_SPARE
     params.endpoint_metrics = True
+    sampling = read_sampling(options.model)
+    params.sampling.temp = sampling.temperature
+    params.sampling.top_p = sampling.top_p
+    params.sampling.top_k = sampling.top_k
+    params.sampling.min_p = sampling.min_p
     params.ui = False
     params.verbosity = 1
     return params
-
-
-def _context_tokens(folder: Path) -> int:
-    config = json.loads((folder / "config.json").read_bytes())
-    known = config.get("max_position_embeddings")
-    return min(known, CONTEXT_TOKENS_DEFAULT) if isinstance(known, int) else CONTEXT_TOKENS_DEFAULT
 
 
 def _listed(text: bytes) -> Mapping[str, int]:

@@ -1,4 +1,4 @@
-"""Questions every engine answers over HTTP: is it up, who is it, can it generate, how busy is it."""
+"""Questions every engine answers over HTTP: who is it, does it generate, how busy is it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ async def load(
 
 
 def parse_gauges(text: str, names: Sequence[str]) -> Mapping[str, float]:
-    """The named samples of a Prometheus text, each summed over its labels; absent ones are left out."""
+    """The named samples of a Prometheus text, each summed over its labels; absent ones left out."""
     sums: dict[str, float] = {}
     for line in text.splitlines():
         name = line.split("{", 1)[0].split(" ", 1)[0]
@@ -134,9 +134,7 @@ def _refuse_strangers(status: int, what: str) -> None:
         raise _ProbeError(ProbeOutcome.UNHEALTHY, f"{what} answers {status}")
 
 
-async def _get(
-    session: aiohttp.ClientSession, url: str, launch: EngineLaunch
-) -> tuple[int, bytes]:
+async def _get(session: aiohttp.ClientSession, url: str, launch: EngineLaunch) -> tuple[int, bytes]:
     async with session.get(
         url,
         headers=_authorization(launch),

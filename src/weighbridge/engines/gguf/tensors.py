@@ -5,7 +5,6 @@ data. The headers of a version are checked when it is uploaded; the checks here 
 directory from being read outside its files.
 """
 
-import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from weighbridge.engines.gguf.documents import parse_object, read_json
 from weighbridge.errors import InvalidError
 
 HEADER_BYTES_MAX = 100 * 1024 * 1024
@@ -82,16 +82,6 @@ def read_tensors(folder: Path) -> Mapping[str, StoredTensor]:
     return tensors
 
 
-def read_json(path: Path, size_bytes_max: int) -> Mapping[str, object]:
-    """One JSON object from a file. Raises InvalidError naming the file."""
-    try:
-        if path.stat().st_size > size_bytes_max:
-            raise InvalidError(f"{path.name} is larger than {size_bytes_max} bytes")
-        return _json_object(path.read_bytes(), path.name)
-    except OSError as error:
-        raise InvalidError(f"{path.name} cannot be read: {error.strerror}") from error
-
-
 def _shards(index: Path) -> Mapping[str, str]:
     """Tensor name to file name, each a plain name inside the index's own directory."""
     shards = read_json(index, INDEX_BYTES_MAX).get("weight_map")
@@ -111,7 +101,7 @@ def _read_file(path: Path) -> Mapping[str, StoredTensor]:
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size_bytes
             if length > min(HEADER_BYTES_MAX, size_bytes - 8):
                 raise InvalidError(f"{path.name} is not a safetensors file: its header is cut off")
-            header = _json_object(file.read(length), f"header of {path.name}")
+            header = parse_object(file.read(length), f"header of {path.name}")
     except OSError as error:
         raise InvalidError(f"{path.name} cannot be read: {error.strerror}") from error
     return {
@@ -119,16 +109,6 @@ def _read_file(path: Path) -> Mapping[str, StoredTensor]:
         for name, entry in header.items()
         if name != "__metadata__"
     }
-
-
-def _json_object(text: bytes, what: str) -> Mapping[str, object]:
-    try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InvalidError(f"{what} is not JSON") from error
-    if not isinstance(value, dict):
-        raise InvalidError(f"{what} is not a JSON object")
-    return value
 
 
 def _tensor(

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from weighbridge.engines.gguf.tensors import read_json
+from weighbridge.engines.gguf.documents import CONFIG_BYTES_MAX, read_json
 from weighbridge.errors import InvalidError
 
 TOKENIZER_BYTES_MAX = 256 * 1024 * 1024
-CONFIG_BYTES_MAX = 16 * 1024 * 1024
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _LINES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -135,21 +134,23 @@ def _pre_tokenizer(tokenizer: Mapping[str, object], model: Mapping[str, object])
 
 def _splits(step: object) -> list[str]:
     """The pre-tokenizer flattened to what splits text; byte mapping itself splits nothing."""
+    splits: list[str] = []
     match step:
         case {"type": "Sequence", "pretokenizers": list(steps)}:
-            return [split for inner in steps for split in _splits(inner)]
+            splits = [split for inner in steps for split in _splits(inner)]
         case {"type": "Split", "pattern": {"Regex": str(regex)}, "behavior": "Isolated"}:
-            return [regex]
+            splits = [regex]
         case {"type": "Digits", "individual_digits": True}:
-            return [DIGITS_SPLIT]
+            splits = [DIGITS_SPLIT]
         case {"type": "ByteLevel", "add_prefix_space": True}:
-            return ["ByteLevel(add_prefix_space)"]
+            splits = ["ByteLevel(add_prefix_space)"]
         case {"type": "ByteLevel", "use_regex": False}:
-            return []
+            pass
         case {"type": "ByteLevel"}:
-            return [GPT2_SPLIT]
+            splits = [GPT2_SPLIT]
         case other:
-            return [repr(other)]
+            splits = [repr(other)]
+    return splits
 
 
 def _tokens(

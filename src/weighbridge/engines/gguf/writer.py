@@ -12,10 +12,10 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from weighbridge.engines.gguf.documents import CONFIG_BYTES_MAX, read_json
 from weighbridge.engines.gguf.shape import Family, ModelShape, parse_shape, rope_divisors
-from weighbridge.engines.gguf.tensors import Raw, StoredTensor, read_json, read_tensors
+from weighbridge.engines.gguf.tensors import Raw, StoredTensor, read_tensors
 from weighbridge.engines.gguf.tokenizer import (
-    CONFIG_BYTES_MAX,
     TokenKind,
     Vocabulary,
     read_vocabulary,
