@@ -26,6 +26,8 @@ MANIFEST_FILE = "weighbridge-manifest.json"
 MANIFEST_BYTES_MAX = 64 * 1024 * 1024
 HTTP_THREADS_SPARE = 8
 """HTTP threads beyond one per slot: waiting requests, probes and metrics must not starve."""
+PROMPT_CACHE_MIB = 256
+"""Prompts kept outside the slots, per replica; llama.cpp's own default is 8 GiB."""
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 EXIT_REFUSED = 2
 
@@ -89,14 +91,24 @@ def _serve_or_exit(options: argparse.Namespace, token: str) -> None:
         check_version(options.model, options.digest)
         path = cached_gguf(options.model, options.digest, options.cache_dir, options.dtype)
         # Kept by this frame; the server's own threads answer from here on.
-        server = xllamacpp.Server(_parameters(options, token, path))
+        server = _server(_parameters(options, token, path), path)
         sys.stderr.write(f"serving {options.served_name} on {server.listening_address}\n")
         sys.stderr.flush()
         threading.Event().wait()
     except InvalidError as error:
         os._exit(_refuse(error.message))
-    except Exception as error:  # noqa: BLE001 - the edge of the process: native errors have no one type
-        os._exit(_refuse(f"llama.cpp did not start: {error}"))
+    except Exception as error:  # noqa: BLE001 - the edge of the process
+        os._exit(_refuse(f"{type(error).__name__}: {error}"))
+
+
+def _server(params: xllamacpp.CommonParams, path: Path) -> xllamacpp.Server:
+    try:
+        return xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise InvalidError(
+            f"llama.cpp did not start with {path}: {error} The lines above say why; if they call "
+            "the file damaged, delete it and it is converted anew."
+        ) from error
 
 
 def _parameters(options: argparse.Namespace, token: str, path: Path) -> xllamacpp.CommonParams:
@@ -117,6 +129,9 @@ def _parameters(options: argparse.Namespace, token: str, path: Path) -> xllamacp
     params.sampling.top_p = sampling.top_p
     params.sampling.top_k = sampling.top_k
     params.sampling.min_p = sampling.min_p
+    params.cache_ram_mib = PROMPT_CACHE_MIB
+    # It would shrink what is asked for here to the memory it believes to be free.
+    params.fit_params = False
     params.ui = False
     params.verbosity = 1
     return params
