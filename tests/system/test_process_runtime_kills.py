@@ -86,6 +86,7 @@ async def test_a_new_agent_kills_what_outlived_agent_and_shim(machine):
     machine.agent.send_signal(signal.SIGSTOP)  # so that it cannot clean up
     [shim] = machine.processes("shim")
     os.kill(shim.pid, signal.SIGKILL)
+    await eventually(lambda: not is_alive(tree[0]))  # by its parent death signal alone
     machine.kill_agent()
     assert is_alive(tree[1])
     await machine.start()
