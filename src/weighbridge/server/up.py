@@ -72,7 +72,7 @@ def down(settings: Settings) -> int:
 
 
 def services(settings: Settings, database_url: str) -> list[Service]:
-    """The processes of one machine, in the order of their start."""
+    """The processes of one machine in the order of their start; the stop is the reverse."""
     paths = settings.paths
     environment = {
         f"WEIGHBRIDGE_{name.upper()}": str(value)
@@ -89,18 +89,18 @@ def services(settings: Settings, database_url: str) -> list[Service]:
             ready_check=lambda: accepts_unix(paths.agent_socket),
         ),
         Service(
-            "control",
-            [*python, "weighbridge.server.control"],
-            env={**environment, "WEIGHBRIDGE_DATABASE_URL": database_url},
-            stop_grace_s=CONTROL_STOP_S,
-            ready_check=lambda: accepts_unix(paths.control_socket),
-        ),
-        Service(
             "gateway",
             [*python, "weighbridge.gateway"],
             env=environment,
             stop_grace_s=GATEWAY_STOP_S,
             ready_check=lambda: answers_http(f"{probe_url(settings)}/readyz"),
+        ),
+        Service(
+            "control",
+            [*python, "weighbridge.server.control"],
+            env={**environment, "WEIGHBRIDGE_DATABASE_URL": database_url},
+            stop_grace_s=CONTROL_STOP_S,
+            ready_check=lambda: accepts_unix(paths.control_socket),
         ),
     ]
 
