@@ -276,6 +276,38 @@ async def test_log_probabilities_come_with_the_tokens(start: Start):
     assert all(len(entry["top_logprobs"]) == 2 for entry in logprobs)
 
 
+async def test_more_requests_than_slots_all_get_their_own_answer(start: Start):
+    replica = start(slots=2)
+    await replica.ready()
+    expected = {
+        answer["messages"][0]["content"]: answer["text"]
+        for answer in reference("llama-v1")["answers"]
+        if len(answer["messages"]) == 1
+    }
+    assert len(expected) > 10
+    answers = await asyncio.gather(*(replica.chat(question) for question in expected))
+    texts = [answer["choices"][0]["message"]["content"] for answer in answers]
+    assert dict(zip(expected, texts, strict=True)) == expected
+
+
+@pytest.mark.parametrize(("model", "temperature"), [("llama-v1", 0.0), ("llama-hot", 0.25)])
+async def test_a_request_that_does_not_say_is_sampled_as_the_model_says(
+    start: Start, tmp_path: Path, model: str, temperature: float
+):
+    make_version("llama-v1", tmp_path / model)
+    if model == "llama-hot":
+        config = {"eos_token_id": 0, "do_sample": True, "temperature": temperature}
+        (tmp_path / model / "generation_config.json").write_text(json.dumps(config))
+        _fix_manifest(tmp_path / model)
+    replica = start(model)
+    await replica.ready()
+    headers = {"Authorization": f"Bearer {replica.launch.token}"}
+    async with replica.session.get(f"{replica.url}/props", headers=headers) as answer:
+        defaults = (await answer.json())["default_generation_settings"]["params"]
+    assert defaults["temperature"] == temperature
+    assert (defaults["top_k"], defaults["top_p"], defaults["min_p"]) == (0, 1.0, 0.0)
+
+
 async def test_nothing_but_health_answers_without_the_token(start: Start):
     replica = start()
     await replica.ready()
