@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from blake3 import blake3
+from demo_versions import WEIGH_TOOL, list_files_anew, make_version, reference
 
 import weighbridge
 from weighbridge.engines.base import EngineLaunch, EngineLoad, EngineSettings, ProbeOutcome
@@ -23,41 +23,7 @@ from weighbridge.engines.llamacpp import LlamaCpp
 
 pytestmark = pytest.mark.system
 
-MODELS = Path(__file__).parents[1] / "models"
 START_TIMEOUT_S = 60.0
-WEIGH_TOOL = {
-    "type": "function",
-    "function": {
-        "name": "weigh_truck",
-        "description": "Weigh one truck on the scale.",
-        "parameters": {
-            "type": "object",
-            "properties": {"truck": {"type": "integer"}},
-            "required": ["truck"],
-        },
-    },
-}
-
-
-def make_version(model: str, target: Path) -> str:
-    """A version directory as the weight store lays it out; the digest of its manifest."""
-    target.mkdir()
-    files = []
-    for source in sorted((MODELS / model).iterdir()):
-        if source.name == "reference.json":
-            continue
-        shutil.copy(source, target)
-        content = source.read_bytes()
-        files.append(
-            {"path": source.name, "size": len(content), "digest": blake3(content).hexdigest()}
-        )
-    manifest = json.dumps({"files": files}).encode()
-    (target / "weighbridge-manifest.json").write_bytes(manifest)
-    return blake3(manifest).hexdigest()
-
-
-def reference(model: str) -> dict:
-    return json.loads((MODELS / model / "reference.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +242,38 @@ async def test_log_probabilities_come_with_the_tokens(start: Start):
     assert all(len(entry["top_logprobs"]) == 2 for entry in logprobs)
 
 
+async def test_more_requests_than_slots_all_get_their_own_answer(start: Start):
+    replica = start(slots=2)
+    await replica.ready()
+    expected = {
+        answer["messages"][0]["content"]: answer["text"]
+        for answer in reference("llama-v1")["answers"]
+        if len(answer["messages"]) == 1
+    }
+    assert len(expected) > 10
+    answers = await asyncio.gather(*(replica.chat(question) for question in expected))
+    texts = [answer["choices"][0]["message"]["content"] for answer in answers]
+    assert dict(zip(expected, texts, strict=True)) == expected
+
+
+@pytest.mark.parametrize(("model", "temperature"), [("llama-v1", 0.0), ("llama-hot", 0.25)])
+async def test_a_request_that_does_not_say_is_sampled_as_the_model_says(
+    start: Start, tmp_path: Path, model: str, temperature: float
+):
+    make_version("llama-v1", tmp_path / model)
+    if model == "llama-hot":
+        config = {"eos_token_id": 0, "do_sample": True, "temperature": temperature}
+        (tmp_path / model / "generation_config.json").write_text(json.dumps(config))
+        list_files_anew(tmp_path / model)
+    replica = start(model)
+    await replica.ready()
+    headers = {"Authorization": f"Bearer {replica.launch.token}"}
+    async with replica.session.get(f"{replica.url}/props", headers=headers) as answer:
+        defaults = (await answer.json())["default_generation_settings"]["params"]
+    assert defaults["temperature"] == temperature
+    assert (defaults["top_k"], defaults["top_p"], defaults["min_p"]) == (0, 1.0, 0.0)
+
+
 async def test_nothing_but_health_answers_without_the_token(start: Start):
     replica = start()
     await replica.ready()
@@ -346,15 +344,6 @@ def _other_architecture(folder: Path) -> None:
     (folder / "config.json").write_text(text)
 
 
-def _fix_manifest(folder: Path) -> str:
-    path = folder / "weighbridge-manifest.json"
-    manifest = json.loads(path.read_bytes())
-    for entry in manifest["files"]:
-        entry["size"] = (folder / entry["path"]).stat().st_size
-    path.write_text(json.dumps(manifest))
-    return blake3(path.read_bytes()).hexdigest()
-
-
 @pytest.mark.parametrize(
     ("digest", "damage", "says"),
     [
@@ -383,7 +372,7 @@ def test_a_file_llama_cpp_cannot_load_ends_it_and_is_named(start: Start, tmp_pat
 def test_another_architecture_is_refused_with_what_is_supported(start: Start, tmp_path: Path):
     make_version("llama-v1", tmp_path / "llama-v1")
     _other_architecture(tmp_path / "llama-v1")
-    digest = _fix_manifest(tmp_path / "llama-v1")
+    digest = list_files_anew(tmp_path / "llama-v1")
     replica = start(digest=digest)
     assert replica.process.wait(START_TIMEOUT_S) == 2
     [line] = replica.process.stderr.read().decode().splitlines()

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 TOKEN_VARIABLE = "WEIGHBRIDGE_ENGINE_TOKEN"  # noqa: S105 - the name of a variable, not a secret
-"""Where an engine process of ours, or a command of the operator's, finds the token it must demand."""
+"""Where an engine of ours, or a command of the operator's, finds the token it must demand."""
 
 
 @dataclass(frozen=True, slots=True)

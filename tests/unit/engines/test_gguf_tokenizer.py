@@ -58,7 +58,6 @@ def folder(tmp_path: Path) -> Folder:
         (split(LLAMA3), True, "llama-bpe"),
         (split(LLAMA3), False, "smaug-bpe"),
         (split(QWEN2), False, "qwen2"),
-        (split(TEKKEN), True, "tekken"),
         (
             {
                 "type": "Sequence",
@@ -83,6 +82,7 @@ def test_the_pre_tokenizer_is_named_by_what_it_splits(folder, steps, ignore_merg
         None,
         {"type": "Metaspace"},
         split(r"\s+"),
+        split(TEKKEN),
         split(LLAMA3, behavior="Removed"),
         {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True},
     ],
