@@ -80,7 +80,11 @@ def read_profile(path: Path) -> Mapping[str, str]:
 def write_profile(path: Path, members: Mapping[str, str]) -> None:
     """Replace the file; mode 600, whole or not at all."""
     lines = ["# Written by `weighbridge config set`. Holds secrets: keep its mode 600.\n"]
-    lines += [f"{name} = {json.dumps(members[name])}\n" for name in NAMES if name in members]
+    lines += [
+        f"{name} = {json.dumps(members[name], ensure_ascii=False)}\n"
+        for name in NAMES
+        if name in members
+    ]
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

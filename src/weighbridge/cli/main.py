@@ -9,7 +9,7 @@ import typer
 
 from weighbridge.cli import admin, chat, config, endpoints, models, serve
 from weighbridge.cli.demo import command as demo
-from weighbridge.cli.output import Output, facts
+from weighbridge.cli.output import Output, facts, plain
 from weighbridge.cli.session import AsJson, Exit, UsageError, profile_file, reported
 
 EPILOG = (
@@ -94,6 +94,8 @@ def config_set(
         stored = (value if value is not None else _asked(name)).strip()
         if not stored:
             raise UsageError(f"There is no value for {name}.")
+        if plain(stored) != stored:
+            raise UsageError(f"The value for {name} has control characters; was it copied whole?")
         members = {**config.read_profile(profile_file()), name: stored}
         config.write_profile(profile_file(), members)
         output.note(f"{name} is stored in {profile_file()}.")
