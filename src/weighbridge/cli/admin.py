@@ -10,7 +10,6 @@ from weighbridge.cli import config
 from weighbridge.cli.output import cell, facts, moment, plain, table
 from weighbridge.cli.session import OrgName, Session, Yes, profile_file, with_session
 from weighbridge.sdk import ApiKey, Org
-from weighbridge.sdk.client import BASE_URL_DEFAULT
 
 OrgArgument = Annotated[str, typer.Argument(metavar="ORG", help="The org's name.")]
 RoleArn = Annotated[
@@ -76,11 +75,18 @@ def key_create(
 ) -> None:
     """Create an API key; it is printed once and kept nowhere."""
     org_name = None if kind is KeyKind.ADMIN else session.org(org)
+    profile = config.read_profile(profile_file())
+    if save:
+        # Before the key is made: one that cannot be kept would be lost.
+        profile = config.with_keys(profile, session.client.base_url, {})
     key = session.client.admin.keys.create(
         kind.value, name=name, org_name=org_name, expires_in_s=expires_in_s
     )
     if save and key.key is not None:
-        _save(session, key)
+        members = dict.fromkeys(_PROFILE_NAMES[kind], key.key)
+        if org_name is not None:
+            members["org"] = org_name
+        config.write_profile(profile_file(), {**profile, **members})
         session.output.show(
             {name: value for name, value in key.raw.items() if name != "key"}, _key_facts(key, None)
         )
@@ -117,7 +123,8 @@ def status(session: Session) -> None:
     """Show how the server is."""
     found = session.client.admin.status()
     known = {"version": found.version, "database": found.database}
-    rest = {name: value for name, value in found.raw.items() if name not in {*known, "gateways"}}
+    shown = {*known, "gateways", "time"}
+    rest = {name: value for name, value in found.raw.items() if name not in shown}
     gateways = [cell(gateway) for gateway in found.gateways] or ["none"]
     view = facts({"server": session.client.base_url, **known, "gateways": gateways, **rest})
     session.output.show(found.raw, view)
@@ -212,18 +219,9 @@ def _state(key: ApiKey) -> str:
     return "live" if key.expires is None else f"until {moment(key.expires)}"
 
 
-def _save(session: Session, key: ApiKey) -> None:
-    assert key.key is not None
-    members = dict(config.read_profile(profile_file()))
-    if members.get("base_url", BASE_URL_DEFAULT) != session.client.base_url:
-        members = {"base_url": session.client.base_url}
-    names = {
-        "admin": ("admin_key",),
-        "management": ("api_key",),
-        "inference": ("inference_key",),
-        "both": ("api_key", "inference_key"),
-    }[key.kind]
-    members |= dict.fromkeys(names, key.key)
-    if key.org_name is not None:
-        members["org"] = key.org_name
-    config.write_profile(profile_file(), members)
+_PROFILE_NAMES = {
+    KeyKind.ADMIN: ("admin_key",),
+    KeyKind.MANAGEMENT: ("api_key",),
+    KeyKind.INFERENCE: ("inference_key",),
+    KeyKind.BOTH: ("api_key", "inference_key"),
+}

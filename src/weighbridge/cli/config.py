@@ -96,6 +96,20 @@ def write_profile(path: Path, members: Mapping[str, str]) -> None:
         raise ConfigurationError(f"The profile file {path} cannot be written: {error}") from error
 
 
+def with_keys(
+    profile: Mapping[str, str], base_url: str, keys: Mapping[str, str]
+) -> Mapping[str, str]:
+    """The profile with keys of this server added; ConfigurationError where it is another server's."""
+    own_url = profile.get("base_url", BASE_URL_DEFAULT)
+    if profile and own_url.rstrip("/") != base_url.rstrip("/"):
+        raise ConfigurationError(
+            f"The profile file belongs to {own_url}, whose keys are not to be mixed with those of {base_url}; "
+            "set WEIGHBRIDGE_CONFIG to another file, or do without saving.",
+            code="profile_of_another_server",
+        )
+    return {**profile, "base_url": base_url, **keys}
+
+
 def masked(name: str, value: str) -> str:
     """A value as it may be shown: of a key only its kind and public id, as in `wb_admin_k1…`."""
     if name not in SECRETS:

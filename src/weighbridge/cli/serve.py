@@ -40,7 +40,11 @@ def up(
     output = Output(as_json=as_json)
     with reported(output):
         settings = _settings(data_dir=data_dir, host=host, port=port)
-        news = _News(output, f"http://{_reachable(settings.host)}:{settings.port}", save=save_key)
+        url = f"http://{_reachable(settings.host)}:{settings.port}"
+        if save_key:
+            # Before the first key is made: one that cannot be kept would be lost.
+            config.with_keys(config.read_profile(profile_file()), url, {})
+        news = _News(output, url, save=save_key)
         # Only here, so that a client's installation need not load the server.
         from weighbridge.server.up import up as run  # noqa: PLC0415
 
@@ -85,7 +89,10 @@ class _News:
 
     def first_key(self, key: str) -> None:
         if self._save:
-            config.write_profile(profile_file(), {"base_url": self._url, "admin_key": key})
+            profile = config.read_profile(profile_file())
+            config.write_profile(
+                profile_file(), config.with_keys(profile, self._url, {"admin_key": key})
+            )
             self.progress(f"The admin key is stored in {profile_file()}.")
         elif self._output.as_json:
             _line({"event": "admin_key", "key": key})

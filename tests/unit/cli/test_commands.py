@@ -253,6 +253,16 @@ def test_a_saved_key_is_not_printed(server, weighbridge, profile):
     assert profile.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_key_that_cannot_be_saved_is_not_made(server, weighbridge, profile):
+    profile.parent.mkdir()
+    profile.write_text('base_url = "https://other.test"\napi_key = "wb_mgmt_other"\n')
+    run = weighbridge("key", "create", "both", "--save")
+    assert run.code == 78
+    assert "other.test" in run.err
+    assert server.asked == []
+    assert "wb_mgmt_other" in profile.read_text()
+
+
 def test_status_replicas_logs_and_nodes(server, weighbridge):
     replica = {
         "id": "r1",

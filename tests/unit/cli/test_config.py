@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from weighbridge.cli import config
 from weighbridge.cli.output import plain
+from weighbridge.sdk import ConfigurationError
 
 PROFILE = {"base_url": "https://a.test", "org": "acme", "api_key": "wb_mgmt_filed"}
 
@@ -43,6 +44,14 @@ def test_a_profile_is_read_as_it_was_written(tmp_path_factory, members):
     config.write_profile(path, members)
     assert config.read_profile(path) == members
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_keys_of_two_servers_are_never_mixed():
+    found = config.with_keys(PROFILE, "https://a.test/", {"admin_key": "k"})
+    assert (found["admin_key"], found["api_key"]) == ("k", "wb_mgmt_filed")
+    assert config.with_keys({}, "https://b.test", {})["base_url"] == "https://b.test"
+    with pytest.raises(ConfigurationError, match="WEIGHBRIDGE_CONFIG"):
+        config.with_keys(PROFILE, "https://b.test", {})
 
 
 def test_a_key_is_set_from_stdin_and_shown_masked(bare, profile, monkeypatch):
