@@ -15,7 +15,9 @@ from weighbridge.sdk import Deployment, ModelVersion, NotFoundError, Replica
 def screen():
     """An output whose stderr is a terminal of ours."""
     output = Output(as_json=False)
-    output.err = Console(file=io.StringIO(), force_terminal=True, width=120, markup=False)
+    output.err = Console(
+        file=io.StringIO(), force_terminal=True, width=120, markup=False, highlight=False
+    )
     return output
 
 
