@@ -122,6 +122,23 @@ class Settings(BaseSettings):
     syncs_parallel: int = Field(
         default=4, ge=1, le=64, description="Weight syncs at once on this node."
     )
+    sync_bytes_max: int = Field(
+        default=4 * 1024**4, ge=1, description="Largest version that is accepted."
+    )
+    sync_stall_s: float = Field(
+        default=900.0, gt=0, description="A sync ends when no byte came for this long (W5)."
+    )
+    sync_total_s: float = Field(
+        default=86_400.0, gt=0, description="Longest work on one sync; also the longest wait for its turn."
+    )
+    sync_access_retry_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="How long a refused access is tried again; raise to 600 where policies change just before uploads.",
+    )
+    sync_disk_wait_s: float = Field(
+        default=60.0, ge=0, description="How long a sync waits for room in the weight store."
+    )
     disk_free_min_share: float = Field(
         default=0.05, ge=0, lt=1, description="Share of the disk kept free (W9)."
     )
