@@ -42,8 +42,9 @@ async def insert_org(tx: Transaction, org: Org) -> bool:
             created_at=org.created_at,
         )
         .on_conflict_do_nothing(index_elements=["name"])
+        .returning(orgs.c.id)
     )
-    return result.rowcount == 1
+    return result.one_or_none() is not None
 
 
 async def orgs_by_name(tx: Transaction) -> Sequence[Org]:

@@ -45,8 +45,9 @@ async def insert_endpoint(tx: Transaction, endpoint: Endpoint) -> bool:
             updated_at=endpoint.updated_at,
         )
         .on_conflict_do_nothing(index_elements=["id"])
+        .returning(endpoints.c.id)
     )
-    return result.rowcount == 1
+    return result.one_or_none() is not None
 
 
 async def find(
