@@ -88,6 +88,8 @@ architectures = Table(
     Column("engine", JSONB, nullable=False),
     _time("created_at"),
     _time("updated_at"),
+    # A row stays for ever: version numbers go on counting after it is registered again (V1).
+    _time("deleted_at", nullable=True),
 )
 
 architecture_orgs = Table(
