@@ -194,8 +194,7 @@ class EndpointStatus(Answer):
             name=endpoint.id,
             model_arch_id=endpoint.arch_id,
             deployed_models=[
-                DeployedModel.of(deployment, org, vocabulary)
-                for deployment in deployments
+                DeployedModel.of(deployment, org, vocabulary) for deployment in deployments
             ],
             managing_org_name=org.name,
             created=unix_s(endpoint.created_at),

@@ -86,6 +86,6 @@ def _methods_at(request: Request) -> list[str]:
             method
             for route in routes
             if route.matches({**scope})[0] is not Match.NONE
-            for method in route.methods
+            for method in route.methods or ()
         }
     )

@@ -1,8 +1,8 @@
 """The outermost layer of the app: request ids, trailing slashes, one log line per request, and no bare failure."""
 
-
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weighbridge.api.errors import flat
@@ -37,7 +37,10 @@ class Edge:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self._app(_without_trailing_slash(scope), receive, send_with_id)
+                if scope["path"].isprintable():
+                    await self._app(_without_trailing_slash(scope), receive, send_with_id)
+                else:  # no name of ours has such characters, and the database refuses some of them
+                    await PlainTextResponse("", 404)(scope, receive, send_with_id)
             except Exception:
                 log.exception("api.crashed", method=scope["method"], path=scope["path"])
                 if status:

@@ -1,9 +1,11 @@
 """Management routes of endpoints and their deployments."""
 
+import re
+
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from weighbridge.accounts.service import org_not_found
+from weighbridge.accounts.names import quoted
 from weighbridge.api.access import BEARER, ManagementRoute
 from weighbridge.api.answers import (
     DeployedModel,
@@ -16,12 +18,15 @@ from weighbridge.api.answers import (
 from weighbridge.api.deps import Control, Management
 from weighbridge.api.versions import own_org
 from weighbridge.endpoints import service
+from weighbridge.errors import NotFoundError
 from weighbridge.registry.names import VersionName
 from weighbridge.rollouts import service as rollouts
 
 router = APIRouter(
     prefix="/management/v1", tags=["endpoints"], route_class=ManagementRoute, dependencies=[BEARER]
 )
+
+DEPLOYMENT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 class DeployRequest(BaseModel):
@@ -56,16 +61,12 @@ async def list_endpoints(org_name: str, caller: Management, control: Control) ->
     "/endpoints/{endpoint_id}",
     operation_id="get_endpoint_status_route_management_v1_endpoints__endpoint_id__get",
 )
-async def endpoint_status(
-    endpoint_id: str, caller: Management, control: Control
-) -> EndpointStatus:
+async def endpoint_status(endpoint_id: str, caller: Management, control: Control) -> EndpointStatus:
     """Retrieve an endpoint with its deployments and how far their rollouts have come."""
     async with control.database.begin() as tx:
         endpoint = await service.get(tx, endpoint_id, org_id=caller.org.id)
         deployments = await rollouts.deployments_of(tx, endpoint_id)
-    return EndpointStatus.of(
-        endpoint, deployments, caller.org, control.settings.state_vocabulary
-    )
+    return EndpointStatus.of(endpoint, deployments, caller.org, control.settings.state_vocabulary)
 
 
 @router.post(
@@ -78,9 +79,6 @@ async def deploy_model(
     """Queue the rollout of a model version to an endpoint of the same architecture."""
     name = VersionName.parse(body.model)
     async with control.database.begin() as tx:
-        await service.get(tx, endpoint_id, org_id=caller.org.id)
-        if name.org != caller.org.name:
-            raise org_not_found(name.org)
         deployment = await rollouts.deploy(
             tx,
             caller.org,
@@ -88,6 +86,7 @@ async def deploy_model(
             name,
             deployment_id=control.clock.new_uuid(),
             now=control.clock.now(),
+            queue_max=control.settings.deployment_queue_max,
         )
     _wake(control)
     return DeployOperation.of(deployment, caller.org)
@@ -108,9 +107,15 @@ async def rollback(endpoint_id: str, caller: Management, control: Control) -> De
             endpoint_id,
             deployment_id=control.clock.new_uuid(),
             now=control.clock.now(),
+            queue_max=control.settings.deployment_queue_max,
         )
     _wake(control)
     return DeployOperation.of(deployment, caller.org)
+
+
+def _check_deployment_id(text: str) -> None:
+    if not DEPLOYMENT_ID.fullmatch(text):
+        raise NotFoundError(f"{quoted(text)} is not a deployment's id.", param="deployment_id")
 
 
 @router.get("/deployments/{deployment_id}", operation_id="get_deployment")
@@ -118,17 +123,19 @@ async def deployment_status(
     deployment_id: str, caller: Management, control: Control
 ) -> DeployedModel:
     """Retrieve one deployment, in flight or ended."""
+    _check_deployment_id(deployment_id)
     async with control.database.begin() as tx:
-        deployment = await rollouts.get(tx, deployment_id, org_id=caller.org.id)
+        deployment = await rollouts.deployment(tx, deployment_id, org_id=caller.org.id)
     return DeployedModel.of(deployment, caller.org, control.settings.state_vocabulary)
 
 
 @router.post("/deployments/{deployment_id}:cancel", operation_id="cancel_deployment")
 async def cancel(deployment_id: str, caller: Management, control: Control) -> DeployedModel:
     """Cancel a deployment: one that waits ends at once, one under way goes back."""
+    _check_deployment_id(deployment_id)
     async with control.database.begin() as tx:
         deployment = await rollouts.cancel(
-            tx, caller.org, deployment_id, now=control.clock.now()
+            tx, deployment_id, org_id=caller.org.id, now=control.clock.now()
         )
     _wake(control)
     return DeployedModel.of(deployment, caller.org, control.settings.state_vocabulary)

@@ -139,7 +139,9 @@ async def answer_validation_error(_request: Request, error: Exception) -> Respon
 def _location(parts: Sequence[int | str]) -> list[int | str]:
     # A location may hold the caller's own text: the name of an unknown field.
     return [
-        part if isinstance(part, int) else part.encode("ascii", "replace").decode()[:LOCATION_CHARS_MAX]
+        part
+        if isinstance(part, int)
+        else part.encode("ascii", "replace").decode()[:LOCATION_CHARS_MAX]
         for part in parts
     ]
 

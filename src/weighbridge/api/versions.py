@@ -136,6 +136,7 @@ async def update_aliases(
     model_arch_id: str,
     version_id: str,
     body: AliasesRequest,
+    *,
     caller: Management,
     control: Control,
 ) -> VersionAliases:

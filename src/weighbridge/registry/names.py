@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from weighbridge.accounts.names import quoted
+from weighbridge.accounts.names import is_org_name, quoted
 from weighbridge.errors import InvalidError
 
 ALIAS = re.compile(r"[a-z][a-zA-Z0-9-]{0,126}[a-z0-9]", re.ASCII)
@@ -102,7 +102,9 @@ class VersionName:
     @classmethod
     def parse(cls, text: str, *, param: str = "model") -> Self:
         match text.split("/"):
-            case ["orgs", org, "models", arch, "versions", ref] if org and arch and ref:
+            case ["orgs", org, "models", arch, "versions", ref] if (
+                is_org_name(org) and is_arch_id(arch) and ref
+            ):
                 return cls(org, arch, parse_ref(ref, param=param))
         raise InvalidError(
             f"{quoted(text)} does not name a model version: "

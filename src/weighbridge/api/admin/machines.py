@@ -6,11 +6,12 @@ from typing import Annotated
 
 from fastapi import Query
 
+from weighbridge.accounts.names import quoted
 from weighbridge.api.admin.router import admin_router
 from weighbridge.api.answers import Answer, unix_s
 from weighbridge.api.deps import Control
 from weighbridge.endpoints import service as endpoints
-from weighbridge.errors import UnavailableError
+from weighbridge.errors import NotFoundError, UnavailableError
 from weighbridge.replicas import store as replicas
 from weighbridge.runtimes.base import Resources, Runtime
 
@@ -79,11 +80,11 @@ class Status(Answer):
 async def list_replicas(
     control: Control, endpoint_id: Annotated[str | None, Query(max_length=200)] = None
 ) -> Replicas:
-    """List the replicas that have not ended; of one endpoint or all."""
+    """List the replicas that have not ended, then those that ended last; of one endpoint or all."""
     async with control.database.begin() as tx:
         if endpoint_id is not None:
             await endpoints.get(tx, endpoint_id, org_id=None)
-        found = await replicas.replicas_of(tx, endpoint_id)
+        found = await replicas.listing(tx, endpoint_id)
     nodes = await _nodes_by_replica(control.runtime)
     return Replicas(
         replicas=[
@@ -95,7 +96,8 @@ async def list_replicas(
                 state=replica.state.value,
                 reason=replica.reason,
                 node=nodes.get(replica.id),
-                in_flight=control.acks.in_flight(replica.slot),
+                # An ended replica's slot may be another's by now.
+                in_flight=0 if replica.state.final else control.acks.in_flight(replica.slot),
                 created=unix_s(replica.created_at),
                 ready=None if replica.ready_at is None else unix_s(replica.ready_at),
             )
@@ -120,7 +122,11 @@ async def logs(
 ) -> Logs:
     """Retrieve the end of a replica's output, as long as its runtime keeps it."""
     async with control.database.begin() as tx:
-        replica = await replicas.get(tx, replica_id)
+        replica = await replicas.find(tx, replica_id)
+    if replica is None:
+        raise NotFoundError(
+            f"Replica {quoted(replica_id)} does not exist.", code="replica_not_found"
+        )
     return Logs(id=replica.id, logs=await control.runtime.logs(replica.id, tail_bytes))
 
 
