@@ -1,11 +1,13 @@
 """A request's JSON body, read strictly and within limits before anything is made of it."""
 
 import email.message
+import json
 
 from fastapi import Request
 from starlette.types import Scope
 
 from weighbridge.api.errors import BodyTooLargeError, ContentTypeError
+from weighbridge.errors import InvalidError
 from weighbridge.weights.strict_json import JsonLimits, parse_object
 
 BODY_BYTES_MAX = 1024 * 1024
@@ -33,9 +35,10 @@ async def read_json(request: Request) -> tuple[bytes, object]:
     if not content:
         return b"", None
     _check_content_type(request)
-    return content, parse_object(
-        content, what="The request body", code="wrong_api_format", limits=LIMITS
-    )
+    value = parse_object(content, what="The request body", code="wrong_api_format", limits=LIMITS)
+    if b"\\u" in content:
+        _check_characters(value)
+    return content, value
 
 
 async def _read(request: Request) -> bytes:
@@ -63,3 +66,14 @@ def _check_content_type(request: Request) -> None:
         raise ContentTypeError("Send the body as application/json in UTF-8.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ContentTypeError("Send the body without a content encoding.")
+
+
+def _check_characters(value: object) -> None:
+    """Half a surrogate pair can be written as a JSON escape, but is no character."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidError(
+            "The request body holds half a surrogate pair, which is no character.",
+            code="wrong_api_format",
+        ) from error
