@@ -152,6 +152,47 @@ class Settings(BaseSettings):
     request_max_s: float = Field(
         default=1800.0, gt=0, description="Longest inference request (G6)."
     )
+    min_ready_s: float = Field(
+        default=10.0, ge=0, description="A new replica counts as available after this long ready."
+    )
+    bake_s: float = Field(
+        default=60.0, ge=0, description="How long a finished rollout must hold before it is done."
+    )
+    rollout_progress_s: float = Field(
+        default=1200.0, gt=0, description="A rollout without progress for this long goes back."
+    )
+    rollout_total_s: float = Field(
+        default=21600.0, gt=0, description="A rollout that takes longer goes back."
+    )
+    rollback_progress_s: float = Field(
+        default=2400.0, gt=0, description="A rollback without progress for this long ends in error."
+    )
+    capacity_wait_s: float = Field(
+        default=1800.0, gt=0, description="How long a new replica may wait for a free place."
+    )
+    deployment_queue_max: int = Field(
+        default=16, ge=1, le=1000, description="Deployments that may wait on one endpoint (R1)."
+    )
+    probe_period_s: float = Field(
+        default=2.0, gt=0, description="How often a ready replica is probed."
+    )
+    probe_start_period_s: float = Field(
+        default=0.15, gt=0, description="How often a starting replica is probed."
+    )
+    probe_timeout_s: float = Field(
+        default=5.0, gt=0, description="A probe without an answer for this long has failed."
+    )
+    probe_generate_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="How often an idle replica must produce a real token, and how long that may take.",
+    )
+    probe_failures_max: int = Field(
+        default=3, ge=1, description="Probes that must fail in a row before a replica is given up."
+    )
+    replica_stop_grace_s: float = Field(
+        default=30.0, gt=0, description="From SIGTERM to SIGKILL of a replica that has drained."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

@@ -45,7 +45,9 @@ class Deployment:
 
     `reference` is the caller's own word for the version (alias or number), resolved once, at submission
     (R7). `replicas`, `max_unavailable` and `max_surge` are those at the rollout's start (R18).
-    `updated_max` is the high-water mark of `updated_replicas`: only a new maximum is progress (R14).
+    `updated_max` is the high-water mark of `updated_replicas`: only a new maximum is progress (R14);
+    `restored_max` is its twin on the way back, and `restore_failures` that of `failures`. `progress_at` is when
+    the last progress was made, in the direction that `status` names.
     """
 
     id: str
@@ -67,6 +69,8 @@ class Deployment:
     updated_replicas: int
     updated_max: int
     failures: int
+    restored_max: int
+    restore_failures: int
     cancel_requested: bool
     created_at: datetime
     updated_at: datetime
@@ -74,3 +78,31 @@ class Deployment:
     progress_at: datetime | None
     finished_at: datetime | None
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutLimits:
+    """Limits of a rollout (reliability B3 gives the defaults)."""
+
+    min_ready_s: float = 10.0
+    bake_s: float = 60.0
+    """How long the finished state must hold before the rollout is done."""
+    progress_s: float = 1_200.0
+    total_s: float = 21_600.0
+    rollback_progress_s: float = 2_400.0
+    capacity_s: float = 1_800.0
+    """How long a new replica may wait for a place on a node."""
+    drain_credit_s: float = 10.0
+    """Time spent on a drain is not held against progress; it is credited in steps of this size."""
+    failures_min: int = 2
+    backoff_s: tuple[float, ...] = (1.0, 5.0, 25.0)
+    """Pauses before a failed replica is replaced, by failures so far; the last one repeats."""
+    upkeep_backoff_s: tuple[float, ...] = (1.0, 5.0, 25.0, 60.0, 300.0)
+    """As `backoff_s`, for the replacement of replicas while no rollout is active."""
+    failures_window_s: float = 900.0
+    """Failures older than this no longer slow a replacement down."""
+    queue_max: int = 16
+
+    def failures_max(self, replicas: int) -> int:
+        """How many failures end a rollout to this many replicas: a quarter of them, at least two (R13)."""
+        return max(self.failures_min, -(-replicas // 4))

@@ -89,6 +89,8 @@ architectures = Table(
     Column("engine", JSONB, nullable=False),
     _time("created_at"),
     _time("updated_at"),
+    # A row stays for ever: version numbers go on counting after it is registered again (V1).
+    _time("deleted_at", nullable=True),
 )
 
 architecture_orgs = Table(
@@ -207,6 +209,8 @@ deployments = Table(
     Column("updated_replicas", Integer, nullable=False, server_default=text("0")),
     Column("updated_max", Integer, nullable=False, server_default=text("0")),
     Column("failures", Integer, nullable=False, server_default=text("0")),
+    Column("restored_max", Integer, nullable=False, server_default=text("0")),
+    Column("restore_failures", Integer, nullable=False, server_default=text("0")),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
     _time("created_at"),
     _time("updated_at"),
@@ -242,6 +246,7 @@ replicas = Table(
     Column("probe_failures", Integer, nullable=False, server_default=text("0")),
     Column("failure_counted", Boolean, nullable=False, server_default=text("false")),
     Column("routed_generation", BigInteger),
+    _time("routed_at", nullable=True),
     Column("unrouted_generation", BigInteger),
     _time("created_at"),
     _time("state_since"),

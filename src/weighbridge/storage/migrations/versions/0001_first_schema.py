@@ -18,6 +18,7 @@ def upgrade() -> None:
     sa.Column('engine', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('updated_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('deleted_at', sa.DateTime(timezone=True), nullable=True),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_architectures'))
     )
     op.create_table('counters',
@@ -154,6 +155,8 @@ def upgrade() -> None:
     sa.Column('updated_replicas', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('updated_max', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('failures', sa.Integer(), server_default=sa.text('0'), nullable=False),
+    sa.Column('restored_max', sa.Integer(), server_default=sa.text('0'), nullable=False),
+    sa.Column('restore_failures', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('cancel_requested', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('updated_at', sa.DateTime(timezone=True), nullable=False),
@@ -200,6 +203,7 @@ def upgrade() -> None:
     sa.Column('probe_failures', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('failure_counted', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.Column('routed_generation', sa.BigInteger(), nullable=True),
+    sa.Column('routed_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('unrouted_generation', sa.BigInteger(), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('state_since', sa.DateTime(timezone=True), nullable=False),

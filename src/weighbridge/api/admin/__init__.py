@@ -1,0 +1,1 @@
+"""Routes of the operator: orgs, keys, architectures, endpoints, and what runs."""

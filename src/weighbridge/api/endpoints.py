@@ -1,0 +1,141 @@
+"""Management routes of endpoints and their deployments."""
+
+import re
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field
+
+from weighbridge.accounts.names import quoted
+from weighbridge.api.access import BEARER, ManagementRoute
+from weighbridge.api.answers import (
+    DeployedModel,
+    DeployOperation,
+    Endpoints,
+    EndpointStatus,
+    EndpointSummary,
+    unix_s,
+)
+from weighbridge.api.deps import Control, Management
+from weighbridge.api.versions import own_org
+from weighbridge.endpoints import service
+from weighbridge.errors import NotFoundError
+from weighbridge.registry.names import VersionName
+from weighbridge.rollouts import service as rollouts
+
+router = APIRouter(
+    prefix="/management/v1", tags=["endpoints"], route_class=ManagementRoute, dependencies=[BEARER]
+)
+
+DEPLOYMENT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+
+
+class DeployRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: str = Field(
+        description="orgs/<org_name>/models/<model_arch_id>/versions/<number or alias>."
+    )
+
+
+@router.get("/orgs/{org_name}/endpoints", operation_id="list_endpoints")
+async def list_endpoints(org_name: str, caller: Management, control: Control) -> Endpoints:
+    """List the endpoints that the organization manages."""
+    org = own_org(caller, org_name)
+    async with control.database.begin() as tx:
+        endpoints = await service.list_of(tx, org.id)
+    return Endpoints(
+        endpoints=[
+            EndpointSummary(
+                endpoint_id=endpoint.id,
+                model_arch_id=endpoint.arch_id,
+                created=unix_s(endpoint.created_at),
+                updated=unix_s(endpoint.updated_at),
+                org_name=org.name,
+            )
+            for endpoint in endpoints
+        ]
+    )
+
+
+@router.get(
+    "/endpoints/{endpoint_id}",
+    operation_id="get_endpoint_status_route_management_v1_endpoints__endpoint_id__get",
+)
+async def endpoint_status(endpoint_id: str, caller: Management, control: Control) -> EndpointStatus:
+    """Retrieve an endpoint with its deployments and how far their rollouts have come."""
+    async with control.database.begin() as tx:
+        endpoint = await service.get(tx, endpoint_id, org_id=caller.org.id)
+        deployments = await rollouts.deployments_of(tx, endpoint_id)
+    return EndpointStatus.of(endpoint, deployments, caller.org, control.settings.state_vocabulary)
+
+
+@router.post(
+    "/endpoints/{endpoint_id}:deployModel",
+    operation_id="deploy_model_to_endpoint_route_management_v1_endpoints__endpoint_id__deployModel_post",
+)
+async def deploy_model(
+    endpoint_id: str, body: DeployRequest, caller: Management, control: Control
+) -> DeployOperation:
+    """Queue the rollout of a model version to an endpoint of the same architecture."""
+    name = VersionName.parse(body.model)
+    async with control.database.begin() as tx:
+        deployment = await rollouts.deploy(
+            tx,
+            caller.org,
+            endpoint_id,
+            name,
+            deployment_id=control.clock.new_uuid(),
+            now=control.clock.now(),
+            queue_max=control.settings.deployment_queue_max,
+        )
+    _wake(control)
+    return DeployOperation.of(deployment, caller.org)
+
+
+def _wake(control: Control) -> None:
+    control.wake("rollouts")
+    control.wake("replicas")
+
+
+@router.post("/endpoints/{endpoint_id}:rollback", operation_id="rollback_endpoint")
+async def rollback(endpoint_id: str, caller: Management, control: Control) -> DeployOperation:
+    """Queue the rollout back to the version that served before the present one."""
+    async with control.database.begin() as tx:
+        deployment = await rollouts.rollback(
+            tx,
+            caller.org,
+            endpoint_id,
+            deployment_id=control.clock.new_uuid(),
+            now=control.clock.now(),
+            queue_max=control.settings.deployment_queue_max,
+        )
+    _wake(control)
+    return DeployOperation.of(deployment, caller.org)
+
+
+def _check_deployment_id(text: str) -> None:
+    if not DEPLOYMENT_ID.fullmatch(text):
+        raise NotFoundError(f"{quoted(text)} is not a deployment's id.", param="deployment_id")
+
+
+@router.get("/deployments/{deployment_id}", operation_id="get_deployment")
+async def deployment_status(
+    deployment_id: str, caller: Management, control: Control
+) -> DeployedModel:
+    """Retrieve one deployment, in flight or ended."""
+    _check_deployment_id(deployment_id)
+    async with control.database.begin() as tx:
+        deployment = await rollouts.deployment(tx, deployment_id, org_id=caller.org.id)
+    return DeployedModel.of(deployment, caller.org, control.settings.state_vocabulary)
+
+
+@router.post("/deployments/{deployment_id}:cancel", operation_id="cancel_deployment")
+async def cancel(deployment_id: str, caller: Management, control: Control) -> DeployedModel:
+    """Cancel a deployment: one that waits ends at once, one under way goes back."""
+    _check_deployment_id(deployment_id)
+    async with control.database.begin() as tx:
+        deployment = await rollouts.cancel(
+            tx, deployment_id, org_id=caller.org.id, now=control.clock.now()
+        )
+    _wake(control)
+    return DeployedModel.of(deployment, caller.org, control.settings.state_vocabulary)

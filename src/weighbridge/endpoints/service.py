@@ -1,0 +1,171 @@
+"""What callers may ask of endpoints."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from weighbridge.accounts.model import Org
+from weighbridge.accounts.names import quoted
+from weighbridge.endpoints import store
+from weighbridge.endpoints.model import Endpoint
+from weighbridge.errors import ConflictError, InvalidError, NotFoundError
+from weighbridge.registry import service as registry
+from weighbridge.storage.database import Transaction
+
+ENDPOINT_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,126}", re.ASCII)
+REPLICAS_MAX = 1024
+
+
+def is_endpoint_id(text: str) -> bool:
+    return ENDPOINT_ID.fullmatch(text) is not None
+
+
+def check_shape(*, replicas: int, max_unavailable: int, max_surge: int) -> None:
+    """Refuse a shape with which no rollout could move, or that one could stop altogether (R4)."""
+    if not 1 <= replicas <= REPLICAS_MAX:
+        raise _bad_shape(f"replicas must be 1 to {REPLICAS_MAX}, not {replicas}.", "replicas")
+    if not 0 <= max_surge <= REPLICAS_MAX:
+        raise _bad_shape(f"max_surge must be 0 to {REPLICAS_MAX}, not {max_surge}.", "max_surge")
+    if max_unavailable < 0:
+        raise _bad_shape(
+            f"max_unavailable must be 0 or more, not {max_unavailable}.", "max_unavailable"
+        )
+    if max_unavailable >= replicas:
+        raise _bad_shape(
+            f"With {replicas} replica(s) and max_unavailable {max_unavailable} a rollout might stop all of them "
+            f"at once; max_unavailable can be at most {replicas - 1} here.",
+            "max_unavailable",
+        )
+    if max_unavailable == 0 and max_surge == 0:
+        raise _bad_shape(
+            "With max_unavailable 0 and max_surge 0 a rollout may neither stop an old replica nor start a new one; "
+            "set one of them to at least 1.",
+            "max_surge",
+        )
+
+
+def _bad_shape(message: str, param: str) -> InvalidError:
+    return InvalidError(message, code="impossible_rollout", param=param)
+
+
+async def create(
+    tx: Transaction,
+    org: Org,
+    endpoint_id: str,
+    arch_id: str,
+    *,
+    replicas: int = 1,
+    max_unavailable: int = 0,
+    max_surge: int = 1,
+    now: datetime,
+) -> Endpoint:
+    """An endpoint that serves nothing yet. An id is given out once, even when its endpoint was deleted."""
+    if not is_endpoint_id(endpoint_id):
+        raise InvalidError(
+            f"{quoted(endpoint_id)} is not an endpoint id: 1 to 127 of a-z, 0-9, '.' and '-', "
+            "beginning with a letter or digit.",
+            code="invalid_endpoint_id",
+            param="endpoint_id",
+        )
+    check_shape(replicas=replicas, max_unavailable=max_unavailable, max_surge=max_surge)
+    architecture = await registry.architecture(tx, arch_id, lock=True)
+    if architecture.org_ids and org.id not in architecture.org_ids:
+        raise InvalidError(
+            f"Organization {org.name} may not use model architecture {arch_id}; "
+            "register the architecture with this org in org_names.",
+            code="model_architecture_not_allowed",
+            param="model_arch_id",
+        )
+    endpoint = Endpoint(
+        id=endpoint_id,
+        org_id=org.id,
+        arch_id=arch_id,
+        replicas=replicas,
+        max_unavailable=max_unavailable,
+        max_surge=max_surge,
+        base_deployment_id=None,
+        created_at=now,
+        updated_at=now,
+        revision=1,
+    )
+    if not await store.insert_endpoint(tx, endpoint):
+        raise ConflictError(
+            f"Endpoint id {endpoint_id} is in use or was used before; choose another id.",
+            code="endpoint_exists",
+            param="endpoint_id",
+        )
+    return endpoint
+
+
+async def get(
+    tx: Transaction, endpoint_id: str, *, org_id: str | None, lock: bool = False
+) -> Endpoint:
+    """NotFoundError for an absent, a deleted and another org's endpoint alike (T2); `org_id` None sees all.
+
+    `lock` keeps it unchanged until commit: whoever starts or ends something on it takes the lock first.
+    """
+    found = (
+        await store.find(tx, endpoint_id, org_id=org_id, lock=lock)
+        if is_endpoint_id(endpoint_id)
+        else None
+    )
+    if found is None:
+        raise NotFoundError(
+            f"Endpoint {quoted(endpoint_id)} does not exist or you do not have access to it.",
+            code="endpoint_not_found",
+            param="endpoint_id",
+        )
+    return found
+
+
+async def list_of(tx: Transaction, org_id: str | None) -> Sequence[Endpoint]:
+    """By id; of one org, or all."""
+    return await store.endpoints_of(tx, org_id)
+
+
+async def base_versions(tx: Transaction, endpoints: Sequence[Endpoint]) -> Mapping[str, int]:
+    """By endpoint id, the number of its last good version; endpoints that never had one are left out."""
+    return await store.base_versions(tx, [endpoint.id for endpoint in endpoints])
+
+
+async def update(
+    tx: Transaction,
+    endpoint_id: str,
+    *,
+    replicas: int | None = None,
+    max_unavailable: int | None = None,
+    max_surge: int | None = None,
+    now: datetime,
+) -> Endpoint:
+    """Change what is given; it counts from the next rollout on (R18)."""
+    endpoint = await get(tx, endpoint_id, org_id=None, lock=True)
+    changed = replace(
+        endpoint,
+        replicas=endpoint.replicas if replicas is None else replicas,
+        max_unavailable=(endpoint.max_unavailable if max_unavailable is None else max_unavailable),
+        max_surge=endpoint.max_surge if max_surge is None else max_surge,
+        updated_at=now,
+    )
+    check_shape(
+        replicas=changed.replicas,
+        max_unavailable=changed.max_unavailable,
+        max_surge=changed.max_surge,
+    )
+    await store.save_shape(tx, changed)
+    return replace(changed, revision=endpoint.revision + 1)
+
+
+async def delete(tx: Transaction, endpoint_id: str, *, now: datetime) -> Endpoint:
+    """Take an endpoint out of service, for good; ConflictError while a deployment has not ended."""
+    endpoint = await get(tx, endpoint_id, org_id=None, lock=True)
+    deployment_id = await store.open_deployment(tx, endpoint_id)
+    if deployment_id is not None:
+        raise ConflictError(
+            f"Deployment {deployment_id} has not ended on endpoint {endpoint_id}; "
+            "wait for it or cancel it first.",
+            code="endpoint_in_use",
+            param="endpoint_id",
+        )
+    await store.bury(tx, endpoint, now)
+    return endpoint

@@ -1,0 +1,332 @@
+"""SQL of model versions and their aliases."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TypedDict, Unpack
+
+from sqlalchemy import Row, Select, delete, func, or_, select, union, update
+from sqlalchemy.dialects.postgresql import insert
+
+from weighbridge.errors import StaleError
+from weighbridge.registry.model import TRANSITIONS, ModelVersion, SyncStatus
+from weighbridge.storage.database import Transaction
+from weighbridge.storage.tables import (
+    aliases,
+    architectures,
+    deployments,
+    endpoints,
+    model_versions,
+    replicas,
+    version_counters,
+)
+
+# The final words of the layers above, which this one may not import; the indexes in tables.py spell them too.
+_REPLICA_FINAL = ("stopped", "failed", "lost")
+_ROLLOUT_FINAL = ("done", "rolled_back", "error", "cancelled")
+
+
+class SyncChanges(TypedDict, total=False):
+    """What a weight sync may record of its version."""
+
+    status: SyncStatus
+    step: str
+    error_code: str | None
+    error_message: str | None
+    manifest_digest: str
+    bytes_total: int
+    bytes_done: int
+    files_total: int
+    files_done: int
+    updated_at: datetime
+
+
+_alias_list = func.array(
+    select(aliases.c.alias)
+    .where(aliases.c.version_id == model_versions.c.id)
+    .order_by(aliases.c.position)
+    .correlate(model_versions)
+    .scalar_subquery()
+).label("aliases")
+
+
+def _versions() -> Select[tuple[object, ...]]:
+    return select(*model_versions.c, _alias_list)
+
+
+def _version(row: Row[tuple[object, ...]]) -> ModelVersion:
+    return ModelVersion(
+        id=row.id,
+        org_id=row.org_id,
+        arch_id=row.arch_id,
+        number=row.number,
+        weight_uri=row.weight_uri,
+        fingerprint_suffix=row.fingerprint_suffix,
+        aliases=tuple(row.aliases),
+        status=SyncStatus(row.status),
+        step=row.step,
+        error_code=row.error_code,
+        error_message=row.error_message,
+        manifest_digest=row.manifest_digest,
+        bytes_total=row.bytes_total,
+        bytes_done=row.bytes_done,
+        files_total=row.files_total,
+        files_done=row.files_done,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        revision=row.revision,
+        cancel_requested=row.cancel_requested,
+        deleted=row.deleted_at is not None,
+    )
+
+
+async def next_number(tx: Transaction, org_id: str, arch_id: str) -> int:
+    """The next version number (V1, V2); the counter stays locked until commit, so no two callers share it."""
+    result = await tx.execute(
+        insert(version_counters)
+        .values(org_id=org_id, arch_id=arch_id, last=1)
+        .on_conflict_do_update(
+            index_elements=["org_id", "arch_id"], set_={"last": version_counters.c.last + 1}
+        )
+        .returning(version_counters.c.last)
+    )
+    return int(result.scalar_one())
+
+
+async def lock_counter(tx: Transaction, org_id: str, arch_id: str) -> None:
+    """Until commit nobody else gives out numbers or aliases of this org and architecture."""
+    await tx.execute(
+        select(version_counters.c.last)
+        .where(version_counters.c.org_id == org_id, version_counters.c.arch_id == arch_id)
+        .with_for_update()
+    )
+
+
+async def insert_version(tx: Transaction, version: ModelVersion) -> None:
+    await tx.execute(
+        insert(model_versions).values(
+            id=version.id,
+            org_id=version.org_id,
+            arch_id=version.arch_id,
+            number=version.number,
+            weight_uri=version.weight_uri,
+            fingerprint_suffix=version.fingerprint_suffix,
+            status=version.status.value,
+            created_at=version.created_at,
+            updated_at=version.updated_at,
+        )
+    )
+
+
+async def replace_aliases(tx: Transaction, version: ModelVersion, names: Sequence[str]) -> None:
+    await tx.execute(delete(aliases).where(aliases.c.version_id == version.id))
+    if names:
+        rows = [
+            {
+                "org_id": version.org_id,
+                "arch_id": version.arch_id,
+                "alias": name,
+                "version_id": version.id,
+                "position": position,
+            }
+            for position, name in enumerate(names)
+        ]
+        await tx.execute(insert(aliases), rows)
+
+
+async def alias_holder(
+    tx: Transaction, org_id: str, arch_id: str, names: Sequence[str], *, but: str
+) -> tuple[str, int] | None:
+    """The first of `names` that a version other than `but` holds, with that version's number."""
+    query = (
+        select(aliases.c.alias, model_versions.c.number)
+        .join(model_versions, model_versions.c.id == aliases.c.version_id)
+        .where(
+            aliases.c.org_id == org_id,
+            aliases.c.arch_id == arch_id,
+            aliases.c.alias.in_(names),
+            aliases.c.version_id != but,
+        )
+        .order_by(aliases.c.alias)
+        .limit(1)
+    )
+    row = (await tx.execute(query)).one_or_none()
+    return None if row is None else (row.alias, row.number)
+
+
+async def find(
+    tx: Transaction, org_id: str, arch_id: str, ref: int | str, *, lock: bool = False
+) -> ModelVersion | None:
+    """A version that is not deleted, by number or alias; `lock` keeps it unchanged until commit."""
+    query = _versions().where(
+        model_versions.c.org_id == org_id,
+        model_versions.c.arch_id == arch_id,
+        model_versions.c.deleted_at.is_(None),
+    )
+    if isinstance(ref, int):
+        query = query.where(model_versions.c.number == ref)
+    else:
+        query = query.where(
+            model_versions.c.id
+            == select(aliases.c.version_id)
+            .where(aliases.c.org_id == org_id, aliases.c.arch_id == arch_id, aliases.c.alias == ref)
+            .scalar_subquery()
+        )
+    if lock:
+        query = query.with_for_update(of=model_versions, key_share=True)
+    row = (await tx.execute(query)).one_or_none()
+    return None if row is None else _version(row)
+
+
+async def find_by_id(tx: Transaction, version_id: str) -> ModelVersion | None:
+    """Any version, a deleted one too."""
+    query = _versions().where(model_versions.c.id == version_id)
+    row = (await tx.execute(query)).one_or_none()
+    return None if row is None else _version(row)
+
+
+async def versions(tx: Transaction, org_id: str, arch_id: str) -> Sequence[ModelVersion]:
+    """Ascending by number, without the deleted."""
+    query = (
+        _versions()
+        .where(
+            model_versions.c.org_id == org_id,
+            model_versions.c.arch_id == arch_id,
+            model_versions.c.deleted_at.is_(None),
+        )
+        .order_by(model_versions.c.number)
+    )
+    return [_version(row) for row in await tx.execute(query)]
+
+
+async def lock_endpoints(tx: Transaction, org_id: str, arch_id: str) -> None:
+    """Until commit no deployment starts on an endpoint that could take versions of this architecture (V6)."""
+    await tx.execute(
+        select(endpoints.c.id)
+        .where(endpoints.c.org_id == org_id, endpoints.c.arch_id == arch_id)
+        .order_by(endpoints.c.id)
+        .with_for_update()
+    )
+
+
+async def uses(tx: Transaction, version_id: str) -> Sequence[str]:
+    """Who needs a version (V6), each as a phrase for a message; empty when it may be deleted."""
+    running = (
+        select(replicas.c.endpoint_id)
+        .where(replicas.c.version_id == version_id, replicas.c.state.not_in(_REPLICA_FINAL))
+        .distinct()
+        .order_by(replicas.c.endpoint_id)
+    )
+    wanted = (
+        select(deployments.c.id, deployments.c.endpoint_id)
+        .where(deployments.c.version_id == version_id, deployments.c.status.not_in(_ROLLOUT_FINAL))
+        .order_by(deployments.c.sequence)
+    )
+    last_good = (
+        select(endpoints.c.id)
+        .join(deployments, deployments.c.id == endpoints.c.base_deployment_id)
+        .where(deployments.c.version_id == version_id, endpoints.c.deleted_at.is_(None))
+        .order_by(endpoints.c.id)
+    )
+    return [
+        *[f"replicas of endpoint {row.endpoint_id} run it" for row in await tx.execute(running)],
+        *[
+            f"deployment {row.id} takes it to endpoint {row.endpoint_id}"
+            for row in await tx.execute(wanted)
+        ],
+        *[
+            f"it is the last good version of endpoint {row.id}"
+            for row in await tx.execute(last_good)
+        ],
+    ]
+
+
+async def bury(tx: Transaction, version: ModelVersion, now: datetime) -> None:
+    """Tombstone and give up the aliases (V7); guarded by the revision."""
+    result = await tx.execute(
+        update(model_versions)
+        .where(model_versions.c.id == version.id, model_versions.c.revision == version.revision)
+        .values(
+            deleted_at=now,
+            updated_at=now,
+            cancel_requested=True,
+            revision=model_versions.c.revision + 1,
+        )
+    )
+    if result.rowcount != 1:
+        raise StaleError(f"version {version.id} is no longer at revision {version.revision}")
+    await tx.execute(delete(aliases).where(aliases.c.version_id == version.id))
+
+
+async def claimable(tx: Transaction) -> Sequence[ModelVersion]:
+    """Versions whose weight sync has not ended, oldest first; deleted ones too, for their sync must end."""
+    query = (
+        _versions()
+        .where(
+            model_versions.c.status.in_([status.value for status in SyncStatus if not status.final])
+        )
+        .order_by(model_versions.c.created_at, model_versions.c.id)
+    )
+    return [_version(row) for row in await tx.execute(query)]
+
+
+async def record_sync(
+    tx: Transaction, version: ModelVersion, **changes: Unpack[SyncChanges]
+) -> ModelVersion:
+    """Write a sync's progress or end on the version as it was read; StaleError when it has changed since."""
+    status = changes.get("status", version.status)
+    if status is not version.status and status not in TRANSITIONS[version.status]:
+        raise ValueError(f"version {version.id}: {version.status} cannot become {status}")
+    result = await tx.execute(
+        update(model_versions)
+        .where(
+            model_versions.c.id == version.id,
+            model_versions.c.revision == version.revision,
+            model_versions.c.status == version.status.value,
+        )
+        .values(**{**changes, "status": status.value}, revision=model_versions.c.revision + 1)
+    )
+    if result.rowcount != 1:
+        raise StaleError(f"version {version.id} is no longer at revision {version.revision}")
+    after = await find_by_id(tx, version.id)
+    assert after is not None
+    return after
+
+
+async def live_digests(tx: Transaction) -> frozenset[str]:
+    """Manifests somebody still needs: of versions and architectures that are there, and of running replicas."""
+    rows = await tx.execute(
+        union(
+            select(model_versions.c.manifest_digest).where(
+                model_versions.c.deleted_at.is_(None), model_versions.c.manifest_digest.is_not(None)
+            ),
+            select(architectures.c.base_digest).where(architectures.c.deleted_at.is_(None)),
+            select(replicas.c.digest).where(replicas.c.state.not_in(_REPLICA_FINAL)),
+        )
+    )
+    return frozenset(row[0] for row in rows)
+
+
+async def dead_digests(tx: Transaction) -> frozenset[str]:
+    """Manifests of deleted versions that nobody needs any more: the weight store may drop them (V7)."""
+    rows = await tx.execute(
+        select(model_versions.c.manifest_digest)
+        .where(
+            model_versions.c.deleted_at.is_not(None), model_versions.c.manifest_digest.is_not(None)
+        )
+        .distinct()
+    )
+    dead = frozenset(row[0] for row in rows)
+    return dead - await live_digests(tx) if dead else dead
+
+
+async def has_versions(tx: Transaction, arch_id: str, org_id: str | None = None) -> bool:
+    query = select(model_versions.c.id).where(
+        model_versions.c.arch_id == arch_id,
+        or_(
+            model_versions.c.deleted_at.is_(None),
+            model_versions.c.status.in_([s.value for s in SyncStatus if not s.final]),
+        ),
+    )
+    if org_id is not None:
+        query = query.where(model_versions.c.org_id == org_id)
+    return (await tx.execute(query.limit(1))).one_or_none() is not None

@@ -1,0 +1,205 @@
+"""SQL of replicas: rows in and out, every write guarded; no decisions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Row, Select, and_, insert, or_, select, update
+
+from weighbridge.engines.base import EngineSettings
+from weighbridge.errors import StaleError
+from weighbridge.replicas.model import TRANSITIONS, Replica, ReplicaState
+from weighbridge.storage.database import Transaction
+from weighbridge.storage.tables import (
+    architectures,
+    deployments,
+    endpoints,
+    model_versions,
+    replicas,
+)
+
+FINAL = tuple(state for state in ReplicaState if state.final)
+ENDED = (ReplicaState.FAILED, ReplicaState.LOST)
+_NAMES = tuple(field.name for field in fields(Replica))
+_COLUMNS = tuple(replicas.c[name] for name in _NAMES)
+_FIXED = frozenset({"id", "endpoint_id", "slot", "created_at", "revision"})
+_BY_PUBLISHER = frozenset({"routed_generation", "unrouted_generation"})
+"""Written by the routes publisher alone, so a planner's write leaves them as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A replica that is not final, with what its launch and its probes need."""
+
+    replica: Replica
+    org_id: str
+    engine: EngineSettings
+    size_bytes: int
+
+
+def _replica(row: Mapping[str, object]) -> Replica:
+    values = {name: row[name] for name in _NAMES}
+    values["state"] = ReplicaState(str(values["state"]))
+    return msgspec.convert(values, Replica)
+
+
+def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Replica]:
+    return [_replica(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name
+
+
+async def watched(tx: Transaction) -> list[Watched]:
+    """Every replica that is not final, oldest first."""
+    query = (
+        select(
+            *_COLUMNS,
+            deployments.c.org_id.label("org_id"),
+            architectures.c.engine.label("engine"),
+            model_versions.c.bytes_total.label("size_bytes"),
+        )
+        .join(deployments, deployments.c.id == replicas.c.deployment_id)
+        .join(architectures, architectures.c.id == deployments.c.arch_id)
+        .join(model_versions, model_versions.c.id == replicas.c.version_id)
+        .where(replicas.c.state.not_in(FINAL))
+        .order_by(replicas.c.created_at, replicas.c.id)
+    )
+    return [
+        Watched(
+            replica=_replica(row._mapping),  # noqa: SLF001 - SQLAlchemy's public name
+            org_id=row.org_id,
+            engine=msgspec.convert(row.engine, EngineSettings),
+            size_bytes=row.size_bytes,
+        )
+        for row in await tx.execute(query)
+    ]
+
+
+async def of_endpoint(
+    tx: Transaction, endpoint_id: str, *, failed_since: datetime
+) -> list[Replica]:
+    """An endpoint's replicas: those not final, and those that ended badly lately or are not accounted for."""
+    recent = or_(
+        replicas.c.state_since >= failed_since,
+        replicas.c.failure_counted.is_(False),
+    )
+    query = _of(endpoint_id).where(
+        or_(
+            replicas.c.state.not_in(FINAL),
+            and_(replicas.c.state.in_(ENDED), recent),
+        )
+    )
+    return _all(await tx.execute(query))
+
+
+def _of(endpoint_id: str) -> Select[tuple[object, ...]]:
+    return (
+        select(*_COLUMNS)
+        .where(replicas.c.endpoint_id == endpoint_id)
+        .order_by(replicas.c.created_at, replicas.c.id)
+    )
+
+
+async def listing(tx: Transaction, endpoint_id: str | None, *, limit: int = 200) -> list[Replica]:
+    """Replicas as an operator sees them: those not final first, then the newest ended ones."""
+    query = select(*_COLUMNS).order_by(
+        replicas.c.state.in_(FINAL), replicas.c.created_at.desc(), replicas.c.id
+    )
+    if endpoint_id is not None:
+        query = query.where(replicas.c.endpoint_id == endpoint_id)
+    return _all(await tx.execute(query.limit(limit)))
+
+
+async def find(tx: Transaction, replica_id: str) -> Replica | None:
+    row = (await tx.execute(select(*_COLUMNS).where(replicas.c.id == replica_id))).one_or_none()
+    return None if row is None else _replica(row._mapping)  # noqa: SLF001 - its public name
+
+
+async def ended_since(tx: Transaction, replica_ids: Sequence[str]) -> dict[str, Replica]:
+    """The final ones among these replicas, by id."""
+    query = select(*_COLUMNS).where(replicas.c.id.in_(replica_ids), replicas.c.state.in_(FINAL))
+    return {replica.id: replica for replica in _all(await tx.execute(query))}
+
+
+async def slots_taken(tx: Transaction) -> set[int]:
+    rows = await tx.execute(select(replicas.c.slot).where(replicas.c.state.not_in(FINAL)))
+    return set(rows.scalars())
+
+
+async def add(tx: Transaction, new: Sequence[Replica]) -> None:
+    if new:
+        await tx.execute(
+            insert(replicas), [{name: getattr(one, name) for name in _NAMES} for one in new]
+        )
+
+
+async def save(tx: Transaction, before: Replica, after: Replica) -> None:
+    """Write what changed; StaleError when somebody else wrote since `before` was read."""
+    if after.state is not before.state:
+        assert after.state in TRANSITIONS[before.state], (before.state, after.state)
+    changed = {
+        name: getattr(after, name)
+        for name in _NAMES
+        if name not in _FIXED | _BY_PUBLISHER and getattr(after, name) != getattr(before, name)
+    }
+    if not changed:
+        return
+    result = await tx.execute(
+        update(replicas)
+        .where(
+            replicas.c.id == before.id,
+            replicas.c.revision == before.revision,
+            replicas.c.state == before.state,
+        )
+        .values(**changed, revision=before.revision + 1)
+    )
+    if result.rowcount != 1:
+        raise StaleError(f"replica {before.id} changed since it was read")
+
+
+async def count_failures(tx: Transaction, replica_ids: Sequence[str]) -> None:
+    """Mark ended replicas as accounted for; StaleError when one was accounted for meanwhile."""
+    if not replica_ids:
+        return
+    result = await tx.execute(
+        update(replicas)
+        .where(
+            replicas.c.id.in_(replica_ids),
+            replicas.c.state.in_(ENDED),
+            replicas.c.failure_counted.is_(False),
+        )
+        .values(failure_counted=True)
+    )
+    if result.rowcount != len(replica_ids):
+        raise StaleError("a replica's failure was counted meanwhile")
+
+
+async def record_routed(
+    tx: Transaction, generation: int, *, routed: Sequence[str], unrouted: Sequence[str]
+) -> int:
+    """Note the first table that named a replica, and the first that no longer did; the number of rows noted."""
+    noted = 0
+    if routed:
+        noted += (
+            await tx.execute(
+                update(replicas)
+                .where(
+                    replicas.c.id.in_(routed),
+                    replicas.c.state == ReplicaState.READY,
+                    replicas.c.routed_generation.is_(None),
+                )
+                .values(routed_generation=generation)
+            )
+        ).rowcount
+    if unrouted:
+        noted += (
+            await tx.execute(
+                update(replicas)
+                .where(
+                    replicas.c.id.in_(unrouted),
+                    replicas.c.state == ReplicaState.DRAINING,
+                    replicas.c.unrouted_generation.is_(None),
+                )
+                .values(unrouted_generation=generation)
+            )
+        ).rowcount
+    return noted

@@ -1,0 +1,342 @@
+"""Decide the next step of a rollout. Pure: no clock, no database, no network."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from weighbridge.endpoints.model import Endpoint
+from weighbridge.replicas.model import Replica, ReplicaState
+from weighbridge.rollouts.model import Deployment, RolloutLimits, RolloutStatus
+from weighbridge.rollouts.moves import Action, Aim, Moves, Shape, converge, is_available
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a decision is made from, read in one transaction.
+
+    `base` is the deployment to go back to: the endpoint's before the rollout starts, the one pinned at the
+    start afterwards. `replicas` are the endpoint's replicas that are not final, and those that failed or were
+    lost lately or are not yet accounted for.
+    """
+
+    deployment: Deployment
+    base: Deployment | None
+    endpoint: Endpoint
+    endpoint_deleted: bool
+    replicas: Sequence[Replica]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The deployment as it is from now on, the actions that go with it, and when to look again.
+
+    `after` carries status, reason, error message and counters. `counted` names the ended replicas that this
+    plan has put on an account, so that no failure counts twice or is forgotten.
+    """
+
+    after: Deployment
+    actions: tuple[Action, ...] = ()
+    counted: tuple[str, ...] = ()
+    next_at: datetime | None = None
+
+
+def plan(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
+    """Return where the rollout stands and the step that brings it closer to its goal (reliability B3).
+
+    Called again and again until the status is final, so each step may be small: what it cannot do safely
+    now, a later call will do. Total: there is an answer for every state of the world.
+    """
+    match seen.deployment.status:
+        case RolloutStatus.NOT_STARTED:
+            return _start(seen, now)
+        case RolloutStatus.IN_PROGRESS:
+            return _advance(seen, now, limits)
+        case RolloutStatus.ROLLING_BACK:
+            return _restore(seen, now, limits)
+        case _:
+            return Plan(seen.deployment)
+
+
+def _start(seen: Seen, now: datetime) -> Plan:
+    deployment = seen.deployment
+    if deployment.cancel_requested:
+        return _end(seen, deployment, RolloutStatus.CANCELLED, "cancelled before it started", now)
+    if seen.endpoint_deleted:
+        return _endpoint_gone(seen, deployment, now)
+    endpoint = seen.endpoint
+    started = replace(
+        deployment,
+        status=RolloutStatus.IN_PROGRESS,
+        reason=f"0/{endpoint.replicas} replicas ready on version {deployment.version_number}",
+        base_deployment_id=None if seen.base is None else seen.base.id,
+        replicas=endpoint.replicas,
+        max_unavailable=endpoint.max_unavailable,
+        max_surge=endpoint.max_surge,
+        started_at=now,
+        progress_at=now,
+    )
+    return Plan(started, counted=_uncounted(seen.replicas))
+
+
+def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
+    deployment = replace(
+        seen.deployment,
+        failures=seen.deployment.failures + _new_failures(seen, seen.deployment),
+    )
+    if seen.endpoint_deleted:
+        return _endpoint_gone(seen, deployment, now)
+    if deployment.cancel_requested:
+        return _turn_back(seen, deployment, "cancelled by request", now)
+    aim = Aim(deployment, seen.base, _shape(deployment), proven=deployment.updated_max > 0)
+    moves = converge(aim, seen.replicas, now, limits)
+    updated = moves.available
+    progress = updated > deployment.updated_max or _earns_credit(deployment, moves, now, limits)
+    deployment = replace(
+        deployment,
+        updated_replicas=updated,
+        updated_max=max(updated, deployment.updated_max),
+        progress_at=now if progress else deployment.progress_at,
+    )
+    if moves.complete:
+        return _finish(seen, deployment, moves, now, limits)
+    if cause := _cause(seen, deployment, now, limits):
+        if seen.base is None or _untouched(seen, deployment):
+            return _end(seen, deployment, RolloutStatus.ERROR, cause, now)
+        return _turn_back(seen, deployment, cause, now)
+    waiting = _waiting(seen.replicas, deployment)
+    deployment = replace(
+        deployment,
+        reason=_progress_words(
+            updated, deployment, deployment, waiting or _failure_words(deployment)
+        ),
+        error_message=f"waiting for capacity: {waiting}" if waiting else None,
+    )
+    deadlines = [
+        _after(deployment.progress_at, limits.progress_s),
+        _after(deployment.started_at, limits.total_s),
+    ]
+    return Plan(
+        deployment,
+        moves.actions,
+        _uncounted(seen.replicas),
+        _first(now, *moves.next_at, *deadlines),
+    )
+
+
+def _finish(
+    seen: Seen, deployment: Deployment, moves: Moves, now: datetime, limits: RolloutLimits
+) -> Plan:
+    """All replicas are available on the target and nothing else is left: watch it for a while, then done."""
+    baked_at = _after(moves.settled_at, limits.bake_s)
+    if baked_at is not None and now < baked_at:
+        watched = replace(
+            deployment,
+            reason=_progress_words(
+                moves.available, deployment, deployment, f"watching for {limits.bake_s:g} s"
+            ),
+            error_message=None,
+        )
+        return Plan(watched, moves.actions, _uncounted(seen.replicas), baked_at)
+    done = replace(
+        deployment,
+        status=RolloutStatus.DONE,
+        reason=_progress_words(moves.available, deployment, deployment),
+        error_message=None,
+        finished_at=now,
+    )
+    return Plan(done, moves.actions, _uncounted(seen.replicas))
+
+
+def _restore(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
+    """Bring every replica back to the base version; without one, a cancelled first deployment leaves nothing."""
+    deployment, base = seen.deployment, seen.base
+    if seen.endpoint_deleted:
+        return _endpoint_gone(seen, deployment, now)
+    if base is None and not deployment.cancel_requested:
+        return _end(seen, deployment, RolloutStatus.ERROR, "there is no version to go back to", now)
+    shape = _shape(deployment) if base is not None else Shape(0, 0, 0)
+    moves = converge(Aim(base, None, shape, proven=True), seen.replicas, now, limits)
+    restored = moves.available
+    progress = restored > deployment.restored_max or _earns_credit(deployment, moves, now, limits)
+    failures = 0 if base is None else _new_failures(seen, base)
+    deployment = replace(
+        deployment,
+        restore_failures=deployment.restore_failures + failures,
+        restored_max=max(restored, deployment.restored_max),
+        progress_at=now if progress else deployment.progress_at,
+        updated_replicas=_available_of(deployment, base, seen.replicas, now, limits),
+    )
+    if moves.complete:
+        return _restored(seen, deployment, moves, now)
+    deadline = _after(deployment.progress_at, limits.rollback_progress_s)
+    stalled = deadline is not None and now >= deadline
+    if stalled or deployment.restore_failures >= limits.failures_max(deployment.replicas):
+        why = (
+            f"no progress for {limits.rollback_progress_s:g} s"
+            if stalled
+            else f"{deployment.restore_failures} replicas failed"
+        )
+        cause = f"{deployment.error_message or 'cancelled'}; going back failed: {why}"
+        return _end(seen, deployment, RolloutStatus.ERROR, cause, now)
+    deployment = replace(
+        deployment,
+        reason="removing the replicas of the first deployment"
+        if base is None
+        else f"going back: {_progress_words(restored, deployment, base)}",
+    )
+    return Plan(
+        deployment, moves.actions, _uncounted(seen.replicas), _first(now, deadline, *moves.next_at)
+    )
+
+
+def _restored(seen: Seen, deployment: Deployment, moves: Moves, now: datetime) -> Plan:
+    words = "nothing" if seen.base is None else f"version {seen.base.version_number}"
+    cancelled = deployment.cancel_requested
+    back = replace(
+        deployment,
+        status=RolloutStatus.CANCELLED if cancelled else RolloutStatus.ROLLED_BACK,
+        reason=f"restored {words}",
+        error_message=f"cancelled; restored {words}" if cancelled else deployment.error_message,
+        updated_replicas=0,
+        finished_at=now,
+    )
+    return Plan(back, moves.actions, _uncounted(seen.replicas))
+
+
+def _turn_back(seen: Seen, deployment: Deployment, cause: str, now: datetime) -> Plan:
+    back = replace(
+        deployment,
+        status=RolloutStatus.ROLLING_BACK,
+        reason=f"going back: {cause}",
+        error_message=cause,
+        progress_at=now,
+    )
+    return Plan(back, counted=_uncounted(seen.replicas))
+
+
+def _end(
+    seen: Seen, deployment: Deployment, status: RolloutStatus, words: str, now: datetime
+) -> Plan:
+    """A final status that changes no replica: what is ready serves on, whatever its version (R5)."""
+    ended = replace(deployment, status=status, reason=words, error_message=words, finished_at=now)
+    return Plan(ended, counted=_uncounted(seen.replicas))
+
+
+def _endpoint_gone(seen: Seen, deployment: Deployment, now: datetime) -> Plan:
+    words = f"endpoint {deployment.endpoint_id} was deleted"
+    return _end(seen, deployment, RolloutStatus.ERROR, words, now)
+
+
+def _cause(seen: Seen, deployment: Deployment, now: datetime, limits: RolloutLimits) -> str | None:
+    """Why the rollout may not go on, if so."""
+    if deployment.failures >= limits.failures_max(deployment.replicas):
+        last = _last_failure(seen.replicas, deployment)
+        return f"{deployment.failures} replicas of version {deployment.version_number} failed" + (
+            f"; the last one: {last}" if last else ""
+        )
+    if _due(deployment.started_at, limits.total_s, now):
+        return f"not finished within {limits.total_s:g} s"
+    pending = [
+        r
+        for r in seen.replicas
+        if r.state is ReplicaState.PENDING and r.deployment_id == deployment.id
+    ]
+    if any(_due(r.created_at, limits.capacity_s, now) for r in pending):
+        return f"no free place for a new replica within {limits.capacity_s:g} s"
+    if not pending and _due(deployment.progress_at, limits.progress_s, now):
+        return f"no further replica became ready within {limits.progress_s:g} s"
+    return None
+
+
+def _untouched(seen: Seen, deployment: Deployment) -> bool:
+    """Nothing of the target ever ran and nothing of the rest is missing, so there is nothing to undo."""
+    here = [r for r in seen.replicas if not r.state.final]
+    new = [r for r in here if r.deployment_id == deployment.id]
+    return (
+        deployment.failures == 0
+        and deployment.updated_max == 0
+        and all(r.state is ReplicaState.PENDING for r in new)
+        and all(r.state.wanted for r in here)
+        and len(here) - len(new) >= deployment.replicas
+    )
+
+
+def _earns_credit(
+    deployment: Deployment, moves: Moves, now: datetime, limits: RolloutLimits
+) -> bool:
+    return moves.credited and _due(deployment.progress_at, limits.drain_credit_s, now)
+
+
+def _new_failures(seen: Seen, account: Deployment) -> int:
+    """Failures not counted before (R13). A lost replica speaks against its node, not against the version."""
+    return sum(
+        r.state is ReplicaState.FAILED and not r.failure_counted and r.deployment_id == account.id
+        for r in seen.replicas
+    )
+
+
+def _uncounted(replicas: Iterable[Replica]) -> tuple[str, ...]:
+    return tuple(
+        sorted(
+            r.id
+            for r in replicas
+            if r.state in (ReplicaState.FAILED, ReplicaState.LOST) and not r.failure_counted
+        )
+    )
+
+
+def _available_of(
+    deployment: Deployment,
+    base: Deployment | None,
+    replicas: Sequence[Replica],
+    now: datetime,
+    limits: RolloutLimits,
+) -> int:
+    """Replicas still available on the target while going back; one that the base shares is the base's."""
+    if base is not None and base.version_id == deployment.version_id:
+        return 0
+    return sum(r.deployment_id == deployment.id and is_available(r, now, limits) for r in replicas)
+
+
+def _last_failure(replicas: Sequence[Replica], deployment: Deployment) -> str:
+    failed = [
+        r for r in replicas if r.state is ReplicaState.FAILED and r.deployment_id == deployment.id
+    ]
+    return max(failed, key=lambda r: r.state_since).reason if failed else ""
+
+
+def _waiting(replicas: Sequence[Replica], deployment: Deployment) -> str:
+    """What a new replica waits for, in its runtime's words."""
+    return next(
+        (
+            r.reason
+            for r in replicas
+            if r.state is ReplicaState.PENDING and r.deployment_id == deployment.id and r.reason
+        ),
+        "",
+    )
+
+
+def _failure_words(deployment: Deployment) -> str:
+    return f"{deployment.failures} failed" if deployment.failures else ""
+
+
+def _progress_words(ready: int, shape: Deployment, goal: Deployment, more: str = "") -> str:
+    words = f"{ready}/{shape.replicas} replicas ready on version {goal.version_number}"
+    return f"{words}; {more}" if more else words
+
+
+def _shape(deployment: Deployment) -> Shape:
+    return Shape(deployment.replicas, deployment.max_unavailable, deployment.max_surge)
+
+
+def _after(start: datetime | None, seconds: float) -> datetime | None:
+    return None if start is None else start + timedelta(seconds=seconds)
+
+
+def _due(start: datetime | None, seconds: float, now: datetime) -> bool:
+    return start is not None and now >= start + timedelta(seconds=seconds)
+
+
+def _first(now: datetime, *times: datetime | None) -> datetime | None:
+    return min((at for at in times if at is not None and at > now), default=None)

@@ -1,0 +1,259 @@
+"""Carry rollouts forward: load, plan and apply in one short transaction per endpoint; no network, no processes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from weighbridge.clock import Clock
+from weighbridge.control.wake import Wake
+from weighbridge.errors import StaleError
+from weighbridge.replicas import store as replica_store
+from weighbridge.replicas.model import Replica, ReplicaState
+from weighbridge.rollouts import store
+from weighbridge.rollouts.model import Deployment, RolloutLimits, RolloutStatus
+from weighbridge.rollouts.moves import (
+    Action,
+    AdoptReplica,
+    DrainReplica,
+    StartReplica,
+    StopReplica,
+)
+from weighbridge.rollouts.plan import Plan, Seen, plan
+from weighbridge.rollouts.steady import steady_plan
+from weighbridge.routing.model import SLOTS_MAX
+from weighbridge.settings import Settings
+from weighbridge.storage import lease
+from weighbridge.storage.database import Database, Transaction
+
+log = structlog.get_logger()
+
+STEPS_MAX = 8
+"""Steps of one endpoint in a row, in a transaction each, before the others have their turn."""
+IDLE_S = 5.0
+
+
+def rollout_limits(settings: Settings) -> RolloutLimits:
+    return RolloutLimits(
+        min_ready_s=settings.min_ready_s,
+        bake_s=settings.bake_s,
+        progress_s=settings.rollout_progress_s,
+        total_s=settings.rollout_total_s,
+        rollback_progress_s=settings.rollback_progress_s,
+        capacity_s=settings.capacity_wait_s,
+        queue_max=settings.deployment_queue_max,
+    )
+
+
+class RolloutReconciler:
+    """Writes wishes (replica rows) only; the replicas reconciler makes the world match them."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        wake: Wake,
+        lease_of: Callable[[], lease.Lease],
+        *,
+        limits: RolloutLimits,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._wake = wake
+        self._lease_of = lease_of
+        self._limits = limits
+        self._epoch: int | None = None
+
+    async def reconcile(self) -> float:
+        """One pass over the endpoints that could need something; returns how long nothing will, in seconds."""
+        async with self._database.begin() as tx:
+            await self._fence(tx)
+            endpoint_ids = await store.restless(tx)
+        pause_s = IDLE_S
+        for endpoint_id in endpoint_ids:
+            try:
+                pause_s = min(pause_s, await self._settle(endpoint_id))
+            except StaleError as error:
+                # A replica of this endpoint moved on meanwhile; the others need not wait for it.
+                log.debug("rollout.stale", endpoint_id=endpoint_id, reason=error.message)
+                pause_s = 0.0
+        return pause_s
+
+    async def _fence(self, tx: Transaction) -> None:
+        held = self._lease_of()
+        await lease.require(tx, held)
+        if self._epoch != held.epoch:
+            # Someone else led until now, or nobody did.
+            await store.rearm_progress(tx, self._clock.now())
+            self._epoch = held.epoch
+
+    async def _settle(self, endpoint_id: str) -> float:
+        """Step until nothing is left to do now."""
+        for _ in range(STEPS_MAX):
+            async with self._database.begin() as tx:
+                await lease.require(tx, self._lease_of())
+                step = await _Step.load(tx, endpoint_id, self._clock, self._limits)
+                moved, next_at = await step.take(tx)
+            if moved:
+                self._wake("replicas")
+                self._wake("routes")
+            else:
+                wait_s = IDLE_S if next_at is None else (next_at - step.now).total_seconds()
+                return max(0.0, wait_s)
+        return 0.0
+
+
+class _Step:
+    """One step of one endpoint inside one transaction."""
+
+    def __init__(
+        self,
+        row: store.EndpointRow,
+        active: Deployment | None,
+        base: Deployment | None,
+        replicas: Sequence[Replica],
+        clock: Clock,
+        now: datetime,
+        limits: RolloutLimits,
+    ) -> None:
+        self._row = row
+        self._active = active
+        self._base = base
+        self._replicas = {replica.id: replica for replica in replicas}
+        self._clock = clock
+        self.now = now
+        self._limits = limits
+
+    @staticmethod
+    async def load(
+        tx: Transaction, endpoint_id: str, clock: Clock, limits: RolloutLimits
+    ) -> "_Step":
+        now = clock.now()
+        row = await store.lock_endpoint(tx, endpoint_id)
+        active = next(iter(await store.open_of(tx, endpoint_id)), None)
+        base_id = row.endpoint.base_deployment_id
+        if active is not None and active.status is not RolloutStatus.NOT_STARTED:
+            base_id = active.base_deployment_id
+        base = None if base_id is None else await store.find(tx, base_id)
+        replicas = await replica_store.of_endpoint(
+            tx, endpoint_id, failed_since=now - timedelta(seconds=limits.failures_window_s)
+        )
+        return _Step(row, active, base, replicas, clock, now, limits)
+
+    async def take(self, tx: Transaction) -> tuple[bool, datetime | None]:
+        """Decide and write; whether anything moved, and when the clock alone will change the answer."""
+        if self._active is None:
+            return await self._keep(tx)
+        seen = Seen(
+            deployment=self._active,
+            base=self._base,
+            endpoint=self._row.endpoint,
+            endpoint_deleted=self._row.deleted,
+            replicas=tuple(self._replicas.values()),
+        )
+        decision = plan(seen, self.now, self._limits)
+        await store.save(tx, self._active, decision.after, self.now)
+        await replica_store.count_failures(tx, decision.counted)
+        await self._act(tx, decision.actions)
+        turned = decision.after.status is not self._active.status
+        if turned and decision.after.status is RolloutStatus.DONE:
+            await store.set_base(tx, self._row.endpoint, self._active.id, self.now)
+        if turned or decision.actions:
+            _report(decision)
+        return turned or bool(decision.actions), decision.next_at
+
+    async def _keep(self, tx: Transaction) -> tuple[bool, datetime | None]:
+        size = 0 if self._row.deleted else self._row.endpoint.replicas
+        upkeep = steady_plan(
+            self._base, tuple(self._replicas.values()), size, self.now, self._limits
+        )
+        await self._act(tx, upkeep.actions)
+        if upkeep.actions:
+            log.info(
+                "endpoint.upkeep",
+                endpoint_id=self._row.endpoint.id,
+                reason=upkeep.reason,
+                actions=len(upkeep.actions),
+            )
+        return bool(upkeep.actions), upkeep.next_at
+
+    async def _act(self, tx: Transaction, actions: Sequence[Action]) -> None:
+        """Replica rows are written in the order of their ids, so that two writers cannot wait for each other."""
+        after: dict[str, Replica] = {}
+        starts: list[Deployment] = []
+        for action in actions:
+            match action:
+                case StartReplica(deployment_id):
+                    known = (self._active, self._base)
+                    starts += [d for d in known if d is not None and d.id == deployment_id][:1]
+                case AdoptReplica(replica_id, deployment_id):
+                    after[replica_id] = replace(
+                        self._replicas[replica_id], deployment_id=deployment_id
+                    )
+                case DrainReplica(replica_id):
+                    after[replica_id] = self._leaving(replica_id, ReplicaState.DRAINING)
+                case StopReplica(replica_id):
+                    after[replica_id] = self._leaving(replica_id, ReplicaState.STOPPING)
+        for replica_id in sorted(after):
+            await replica_store.save(tx, self._replicas[replica_id], after[replica_id])
+        await self._start(tx, starts)
+
+    def _leaving(self, replica_id: str, state: ReplicaState) -> Replica:
+        replica = self._replicas[replica_id]
+        return replace(replica, state=state, reason="replaced", state_since=self.now)
+
+    async def _start(self, tx: Transaction, starts: Sequence[Deployment]) -> None:
+        if not starts:
+            return
+        taken = await replica_store.slots_taken(tx)
+        free = [slot for slot in range(SLOTS_MAX) if slot not in taken]
+        if len(free) < len(starts):
+            log.warning("replica.no_slot", endpoint_id=self._row.endpoint.id, wanted=len(starts))
+        await replica_store.add(
+            tx,
+            [
+                _new_replica(self._clock.new_short_id(), deployment, slot, self.now)
+                for deployment, slot in zip(starts, free, strict=False)
+            ],
+        )
+
+
+def _new_replica(replica_id: str, deployment: Deployment, slot: int, now: datetime) -> Replica:
+    return Replica(
+        id=f"r-{replica_id}",
+        endpoint_id=deployment.endpoint_id,
+        deployment_id=deployment.id,
+        version_id=deployment.version_id,
+        version_number=deployment.version_number,
+        digest=deployment.digest,
+        fingerprint=deployment.fingerprint,
+        state=ReplicaState.PENDING,
+        reason="",
+        slot=slot,
+        url=None,
+        incarnation=None,
+        probe_passes=0,
+        probe_failures=0,
+        failure_counted=False,
+        routed_generation=None,
+        routed_at=None,
+        unrouted_generation=None,
+        created_at=now,
+        state_since=now,
+        ready_at=None,
+        drain_deadline=None,
+        revision=1,
+    )
+
+
+def _report(decision: Plan) -> None:
+    after = decision.after
+    log.info(
+        "rollout.step",
+        deployment_id=after.id,
+        endpoint_id=after.endpoint_id,
+        status=after.status.value,
+        reason=after.reason,
+        actions=len(decision.actions),
+    )

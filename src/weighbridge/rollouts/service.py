@@ -1,0 +1,220 @@
+"""What callers may ask of rollouts: deploy a version, cancel, go back, and see what became of it."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from weighbridge.accounts.model import Org
+from weighbridge.endpoints import service as endpoint_service
+from weighbridge.errors import ConflictError, InvalidError, LimitError, NotFoundError
+from weighbridge.registry import service as registry_service
+from weighbridge.registry.model import ModelVersion, SyncStatus
+from weighbridge.registry.names import VersionName
+from weighbridge.rollouts import store
+from weighbridge.rollouts.model import Deployment, RolloutLimits, RolloutStatus
+from weighbridge.storage.counters import next_value
+from weighbridge.storage.database import Transaction
+
+DEPLOYMENTS_LISTED = 20
+"""How many deployments of an endpoint are shown; those not finished and the one that serves are always among them."""
+
+
+async def deploy(
+    tx: Transaction,
+    org: Org,
+    endpoint_id: str,
+    name: VersionName,
+    *,
+    deployment_id: str,
+    now: datetime,
+    queue_max: int = RolloutLimits.queue_max,
+) -> Deployment:
+    """Queue the rollout of a version; the reference is resolved here, once (R7, R8).
+
+    Raises NotFoundError for an endpoint or version that is absent or another org's, InvalidError for a
+    version of another architecture, ConflictError for one whose sync is not done, LimitError when the queue
+    is full. Lock order: the endpoint's row first, as everywhere.
+    """
+    if name.org != org.name:
+        raise NotFoundError(f"Model version {name} was not found.", param="model")
+    endpoint = await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=True)
+    if name.arch != endpoint.arch_id:
+        raise InvalidError(
+            f"Endpoint {endpoint_id} serves {endpoint.arch_id}; {name} is a version of {name.arch}. "
+            "Deploy it to an endpoint of its own architecture.",
+            code="model_architecture_mismatch",
+            param="model",
+        )
+    version = await registry_service.resolve(tx, org.id, name.arch, name.ref)
+    return await _queue(
+        tx,
+        version,
+        endpoint_id,
+        str(name.ref),
+        deployment_id=deployment_id,
+        now=now,
+        queue_max=queue_max,
+    )
+
+
+async def _queue(
+    tx: Transaction,
+    version: ModelVersion,
+    endpoint_id: str,
+    reference: str,
+    *,
+    deployment_id: str,
+    now: datetime,
+    queue_max: int,
+) -> Deployment:
+    if version.status is not SyncStatus.DONE or version.manifest_digest is None:
+        raise ConflictError(
+            f"Version {version.number} of {version.arch_id} cannot be deployed: its sync is "
+            f"{version.status.value}. Deploy it once its sync_status is done.",
+            code="version_not_done",
+            param="model",
+        )
+    open_now = await store.open_of(tx, endpoint_id)
+    waiting = [d for d in open_now if d.status is RolloutStatus.NOT_STARTED]
+    if len(waiting) >= queue_max:
+        raise LimitError(
+            f"{len(waiting)} deployments wait on endpoint {endpoint_id} already; the limit is "
+            f"{queue_max}. Wait until some have started, or cancel one.",
+            code="deployment_queue_full",
+        )
+    deployment = Deployment(
+        id=deployment_id,
+        endpoint_id=endpoint_id,
+        org_id=version.org_id,
+        arch_id=version.arch_id,
+        version_id=version.id,
+        version_number=version.number,
+        digest=version.manifest_digest,
+        fingerprint=registry_service.fingerprint(
+            version.manifest_digest, version.fingerprint_suffix
+        ),
+        reference=reference,
+        status=RolloutStatus.NOT_STARTED,
+        reason=f"queued behind {open_now[-1].id}" if open_now else "queued",
+        error_message=None,
+        base_deployment_id=None,
+        replicas=0,
+        max_unavailable=0,
+        max_surge=0,
+        updated_replicas=0,
+        updated_max=0,
+        failures=0,
+        restored_max=0,
+        restore_failures=0,
+        cancel_requested=False,
+        created_at=now,
+        updated_at=now,
+        started_at=None,
+        progress_at=None,
+        finished_at=None,
+        revision=1,
+    )
+    await store.add(tx, deployment, await next_value(tx, "deployments"))
+    return deployment
+
+
+async def deployment(tx: Transaction, deployment_id: str, *, org_id: str | None) -> Deployment:
+    """One deployment; NotFoundError when it is absent or another org's (`org_id` None: the operator asks)."""
+    found = await store.find(tx, deployment_id, org_id=org_id)
+    if found is None:
+        raise NotFoundError(f"Deployment {deployment_id} was not found.")
+    return found
+
+
+async def deployments_of(
+    tx: Transaction, endpoint_id: str, *, limit: int = DEPLOYMENTS_LISTED
+) -> list[Deployment]:
+    """The active deployment, those that wait in their order, the one that serves, then history newest first."""
+    listed = await store.open_of(tx, endpoint_id)
+    serving_id = await store.base_of(tx, endpoint_id)
+    serving = None if serving_id is None else await store.find(tx, serving_id)
+    if serving is not None:
+        listed.append(serving)
+    known = {d.id for d in listed}
+    history = await store.newest_of(tx, endpoint_id, limit + len(listed))
+    listed += [d for d in history if d.id not in known][: max(0, limit - len(listed))]
+    return listed
+
+
+async def cancel(
+    tx: Transaction, deployment_id: str, *, org_id: str | None, now: datetime
+) -> Deployment:
+    """Cancel a deployment that is not finished; asking twice is the same as asking once.
+
+    One that waits is cancelled at once; a running one goes back to the version before it and then is.
+    ConflictError when it is final already or goes back for another reason.
+    """
+    found = await deployment(tx, deployment_id, org_id=org_id)
+    await store.lock_endpoint(tx, found.endpoint_id)
+    current = await deployment(tx, deployment_id, org_id=org_id)
+    if current.cancel_requested:
+        return current
+    if current.status.final or current.status is RolloutStatus.ROLLING_BACK:
+        raise ConflictError(
+            f"Deployment {deployment_id} is {current.status.value} and can no longer be cancelled.",
+            code="deployment_not_cancellable",
+        )
+    wanted = replace(current, cancel_requested=True)
+    if current.status is RolloutStatus.NOT_STARTED:
+        wanted = replace(
+            wanted,
+            status=RolloutStatus.CANCELLED,
+            reason="cancelled before it started",
+            error_message="cancelled before it started",
+            finished_at=now,
+        )
+    await store.save(tx, current, wanted, now)
+    return await deployment(tx, deployment_id, org_id=org_id)
+
+
+async def rollback(
+    tx: Transaction,
+    org: Org,
+    endpoint_id: str,
+    *,
+    deployment_id: str,
+    now: datetime,
+    queue_max: int = RolloutLimits.queue_max,
+) -> Deployment:
+    """Queue the rollout of the version that served before the one that serves now.
+
+    ConflictError when a deployment is not finished (cancel that one instead), or when no earlier version of
+    the endpoint still exists.
+    """
+    await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=True)
+    if pending := await store.open_of(tx, endpoint_id):
+        raise ConflictError(
+            f"Deployment {pending[0].id} on endpoint {endpoint_id} is {pending[0].status.value}; "
+            "cancel it to return to the version before it.",
+            code="deployment_in_progress",
+        )
+    serving_id = await store.base_of(tx, endpoint_id)
+    serving = None if serving_id is None else await store.find(tx, serving_id)
+    earlier = None if serving is None else await store.done_before(tx, serving)
+    if earlier is None:
+        raise ConflictError(
+            f"Endpoint {endpoint_id} has served no other version to go back to.",
+            code="nothing_to_roll_back_to",
+        )
+    try:
+        version = await registry_service.resolve(
+            tx, org.id, earlier.arch_id, earlier.version_number
+        )
+    except NotFoundError as error:
+        raise ConflictError(
+            f"Version {earlier.version_number}, which endpoint {endpoint_id} served before, was deleted.",
+            code="nothing_to_roll_back_to",
+        ) from error
+    return await _queue(
+        tx,
+        version,
+        endpoint_id,
+        str(version.number),
+        deployment_id=deployment_id,
+        now=now,
+        queue_max=queue_max,
+    )

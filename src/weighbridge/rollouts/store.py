@@ -1,0 +1,184 @@
+"""SQL of deployments and of the endpoints' side of a rollout; every write guarded, no decisions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+import msgspec
+from sqlalchemy import Row, insert, select, text, update
+
+from weighbridge.endpoints.model import Endpoint
+from weighbridge.errors import StaleError
+from weighbridge.rollouts.model import TRANSITIONS, Deployment, RolloutStatus
+from weighbridge.storage.database import Transaction
+from weighbridge.storage.tables import deployments, endpoints
+
+OPEN = tuple(status for status in RolloutStatus if not status.final)
+ACTIVE = (RolloutStatus.IN_PROGRESS, RolloutStatus.ROLLING_BACK)
+_NAMES = tuple(field.name for field in fields(Deployment))
+_COLUMNS = tuple(deployments.c[name] for name in _NAMES)
+_FIXED = frozenset({"id", "endpoint_id", "created_at", "updated_at", "revision"})
+_ENDPOINT_COLUMNS = tuple(endpoints.c[field.name] for field in fields(Endpoint))
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRow:
+    endpoint: Endpoint
+    deleted: bool
+
+
+def _deployment(row: Mapping[str, object]) -> Deployment:
+    return msgspec.convert({name: row[name] for name in _NAMES}, Deployment)
+
+
+def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Deployment]:
+    return [_deployment(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name
+
+
+async def add(tx: Transaction, deployment: Deployment, sequence: int) -> None:
+    values = {name: getattr(deployment, name) for name in _NAMES}
+    await tx.execute(insert(deployments).values(**values, sequence=sequence))
+
+
+async def find(
+    tx: Transaction, deployment_id: str, *, org_id: str | None = None
+) -> Deployment | None:
+    query = select(*_COLUMNS).where(deployments.c.id == deployment_id)
+    if org_id is not None:
+        query = query.where(deployments.c.org_id == org_id)
+    return next(iter(_all(await tx.execute(query))), None)
+
+
+async def open_of(tx: Transaction, endpoint_id: str) -> list[Deployment]:
+    """What is not finished on an endpoint, in the order of submission (R1); the active one comes first."""
+    query = (
+        select(*_COLUMNS)
+        .where(deployments.c.endpoint_id == endpoint_id, deployments.c.status.in_(OPEN))
+        .order_by(deployments.c.sequence)
+    )
+    return _all(await tx.execute(query))
+
+
+async def newest_of(tx: Transaction, endpoint_id: str, limit: int) -> list[Deployment]:
+    query = (
+        select(*_COLUMNS)
+        .where(deployments.c.endpoint_id == endpoint_id)
+        .order_by(deployments.c.sequence.desc())
+        .limit(limit)
+    )
+    return _all(await tx.execute(query))
+
+
+async def done_before(tx: Transaction, base: Deployment) -> Deployment | None:
+    """The last deployment that was done on this endpoint with another version than `base`."""
+    query = (
+        select(*_COLUMNS)
+        .where(
+            deployments.c.endpoint_id == base.endpoint_id,
+            deployments.c.status == RolloutStatus.DONE,
+            deployments.c.version_id != base.version_id,
+        )
+        .order_by(deployments.c.sequence.desc())
+        .limit(1)
+    )
+    return next(iter(_all(await tx.execute(query))), None)
+
+
+async def save(tx: Transaction, before: Deployment, after: Deployment, now: datetime) -> None:
+    """Write what changed; StaleError when somebody else wrote since `before` was read (B0.3)."""
+    if after.status is not before.status:
+        assert after.status in TRANSITIONS[before.status], (before.status, after.status)
+    changed = {
+        name: getattr(after, name)
+        for name in _NAMES
+        if name not in _FIXED and getattr(after, name) != getattr(before, name)
+    }
+    if not changed:
+        return
+    result = await tx.execute(
+        update(deployments)
+        .where(
+            deployments.c.id == before.id,
+            deployments.c.revision == before.revision,
+            deployments.c.status == before.status,
+        )
+        .values(**changed, updated_at=now, revision=before.revision + 1)
+    )
+    if result.rowcount != 1:
+        raise StaleError(f"deployment {before.id} changed since it was read")
+
+
+async def rearm_progress(tx: Transaction, now: datetime) -> None:
+    """Start the progress clocks of the active rollouts anew: time without a controller does not count (B0.5)."""
+    await tx.execute(
+        update(deployments)
+        .where(deployments.c.status.in_(ACTIVE))
+        .values(progress_at=now, revision=deployments.c.revision + 1)
+    )
+
+
+async def set_base(tx: Transaction, endpoint: Endpoint, deployment_id: str, now: datetime) -> None:
+    """The deployment that ended `done` is what later rollbacks return to (R12)."""
+    result = await tx.execute(
+        update(endpoints)
+        .where(endpoints.c.id == endpoint.id, endpoints.c.revision == endpoint.revision)
+        .values(base_deployment_id=deployment_id, updated_at=now, revision=endpoint.revision + 1)
+    )
+    if result.rowcount != 1:
+        raise StaleError(f"endpoint {endpoint.id} changed since it was read")
+
+
+async def base_of(tx: Transaction, endpoint_id: str) -> str | None:
+    """The id of the deployment that serves an endpoint, if one was ever done."""
+    query = select(endpoints.c.base_deployment_id).where(endpoints.c.id == endpoint_id)
+    return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def lock_endpoint(tx: Transaction, endpoint_id: str) -> EndpointRow:
+    """An endpoint, deleted or not, locked until commit: submissions and the planner take turns."""
+    query = (
+        select(*_ENDPOINT_COLUMNS, endpoints.c.deleted_at)
+        .where(endpoints.c.id == endpoint_id)
+        .with_for_update()
+    )
+    row = (await tx.execute(query)).one()
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+    deleted = values.pop("deleted_at") is not None
+    return EndpointRow(msgspec.convert(values, Endpoint), deleted)
+
+
+async def restless(tx: Transaction) -> Sequence[str]:
+    """Endpoints for which a planner could have something to do; one query, however many endpoints there are."""
+    rows = await tx.execute(
+        text(
+            """
+            WITH alive AS (
+                SELECT r.endpoint_id,
+                       count(*) AS wanted,
+                       count(*) FILTER (
+                           WHERE r.state <> 'ready' AND r.version_id IS DISTINCT FROM b.version_id
+                       ) AS strays
+                FROM replicas r
+                JOIN endpoints e ON e.id = r.endpoint_id
+                LEFT JOIN deployments b ON b.id = e.base_deployment_id
+                WHERE r.state IN ('pending', 'starting', 'warming', 'ready')
+                GROUP BY r.endpoint_id
+            )
+            SELECT e.id
+            FROM endpoints e
+            LEFT JOIN alive a ON a.endpoint_id = e.id
+            WHERE EXISTS (
+                      SELECT 1 FROM deployments d
+                      WHERE d.endpoint_id = e.id
+                        AND d.status IN ('not_started', 'in_progress', 'rolling_back')
+                  )
+               OR a.strays > 0
+               OR (e.deleted_at IS NOT NULL AND a.wanted > 0)
+               OR (e.deleted_at IS NULL AND a.wanted > e.replicas)
+               OR (e.deleted_at IS NULL AND e.base_deployment_id IS NOT NULL
+                   AND coalesce(a.wanted, 0) < e.replicas)
+            ORDER BY e.id
+            """
+        )
+    )
+    return rows.scalars().all()
