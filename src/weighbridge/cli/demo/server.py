@@ -44,8 +44,8 @@ class Server:
             "WEIGHBRIDGE_DATA_DIR": str(root / "data"),
             "WEIGHBRIDGE_PORT": str(ports[0]),
             "WEIGHBRIDGE_PROBE_PORT": str(ports[1]),
-            "WEIGHBRIDGE_DRAIN_DEADLINE_S": "30",
-            "WEIGHBRIDGE_REQUEST_MAX_S": "60",
+            "WEIGHBRIDGE_DRAIN_DEADLINE_S": "40",
+            "WEIGHBRIDGE_REQUEST_MAX_S": "30",
             **settings,
         }
         self._child: Child | None = None
