@@ -115,12 +115,48 @@ async def serve(settings: Settings) -> None:
             )
         )
         async with asyncio.TaskGroup() as group:
-            loops = [
-                group.create_task(Loop(name, step, wake).run()) for name, step in passes.items()
-            ]
+            tasks = [group.create_task(loop.run()) for loop in loops]
             await server.serve()
-            for loop in loops:
-                loop.cancel()
+            for task in tasks:
+                task.cancel()
+
+
+def _loops(
+    parts: Parts, wake: Wake, keeper: ControllerLease, holder: str, stack: AsyncExitStack
+) -> list[Loop]:
+    """The reconcilers, ready to run; `stack` closes what they own."""
+    database, clock, settings = parts.database, parts.clock, parts.settings
+    ingest = IngestReconciler(
+        database, parts.store, parts.s3, clock, settings, holder=holder, wake=lambda: wake("ingest")
+    )
+    stack.push_async_callback(ingest.close)
+    rollouts = RolloutReconciler(
+        database, clock, wake, keeper.current, limits=rollout_limits(settings)
+    )
+    replicas = ReplicaReconciler(
+        database=database,
+        clock=clock,
+        wake=wake,
+        runtime=parts.runtime,
+        engines=parts.engines,
+        store=parts.store,
+        acks=parts.acks,
+        pepper=parts.pepper,
+        settings=settings,
+        lease_of=keeper.current,
+    )
+    stack.push_async_callback(replicas.close)
+    routes = RoutesPublisher(
+        database, clock, wake, settings.paths, engines=parts.engines, lease_of=keeper.current
+    )
+    passes = {
+        "lease": keeper.keep,
+        "ingest": ingest.reconcile,
+        "rollouts": rollouts.reconcile,
+        "replicas": replicas.reconcile,
+        "routes": routes.reconcile,
+    }
+    return [Loop(name, step, wake) for name, step in passes.items()]
 
 
 def main() -> int:
