@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import ARCH, Caller, World, new_world
+from control_world import ARCH, Caller, World, new_world
 
 from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.registry.model import SyncStatus
@@ -261,7 +261,7 @@ async def test_deployed_models_are_in_flight_first_then_the_serving_one_then_his
     ("vocabulary", "done", "error"), [("enum", "done", "error"), ("example", "complete", "failed")]
 )
 async def test_final_states_are_worded_as_the_setting_says_and_rollout_status_always_as_the_enum(
-    world: World, org: Org, member: Caller, endpoint: str, vocabulary: str, done: str, error: str
+    *, world: World, org: Org, member: Caller, endpoint: str, vocabulary: str, done: str, error: str
 ) -> None:
     await upload(member)
     await world.end_sync(org, 1)

@@ -233,7 +233,7 @@ async def replica_row(tx: Transaction, version: ModelVersion, deployment: str, s
             slot=0,
             created_at=NOW,
             state_since=NOW,
-        )  # fmt: skip
+        )
     )
 
 
