@@ -43,8 +43,7 @@ async def database(database_url: str, database_schema: str) -> AsyncIterator[Dat
 @pytest.fixture
 def public_tmp_path() -> Iterator[Path]:
     """A directory that other users can enter, as the embedded database needs when tests run as root."""
-    path = Path(tempfile.mkdtemp(prefix="wb-"))
-    path.chmod(0o755)
+    path = _public_directory("wb-")
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
@@ -52,8 +51,7 @@ def public_tmp_path() -> Iterator[Path]:
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or config.option.collectonly:
         return
-    directory = Path(tempfile.mkdtemp(prefix="wb-pg-"))
-    directory.chmod(0o755)
+    directory = _public_directory("wb-pg-")
     config.stash[_DIRECTORY] = directory
     os.environ[URL_VARIABLE] = embedded.start(directory / "postgres")
 
@@ -63,6 +61,14 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if directory is not None:
         embedded.stop(directory / "postgres")
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _public_directory(prefix: str) -> Path:
+    candidates = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]
+    parent = next((path for path in candidates if embedded.reachable(path)), candidates[0])
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    path.chmod(0o755)
+    return path
 
 
 _DIRECTORY = pytest.StashKey[Path]()

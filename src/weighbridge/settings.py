@@ -1,5 +1,6 @@
 """Settings of a Weighbridge server, from WEIGHBRIDGE_* variables or arguments, and the layout of its data directory."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -63,12 +64,20 @@ class DataDir:
         return self.run / "gateway.acks"
 
 
+def default_data_dir() -> Path:
+    """Root's embedded database runs as another user, who may not enter root's home."""
+    return Path("/var/lib/weighbridge") if os.geteuid() == 0 else Path("~/.weighbridge")
+
+
 class Settings(BaseSettings):
     """Every setting of the server; `docs/operating.md` lists them."""
 
     model_config = SettingsConfigDict(env_prefix="WEIGHBRIDGE_", extra="forbid")
 
-    data_dir: Path = Field(default=Path("~/.weighbridge"), description="What the server keeps.")
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="What the server keeps; /var/lib/weighbridge for root, else ~/.weighbridge.",
+    )
     database_url: SecretStr | None = Field(
         default=None,
         description="postgresql://… of the team's own server; without it an embedded one runs.",
@@ -112,6 +121,23 @@ class Settings(BaseSettings):
     )
     syncs_parallel: int = Field(
         default=4, ge=1, le=64, description="Weight syncs at once on this node."
+    )
+    sync_bytes_max: int = Field(
+        default=4 * 1024**4, ge=1, description="Largest version that is accepted."
+    )
+    sync_stall_s: float = Field(
+        default=900.0, gt=0, description="A sync ends when no byte came for this long (W5)."
+    )
+    sync_total_s: float = Field(
+        default=86_400.0, gt=0, description="Longest work on one sync; also the longest wait for its turn."
+    )
+    sync_access_retry_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="How long a refused access is tried again; raise to 600 where policies change just before uploads.",
+    )
+    sync_disk_wait_s: float = Field(
+        default=60.0, ge=0, description="How long a sync waits for room in the weight store."
     )
     disk_free_min_share: float = Field(
         default=0.05, ge=0, lt=1, description="Share of the disk kept free (W9)."

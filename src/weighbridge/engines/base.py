@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+TOKEN_VARIABLE = "WEIGHBRIDGE_ENGINE_TOKEN"  # noqa: S105 - the name of a variable, not a secret
+"""Where an engine of ours, or a command of the operator's, finds the token it must demand."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
@@ -18,6 +21,7 @@ class EngineSettings:
     extra_args: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     command: Sequence[str] = ()
+    health_path: str = "/health"
     start_timeout_s: float = 600.0
 
 

@@ -1,1 +1,1 @@
-"""Weight syncs: from a customer's S3 prefix to a version that is done."""
+"""The weight sync: from a customer's S3 prefix into the weight store, checked on the way."""

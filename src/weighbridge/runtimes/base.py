@@ -39,8 +39,8 @@ class ReplicaSpec:
     """A wish to run one engine process.
 
     `argv` and the values of `env` may hold the placeholders `{model}` (directory of the weights on
-    the node), `{host}` and `{port}` (picked by the node). `secrets` reach the engine's environment and
-    nothing else: no argv, no log, no status.
+    the node), `{host}` and `{port}` (picked by the node). `secrets` reach the engine's environment
+    and nothing else: no argv, no log, no status.
     """
 
     name: str
@@ -58,8 +58,8 @@ class ReplicaSpec:
 class ReplicaStatus:
     """One replica as its runtime sees it.
 
-    `incarnation` is new on each start of the process, so a URL that was handed to somebody else since
-    can be told apart. `url` is set while the process runs.
+    `incarnation` is new on each start of the process, so a URL that was handed to somebody else
+    since can be told apart. `url` is set while the process runs.
     """
 
     name: str
@@ -83,16 +83,16 @@ class NodeInfo:
 
 
 class Runtime(Protocol):
-    """Every call is idempotent by the replica's name and raises UnavailableError when the runtime is away."""
+    """Every call is idempotent by name and raises UnavailableError when the runtime is away."""
 
     async def launch(self, spec: ReplicaSpec) -> None:
         """Ask for a replica; returns at once. A name that is known already is left as it is."""
 
     async def list(self, selector: Mapping[str, str]) -> Sequence[ReplicaStatus]:
-        """Every replica whose labels contain `selector`, ended ones included until they are forgotten."""
+        """Every replica whose labels contain `selector`; ended ones too, until forgotten."""
 
     async def stop(self, name: str, grace_s: float) -> None:
-        """SIGTERM, wait `grace_s`, SIGKILL of the whole tree; returns at once; unknown names are fine."""
+        """SIGTERM, `grace_s`, SIGKILL of the tree; returns at once; unknown names are fine."""
 
     async def forget(self, name: str) -> None:
         """Drop the record of an ended replica; a running one is left alone."""

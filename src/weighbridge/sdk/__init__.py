@@ -1,1 +1,73 @@
-"""Python client of a Weighbridge server; imports nothing else of the package."""
+"""Python client of a Weighbridge server; imports nothing else of the package. Synchronous only."""
+
+from weighbridge.sdk.admin_types import ApiKey, Architecture, EndpointShape, Org, Replica, Status
+from weighbridge.sdk.chat import ChatAnswer, ChatChunk, ChatStream
+from weighbridge.sdk.client import Client
+from weighbridge.sdk.errors import (
+    AnswerError,
+    AuthenticationError,
+    BadRequestError,
+    ClientError,
+    ConfigurationError,
+    ConflictError,
+    ConnectionFailedError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    RolloutFailedError,
+    ServerError,
+    StatusError,
+    StreamError,
+    SyncFailedError,
+    UnavailableError,
+    WaitTimeoutError,
+)
+from weighbridge.sdk.types import (
+    Aliases,
+    Deployment,
+    Endpoint,
+    EndpointSummary,
+    ModelVersion,
+    SyncProgress,
+    VersionName,
+)
+from weighbridge.sdk.waiting import wait_for_deployment, wait_for_sync
+
+__all__ = [
+    "Aliases",
+    "AnswerError",
+    "ApiKey",
+    "Architecture",
+    "AuthenticationError",
+    "BadRequestError",
+    "ChatAnswer",
+    "ChatChunk",
+    "ChatStream",
+    "Client",
+    "ClientError",
+    "ConfigurationError",
+    "ConflictError",
+    "ConnectionFailedError",
+    "Deployment",
+    "Endpoint",
+    "EndpointShape",
+    "EndpointSummary",
+    "ModelVersion",
+    "NotFoundError",
+    "Org",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "Replica",
+    "RolloutFailedError",
+    "ServerError",
+    "Status",
+    "StatusError",
+    "StreamError",
+    "SyncFailedError",
+    "SyncProgress",
+    "UnavailableError",
+    "VersionName",
+    "WaitTimeoutError",
+    "wait_for_deployment",
+    "wait_for_sync",
+]

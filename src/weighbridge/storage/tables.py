@@ -6,6 +6,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -127,6 +128,8 @@ model_versions = Table(
     Column("files_done", Integer, nullable=False, server_default=text("0")),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
     Column("claim_epoch", BigInteger, nullable=False, server_default=text("0")),
+    # Seconds of work under all claims: time without a worker does not count against the limit.
+    Column("sync_spent_s", Double, nullable=False, server_default=text("0")),
     _time("created_at"),
     _time("updated_at"),
     _time("deleted_at", nullable=True),
@@ -161,6 +164,7 @@ sync_files = Table(
     Column("size_bytes", BigInteger, nullable=False),
     Column("etag", Text, nullable=False),
     Column("s3_version_id", Text),
+    Column("checksum", Text),
     Column("digest", Text),
 )
 

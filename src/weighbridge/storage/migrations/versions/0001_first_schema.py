@@ -102,6 +102,7 @@ def upgrade() -> None:
     sa.Column('files_done', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('cancel_requested', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.Column('claim_epoch', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
+    sa.Column('sync_spent_s', sa.Double(), server_default=sa.text('0'), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('updated_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('deleted_at', sa.DateTime(timezone=True), nullable=True),
@@ -180,6 +181,7 @@ def upgrade() -> None:
     sa.Column('size_bytes', sa.BigInteger(), nullable=False),
     sa.Column('etag', sa.Text(), nullable=False),
     sa.Column('s3_version_id', sa.Text(), nullable=True),
+    sa.Column('checksum', sa.Text(), nullable=True),
     sa.Column('digest', sa.Text(), nullable=True),
     sa.ForeignKeyConstraint(['version_id'], ['model_versions.id'], name=op.f('fk_sync_files_version_id_model_versions')),
     sa.PrimaryKeyConstraint('version_id', 'key', name=op.f('pk_sync_files'))

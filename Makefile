@@ -1,0 +1,56 @@
+# Every command of the project; `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# What WEIGHBRIDGE_* a person has set for a server of their own must not leak into tests and demo.
+CLEAN := env -u WEIGHBRIDGE_BASE_URL -u WEIGHBRIDGE_API_KEY -u WEIGHBRIDGE_ADMIN_KEY -u WEIGHBRIDGE_INFERENCE_KEY
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo run test check format bench openapi lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv and install the project with its locked dependencies
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Weighbridge needs Python 3.11 or newer; this is %s. Set PYTHON=…" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed \
+		--constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: $(STAMP) ## Run the main job on real input: S3, version, deploy, rollout under load, rollback
+	@$(CLEAN) $(BIN)/weighbridge demo
+
+run: $(STAMP) ## Start a server on this machine and stay up
+	@$(BIN)/weighbridge up
+
+test: $(STAMP) ## Run the whole test suite
+	@$(CLEAN) $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(STAMP) ## Format, lint, types, import directions
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+format: $(STAMP) ## Format the code and mend what lint can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## Run the benchmarks and write benchmarks/results/
+	@$(CLEAN) $(BIN)/python -m benchmarks
+
+openapi: $(STAMP) ## Write docs/api/openapi.json anew
+	@$(BIN)/python -m weighbridge.api.schema > docs/api/openapi.json
+
+lock: ## Write constraints.txt anew from pyproject.toml's ranges
+	@rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
+	@.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check '.[test]'
+	@.lock-venv/bin/python -m pip freeze --exclude weighbridge > constraints.txt
+	@rm -rf .lock-venv
+
+clean: ## Remove what make has made
+	rm -rf $(VENV) .lock-venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,29 @@
+"""Run benchmarks by name (all without one), write results/, and bring the documents' tables up to date."""
+
+import importlib
+import sys
+
+from benchmarks import tables
+from benchmarks.harness import write
+
+NAMES = ("main_job", "gateway_overhead")
+
+
+def main(names: list[str]) -> int:
+    unknown = sorted(set(names) - set(NAMES))
+    if unknown:
+        print(
+            f"no such benchmark: {', '.join(unknown)}; there are: {', '.join(NAMES)}",
+            file=sys.stderr,
+        )
+        return 2
+    for name in names or NAMES:
+        result = importlib.import_module(f"benchmarks.{name}").run()
+        print(write(result).name)
+        print(tables.table(name))
+    tables.main()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,229 @@
+"""Commands about endpoints and their rollouts."""
+
+from typing import Annotated
+
+import typer
+
+from weighbridge.cli.models import TimeoutS
+from weighbridge.cli.output import cell, facts, moment, table
+from weighbridge.cli.session import OrgName, Session, UsageError, Yes, with_session
+from weighbridge.cli.watch import RolloutView
+from weighbridge.sdk import Deployment, EndpointShape, VersionName, wait_for_deployment
+from weighbridge.sdk.waiting import ROLLOUT_TIMEOUT_S
+
+EndpointId = Annotated[
+    str, typer.Argument(metavar="ENDPOINT", help="The endpoint's id: what clients call `model`.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Stay until the rollout has ended.")]
+Replicas = Annotated[int, typer.Option(min=0, help="Replicas when no rollout is going on.")]
+MaxUnavailable = Annotated[
+    int, typer.Option(min=0, help="Replicas that may be missing during a rollout.")
+]
+MaxSurge = Annotated[
+    int, typer.Option(min=0, help="Replicas there may be beyond `replicas` during a rollout.")
+]
+
+
+def endpoint_create(
+    session: Session,
+    endpoint: EndpointId,
+    *,
+    arch: Annotated[str, typer.Option(metavar="ARCH", help="The architecture it serves.")],
+    org: OrgName = None,
+    replicas: Replicas = 1,
+    max_unavailable: MaxUnavailable = 0,
+    max_surge: MaxSurge = 1,
+) -> None:
+    """Create an endpoint; it answers once a version is deployed to it."""
+    shape = session.client.admin.endpoints.create(
+        endpoint,
+        org_name=session.org(org),
+        model_arch_id=arch,
+        replicas=replicas,
+        max_unavailable=max_unavailable,
+        max_surge=max_surge,
+    )
+    _show_shape(session, shape)
+
+
+def endpoint_list(session: Session, org: OrgName = None) -> None:
+    """List endpoints: all with an admin key, else those of the org."""
+    if session.connection.admin_key is not None and org is None:
+        shapes = session.client.admin.endpoints.list()
+        rows = [
+            (item.endpoint_id, item.org_name, item.model_arch_id, item.replicas, item.serving)
+            for item in shapes
+        ]
+        view = table(("ENDPOINT", "ORG", "ARCHITECTURE", "REPLICAS", "SERVING"), rows)
+        session.output.show({"endpoints": [item.raw for item in shapes]}, view)
+        return
+    found = session.client.endpoints.list(session.org(org))
+    summary = [(item.endpoint_id, item.org_name, item.model_arch_id) for item in found]
+    session.output.show(
+        {"endpoints": [item.raw for item in found]},
+        table(("ENDPOINT", "ORG", "ARCHITECTURE"), summary),
+    )
+
+
+def endpoint_show(session: Session, endpoint: EndpointId) -> None:
+    """Show an endpoint: its deployments with a management key, its shape with an admin key only."""
+    if session.connection.api_key is None and session.connection.admin_key is not None:
+        _show_shape(session, session.client.admin.endpoints.get(endpoint))
+        return
+    found = session.client.endpoints.get(endpoint)
+    rows = [
+        (
+            item.id,
+            item.version,
+            item.version_alias,
+            item.state,
+            _counters(item),
+            moment(item.created),
+        )
+        for item in found.deployed_models
+    ]
+    columns = ("DEPLOYMENT", "VERSION", "ASKED AS", "STATE", "UPDATED", "CREATED")
+    session.output.show(found.raw, table(columns, rows))
+
+
+def endpoint_scale(
+    session: Session,
+    endpoint: EndpointId,
+    replicas: Annotated[
+        int | None, typer.Option(min=0, help="Replicas when no rollout is going on.")
+    ] = None,
+    max_unavailable: Annotated[
+        int | None, typer.Option(min=0, help="Replicas that may be missing during a rollout.")
+    ] = None,
+    max_surge: Annotated[
+        int | None, typer.Option(min=0, help="Replicas beyond `replicas` during a rollout.")
+    ] = None,
+) -> None:
+    """Change how many replicas an endpoint has, or the limits of its rollouts."""
+    if replicas is None and max_unavailable is None and max_surge is None:
+        raise UsageError("Say what to change: --replicas, --max-unavailable or --max-surge.")
+    shape = session.client.admin.endpoints.update(
+        endpoint, replicas=replicas, max_unavailable=max_unavailable, max_surge=max_surge
+    )
+    _show_shape(session, shape)
+
+
+def endpoint_delete(session: Session, endpoint: EndpointId, yes: Yes = False) -> None:
+    """Delete an endpoint and stop its replicas."""
+    session.confirm(f"Delete endpoint {endpoint}? Its clients will be refused.", yes=yes)
+    session.output.show(
+        session.client.admin.endpoints.delete(endpoint), f"Endpoint {endpoint} is deleted."
+    )
+
+
+def deploy(
+    session: Session,
+    endpoint: EndpointId,
+    version: Annotated[
+        str, typer.Argument(metavar="VERSION", help="A version's number, alias or whole name.")
+    ],
+    wait: Wait = False,
+    timeout: TimeoutS = ROLLOUT_TIMEOUT_S,
+) -> None:
+    """Deploy a version to an endpoint as a rolling update."""
+    name = _deployable(session, endpoint, version)
+    deployment = session.client.endpoints.deploy(endpoint, name)
+    _follow(session, endpoint, deployment, wait=wait, timeout_s=timeout)
+
+
+def rollback(
+    session: Session,
+    endpoint: EndpointId,
+    wait: Wait = False,
+    timeout: TimeoutS = ROLLOUT_TIMEOUT_S,
+) -> None:
+    """Return an endpoint to the version that served before, as a rolling update."""
+    deployment = session.client.endpoints.rollback(endpoint)
+    _follow(session, endpoint, deployment, wait=wait, timeout_s=timeout)
+
+
+def cancel(
+    session: Session,
+    deployment: Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="The deployment's id.")],
+) -> None:
+    """Cancel an unfinished rollout; the endpoint returns to what served before."""
+    _show_deployment(session, session.client.deployments.cancel(deployment))
+
+
+def install(program: typer.Typer) -> None:
+    panel = "Endpoints and rollouts"
+    program.command("deploy", rich_help_panel=panel)(with_session(deploy))
+    program.command("rollback", rich_help_panel=panel)(with_session(rollback))
+    program.command("cancel", rich_help_panel=panel)(with_session(cancel))
+    endpoint = typer.Typer()
+    endpoint.command("create")(with_session(endpoint_create))
+    endpoint.command("list")(with_session(endpoint_list))
+    endpoint.command("show")(with_session(endpoint_show))
+    endpoint.command("scale")(with_session(endpoint_scale))
+    endpoint.command("delete")(with_session(endpoint_delete))
+    program.add_typer(
+        endpoint,
+        name="endpoint",
+        help="Create, show, scale and delete endpoints.",
+        rich_help_panel=panel,
+    )
+
+
+def _deployable(session: Session, endpoint: str, version: str) -> VersionName:
+    """A bare number or alias means the endpoint's own org and architecture."""
+    if "/" in version:
+        return session.version_name(version, None)
+    found = session.client.endpoints.get(endpoint)
+    org = found.managing_org_name or session.org(None)
+    return VersionName(org, found.model_arch_id, version)
+
+
+def _follow(
+    session: Session, endpoint: str, deployment: Deployment, *, wait: bool, timeout_s: float
+) -> None:
+    if wait:
+        with RolloutView(session) as view:
+            deployment = wait_for_deployment(
+                session.client, endpoint, deployment.id, on_progress=view, timeout_s=timeout_s
+            )
+    _show_deployment(session, deployment)
+    if not wait:
+        session.output.note(f"Follow it with: weighbridge endpoint show {endpoint}")
+
+
+def _show_deployment(session: Session, deployment: Deployment) -> None:
+    view = facts(
+        {
+            "deployment": deployment.id,
+            "endpoint": deployment.endpoint_id,
+            "model": deployment.model,
+            "state": deployment.state,
+            "updated": _counters(deployment),
+            "reason": deployment.reason or None,
+            "error": deployment.error_message,
+            "created": moment(deployment.created),
+        }
+    )
+    session.output.show(deployment.raw, view)
+
+
+def _counters(deployment: Deployment) -> str | None:
+    if deployment.total_replicas is None:
+        return None
+    return f"{cell(deployment.updated_replicas)} of {deployment.total_replicas} replicas"
+
+
+def _show_shape(session: Session, shape: EndpointShape) -> None:
+    view = facts(
+        {
+            "endpoint": shape.endpoint_id,
+            "org": shape.org_name,
+            "architecture": shape.model_arch_id,
+            "replicas": shape.replicas,
+            "max unavailable": shape.max_unavailable,
+            "max surge": shape.max_surge,
+            "serving": f"version {shape.serving}" if shape.serving is not None else "nothing yet",
+            "created": moment(shape.created),
+        }
+    )
+    session.output.show(shape.raw, view)

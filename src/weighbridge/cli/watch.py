@@ -1,0 +1,154 @@
+"""Live views of what takes long: a weight sync and a rollout; lines instead where there is no terminal."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from weighbridge.cli.output import Output, plain, quantity, table
+from weighbridge.cli.session import Session
+from weighbridge.sdk import ClientError, Deployment, ModelVersion, Replica
+
+
+class SyncView:
+    """Call it with each answer; a context manager that owns the bar."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=output.err,
+        )
+        self._task = self._bar.add_task("queued", total=None)
+        self._live = output.err.is_terminal and not output.as_json
+        self._said = ""
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def __call__(self, version: ModelVersion) -> None:
+        progress = version.progress
+        step = progress.step if progress is not None and progress.step else version.sync_status
+        if self._live:
+            self._bar.update(
+                self._task,
+                description=plain(step),
+                completed=progress.bytes_done if progress is not None else 0,
+                total=(progress.bytes_total or None) if progress is not None else None,
+            )
+        else:
+            self._say(sync_line(version))
+
+    def _say(self, line: str) -> None:
+        if line != self._said:
+            self._output.note(line)
+            self._said = line
+
+
+def sync_line(version: ModelVersion) -> str:
+    """A sync in one line, as in `version 2: in_progress, fetch, 1.4 MB of 2.9 MB, 3 of 7 files`."""
+    line = f"version {version.version_id}: {version.sync_status}"
+    if (progress := version.progress) is not None:
+        line += f", {progress.step}" if progress.step not in ("", version.sync_status) else ""
+        if progress.bytes_total:
+            line += f", {quantity(progress.bytes_done)} of {quantity(progress.bytes_total)}"
+        if progress.files_total:
+            line += f", {progress.files_done} of {progress.files_total} files"
+    return line
+
+
+class RolloutView:
+    """Call it with each answer; shows counters and reason, and replicas where an admin key is set."""
+
+    def __init__(self, session: Session, now: Callable[[], float] = time.monotonic) -> None:
+        self._session = session
+        self._output = session.output
+        self._now = now
+        self._started = now()
+        self._said = ""
+        self._sees_replicas = session.connection.admin_key is not None
+        self._live = (
+            Live(console=self._output.err, refresh_per_second=4)
+            if self._output.err.is_terminal and not self._output.as_json
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, deployment: Deployment) -> None:
+        line = rollout_line(deployment)
+        if self._live is not None:
+            elapsed_s = self._now() - self._started
+            replicas = replica_counts(self._replicas(deployment))
+            self._live.update(Group(f"{line}  ({elapsed_s:.0f} s)", replicas))
+        elif line != self._said:
+            self._output.note(line)
+            self._said = line
+
+    def _replicas(self, deployment: Deployment) -> Sequence[Replica]:
+        if not self._sees_replicas:
+            return ()
+        try:
+            return self._session.client.admin.replicas.list(deployment.endpoint_id)
+        except ClientError:
+            # The rollout is what is waited for; its replicas are only decoration.
+            self._sees_replicas = False
+            return ()
+
+
+def rollout_line(deployment: Deployment) -> str:
+    """A rollout in one line, as in `version 2: in_progress, 1 of 2 replicas updated, 1/2 ready`."""
+    line = f"version {deployment.version}: {deployment.state}"
+    if deployment.total_replicas is not None and deployment.updated_replicas is not None:
+        line += f", {deployment.updated_replicas} of {deployment.total_replicas} replicas updated"
+    reason = deployment.error_message or deployment.reason
+    return plain(f"{line}, {reason}" if reason else line)
+
+
+def replica_counts(replicas: Sequence[Replica]) -> Table:
+    """How many replicas of each version are in each state; ended ones left out."""
+    counts = Counter(
+        (replica.version_id, replica.state) for replica in replicas if replica.state != "stopped"
+    )
+    rows = [(version, state, number) for (version, state), number in sorted(counts.items())]
+    return table(("VERSION", "STATE", "REPLICAS"), rows) if rows else Table(box=None)

@@ -1,0 +1,145 @@
+"""The gateway's parent process: holds the locks, keeps N workers running, answers probes. It serves no request."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+from aiohttp import web
+
+from weighbridge.errors import SetupError
+from weighbridge.gateway.http.probes import Probes
+from weighbridge.gateway.options import Options, read_options
+from weighbridge.gateway.port import DataDirLock, PortReservation, listen
+from weighbridge.gateway.worker import EXIT_SETUP
+from weighbridge.routing.acks import clear_column, open_acks
+from weighbridge.settings import Settings
+from weighbridge.telemetry.logs import configure_logs
+
+log = structlog.get_logger()
+
+RESTART_PAUSE_S = 0.2
+RESTART_PAUSE_MAX_S = 5.0
+LIVED_WELL_S = 10.0
+KILL_AFTER_S = 5.0
+"""Beyond the drain limit."""
+
+
+def main(argv: Sequence[str]) -> int:
+    options = read_options(argv, Settings())
+    configure_logs("gateway", options.log_level)
+    try:
+        asyncio.run(supervise(options))
+    except SetupError as error:
+        print(f"weighbridge: {error.message}", file=sys.stderr)  # noqa: T201 - a user reads it
+        return EXIT_SETUP
+    return 0
+
+
+async def supervise(options: Options) -> None:
+    """Until SIGTERM or SIGINT; raises SetupError when the data directory or a port is taken."""
+    run = options.data_dir.run
+    run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = DataDirLock(run)
+    try:
+        reservation = PortReservation(options.host, options.port)
+        try:
+            async with _probes(options) as probe_port:
+                _announce(options, reservation.port, probe_port)
+                await _keep_workers(options, reservation.port)
+        finally:
+            reservation.close()
+    finally:
+        lock.close()
+
+
+@asynccontextmanager
+async def _probes(options: Options) -> AsyncIterator[int]:
+    server = web.Server(Probes(options.data_dir.run, options.workers), access_log=None)
+    runner = web.ServerRunner(server, shutdown_timeout=1)
+    await runner.setup()
+    reservation = PortReservation(options.probe_host, options.probe_port)
+    try:
+        listener = listen(options.probe_host, reservation.port)
+        await web.SockSite(runner, listener).start()
+        yield reservation.port
+    finally:
+        await runner.cleanup()
+        reservation.close()
+
+
+def _announce(options: Options, port: int, probe_port: int) -> None:
+    """`gateway.json`: where this gateway listens, for those who chose port 0."""
+    path = options.data_dir.run / "gateway.json"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    facts = {"pid": os.getpid(), "port": port, "probe_port": probe_port}
+    temporary.write_text(json.dumps(facts), encoding="utf-8")
+    temporary.rename(path)
+
+
+async def _keep_workers(options: Options, port: int) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with asyncio.TaskGroup() as tasks:
+        for worker in range(options.workers):
+            tasks.create_task(_keep_worker(options, worker, port, stop))
+
+
+async def _keep_worker(options: Options, worker: int, port: int, stop: asyncio.Event) -> None:
+    """Start it again whenever it dies; its column is cleared in between, so no count of the dead remains."""
+    memory = open_acks(options.data_dir.acks_file)
+    pause_s = RESTART_PAUSE_S
+    loop = asyncio.get_running_loop()
+    while not stop.is_set():
+        started_s = loop.time()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "weighbridge.gateway.worker",
+            *options.worker_argv(worker, port),
+        )
+        status = await _until_ended(process, stop, options.drain_s + KILL_AFTER_S)
+        clear_column(memory, worker)
+        if stop.is_set():
+            return
+        lived_s = loop.time() - started_s
+        pause_s = (
+            RESTART_PAUSE_S if lived_s > LIVED_WELL_S else min(2 * pause_s, RESTART_PAUSE_MAX_S)
+        )
+        log.error("worker.died", worker=worker, status=status, restart_in_s=pause_s)
+        await _wait(stop, pause_s)
+
+
+async def _until_ended(
+    process: asyncio.subprocess.Process, stop: asyncio.Event, kill_after_s: float
+) -> int:
+    ended = asyncio.create_task(process.wait())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            process.terminate()
+            await asyncio.wait({ended}, timeout=kill_after_s)
+        if not ended.done():
+            process.kill()
+        return await ended
+    finally:
+        stopping.cancel()
+
+
+async def _wait(stop: asyncio.Event, wait_s: float) -> None:
+    try:
+        async with asyncio.timeout(wait_s):
+            await stop.wait()
+    except TimeoutError:
+        return
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

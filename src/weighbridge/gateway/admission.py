@@ -1,0 +1,68 @@
+"""From an authenticated body to an admitted request: what is asked, of which endpoint, in the engine's terms."""
+
+from dataclasses import dataclass
+
+from weighbridge.gateway.errors import model_not_found
+from weighbridge.gateway.requests.checks import check_request
+from weighbridge.gateway.requests.content import read_object
+from weighbridge.gateway.requests.reading import read_request
+from weighbridge.gateway.requests.shapes import ChatRequest, CompletionRequest, InferenceRequest
+from weighbridge.gateway.requests.writing import Body, engine_body
+from weighbridge.gateway.table import Tables
+from weighbridge.routing.model import EndpointRoute, KeyEntry
+
+CHAT_PATH = "/v1/chat/completions"
+COMPLETIONS_PATH = "/v1/completions"
+INFERENCE_PATHS = frozenset({CHAT_PATH, COMPLETIONS_PATH})
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request that may go to a replica. `path` is the engine's path too."""
+
+    path: str
+    endpoint: EndpointRoute
+    body: Body
+    stream: bool
+    tier_used: str | None
+
+    @property
+    def is_chat(self) -> bool:
+        return self.path == CHAT_PATH
+
+
+def admit(
+    path: str,
+    body: bytes,
+    *,
+    content_type: str,
+    content_encoding: str,
+    tables: Tables,
+    key: KeyEntry,
+) -> Admitted:
+    """Raises InvalidError, LimitError (413) or NotFoundError; the engine hears nothing of such requests."""
+    content = read_object(body, content_type, content_encoding)
+    request = _read(path, content)
+    endpoint = tables.endpoint(request.model, key.org_id)
+    if endpoint is None:
+        raise model_not_found(request.model)
+    check_request(request, endpoint)
+    return Admitted(
+        path=path,
+        endpoint=endpoint,
+        body=engine_body(request),
+        stream=request.stream is True,
+        tier_used=_tier_used(request),
+    )
+
+
+def _read(path: str, content: dict[str, object]) -> InferenceRequest:
+    if path == CHAT_PATH:
+        return read_request(content, ChatRequest)
+    return read_request(content, CompletionRequest)
+
+
+def _tier_used(request: InferenceRequest) -> str | None:
+    """All requests are served alike; the member appears only for those that left the choice to us."""
+    asked_auto = isinstance(request, ChatRequest) and request.service_tier == "auto"
+    return "default" if asked_auto else None

@@ -1,0 +1,200 @@
+"""An engine's event stream turned into the caller's: same tokens, our identity, one clear end (G1, G2).
+
+No I/O and no clock here: bytes and elapsed times go in, frames come out.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from weighbridge.errors import UnavailableError
+from weighbridge.gateway.answers.rendering import (
+    AnswerIdentity,
+    Elapsed,
+    WrongIdentityError,
+    chat_logprobs,
+    reasoning_of,
+    text_logprobs,
+    time_info_of,
+    usage_of,
+)
+from weighbridge.gateway.answers.shapes import (
+    CalledFunction,
+    Chunk,
+    Delta,
+    DeltaChoice,
+    EngineAnswer,
+    EngineChoice,
+    EngineMessage,
+    EngineTimings,
+    EngineUsage,
+    TextDeltaChoice,
+    ToolCall,
+    finish_word,
+)
+from weighbridge.gateway.answers.sse import SseEvent, SseParser
+
+DONE_FRAME = b"data: [DONE]\n\n"
+_DONE = b"[DONE]"
+_DECODER = msgspec.json.Decoder(EngineAnswer)
+_ENCODER = msgspec.json.Encoder()
+
+
+class AnswerStream:
+    """One streamed answer. `feed` returns the frames to send; `complete` is true once the last one was among them.
+
+    `events` counts what the engine sent, `chunks` what carried tokens.
+
+    Content goes on as it comes. Finish chunks are held until the engine's usage is there, because usage and
+    times belong on the last of them; a tool call is held until it is whole.
+    """
+
+    def __init__(self, identity: AnswerIdentity) -> None:
+        self.usage: EngineUsage | None = None
+        self.events = 0
+        self.chunks = 0
+        self.complete = False
+        self._identity = identity
+        self._parser = SseParser()
+        self._finish: dict[int, str] = {}
+        self._open: set[int] = set()
+        self._tool_calls: dict[int, list[ToolCall]] = {}
+        self._text_chars: dict[int, int] = {}
+        self._timings: EngineTimings | None = None
+        self._engine_fingerprint: str | None = None
+
+    def feed(self, received: bytes, elapsed: Elapsed) -> bytes:
+        """Raises UnavailableError when the engine fails or ends early, WrongIdentityError when it is another."""
+        frames: list[bytes] = []
+        for event in self._parser.feed(received):
+            if self.complete:
+                break
+            if event.data == _DONE:
+                frames.append(self.end(elapsed))
+            else:
+                frames.extend(self._event(event))
+        return b"".join(frames)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice that began has its finish reason."""
+        return bool(self._finish) and not self._open
+
+    def end(self, elapsed: Elapsed) -> bytes:
+        """The frames that are still to send when the engine has closed its stream.
+
+        Raises UnavailableError when some choice has not finished: then the stream was cut (G2).
+        """
+        if self.complete:
+            return b""
+        if not self.finished:
+            raise UnavailableError("The engine ended the answer early", code="answer_cut")
+        self.complete = True
+        frames = []
+        last = max(self._finish)
+        for index in sorted(self._finish):
+            chunk = self._chunk(self._finish_choice(index))
+            if index == last:
+                chunk.time_info = time_info_of(
+                    self._identity.created_unix_s, elapsed, self._timings
+                )
+                if self.usage is not None:
+                    chunk.usage = usage_of(self.usage)
+                if self._identity.tier_used is not None:
+                    chunk.service_tier_used = self._identity.tier_used
+            frames.append(_frame(chunk))
+        return b"".join([*frames, DONE_FRAME])
+
+    def _event(self, event: SseEvent) -> Iterator[bytes]:
+        self.events += 1
+        try:
+            answer = _DECODER.decode(event.data)
+        except msgspec.MsgspecError as error:
+            raise UnavailableError(
+                "The engine sent an event that is not JSON", code="engine_failed"
+            ) from error
+        if event.name == b"error" or answer.error is not None:
+            raise UnavailableError("The engine failed during the answer", code="engine_failed")
+        self._check(answer)
+        if answer.usage is not None:
+            self.usage = answer.usage
+        if answer.timings is not None:
+            self._timings = answer.timings
+        for choice in answer.choices:
+            yield from self._choice(choice)
+
+    def _check(self, answer: EngineAnswer) -> None:
+        self._identity.check(answer.model)
+        if self._engine_fingerprint is None:
+            self._engine_fingerprint = answer.system_fingerprint
+        elif answer.system_fingerprint not in (None, self._engine_fingerprint):
+            # One answer never changes its version half-way (G1).
+            raise WrongIdentityError("The engine changed its fingerprint during an answer")
+
+    def _choice(self, choice: EngineChoice) -> Iterator[bytes]:
+        self._open.add(choice.index)
+        made = self._delta_choice(choice) if self._identity.is_chat else self._text_choice(choice)
+        if made is not None:
+            self.chunks += 1
+            yield _frame(self._chunk(made))
+        if choice.finish_reason is not None:
+            calls = self._tool_calls.pop(choice.index, None)
+            if calls:
+                yield _frame(self._chunk(DeltaChoice(Delta(tool_calls=calls), choice.index)))
+            self._finish[choice.index] = finish_word(choice.finish_reason)
+            self._open.discard(choice.index)
+
+    def _delta_choice(self, choice: EngineChoice) -> DeltaChoice | None:
+        message = choice.delta or EngineMessage()
+        for part in message.tool_calls or ():
+            _merge(self._tool_calls.setdefault(choice.index, []), part)
+        delta = Delta(
+            role=message.role, content=message.content or None, reasoning=reasoning_of(message)
+        )
+        if delta == Delta() and choice.logprobs is None:
+            return None
+        return DeltaChoice(delta, choice.index, logprobs=chat_logprobs(choice.logprobs))
+
+    def _text_choice(self, choice: EngineChoice) -> TextDeltaChoice | None:
+        if not choice.text and choice.logprobs is None:
+            return None
+        text = choice.text or ""
+        offset = self._text_chars.get(choice.index, 0)
+        self._text_chars[choice.index] = offset + len(text)
+        logprobs = text_logprobs(choice.logprobs, offset)
+        return TextDeltaChoice(choice.index, text, logprobs=logprobs)
+
+    def _finish_choice(self, index: int) -> DeltaChoice | TextDeltaChoice:
+        reason = self._finish[index]
+        if self._identity.is_chat:
+            return DeltaChoice(Delta(), index, finish_reason=reason)
+        return TextDeltaChoice(index, "", finish_reason=reason)
+
+    def _chunk(self, choice: DeltaChoice | TextDeltaChoice) -> Chunk:
+        return Chunk(
+            id=self._identity.answer_id,
+            choices=(choice,),
+            created=int(self._identity.created_unix_s),
+            model=self._identity.endpoint_id,
+            system_fingerprint=self._identity.fingerprint,
+            object="chat.completion.chunk" if self._identity.is_chat else "text_completion",
+        )
+
+
+def _merge(calls: list[ToolCall], part: ToolCall) -> None:
+    """Engines stream a call's arguments in pieces; callers of this API get each call whole."""
+    index = part.index if part.index is not None else len(calls)
+    if index >= len(calls):
+        name = part.function.name
+        calls.append(
+            ToolCall(
+                CalledFunction(name, part.function.arguments or ""), "function", part.id, len(calls)
+            )
+        )
+        return
+    call = calls[index]
+    call.function.arguments = (call.function.arguments or "") + (part.function.arguments or "")
+
+
+def _frame(chunk: Chunk) -> bytes:
+    return b"data: " + _ENCODER.encode(chunk) + b"\n\n"

@@ -1,0 +1,25 @@
+"""Choose the replica that answers a request. Pure: counts and the random value are arguments."""
+
+from collections.abc import Callable, Collection, Sequence
+
+from weighbridge.routing.model import ReplicaRoute
+
+
+def pick(
+    replicas: Sequence[ReplicaRoute],
+    in_flight: Callable[[int], int],
+    random_value: float,
+    excluded: Collection[str],
+) -> ReplicaRoute | None:
+    """The least loaded replica whose id is not excluded; a tie is broken by `random_value` in [0, 1).
+
+    `in_flight(slot)` is the requests on that slot over all workers of this host. Without a shared count a
+    choice among ties must be random, or every worker would pick the same first one.
+    """
+    candidates = [replica for replica in replicas if replica.replica_id not in excluded]
+    if not candidates:
+        return None
+    loads = [in_flight(replica.slot) for replica in candidates]
+    least = min(loads)
+    ties = [replica for replica, load in zip(candidates, loads, strict=True) if load == least]
+    return ties[min(int(random_value * len(ties)), len(ties) - 1)]

@@ -1,0 +1,108 @@
+"""How the gateway's refusals look on the wire: one table from error code to status, type and param.
+
+The shape is the hosted inference API's: a flat object of message, type, param and code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from weighbridge.errors import (
+    ForbiddenError,
+    InvalidError,
+    LimitError,
+    NotFoundError,
+    UnauthenticatedError,
+    UnavailableError,
+    WeighbridgeError,
+)
+
+RETRY_AFTER_S = 1
+REFLECTED_CHARS_MAX = 200
+"""Most characters of a request's own text in an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorAnswer:
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    status: int
+    type: str
+    param: str | None = None
+
+
+_ROWS: Mapping[str, _Row] = {
+    "wrong_api_format": _Row(400, "invalid_request_error", "validation_error"),
+    "unsupported": _Row(400, "invalid_request_error", "validation_error"),
+    "context_length_exceeded": _Row(400, "invalid_request_error", "messages"),
+    "wrong_api_key": _Row(401, "invalid_request_error", "api_key"),
+    "model_not_found": _Row(404, "not_found_error", "model"),
+    "method_not_allowed": _Row(405, "invalid_request_error", "method"),
+    "body_too_large": _Row(413, "invalid_request_error", "body"),
+    "body_too_slow": _Row(408, "invalid_request_error", "body"),
+    "headers_too_large": _Row(431, "invalid_request_error", "headers"),
+    "unsupported_media_type": _Row(415, "invalid_request_error", "headers"),
+    "queue_exceeded": _Row(429, "too_many_requests_error", "queue"),
+    "no_ready_replica": _Row(503, "service_unavailable_error", "model"),
+    "replicas_failed": _Row(503, "service_unavailable_error", "model"),
+    "engine_failed": _Row(503, "service_unavailable_error", "model"),
+    "answer_cut": _Row(503, "service_unavailable_error", "model"),
+    "deadline_exceeded": _Row(503, "service_unavailable_error", "model"),
+    "control_plane_away": _Row(503, "service_unavailable_error"),
+    "internal_error": _Row(500, "api_error"),
+}
+
+_CLASS_ROWS: tuple[tuple[type[WeighbridgeError], _Row], ...] = (
+    (InvalidError, _Row(400, "invalid_request_error", "validation_error")),
+    (UnauthenticatedError, _Row(401, "invalid_request_error", "api_key")),
+    (ForbiddenError, _Row(403, "permission_error")),
+    (NotFoundError, _Row(404, "not_found_error", "model")),
+    (LimitError, _Row(429, "too_many_requests_error", "quota")),
+    (UnavailableError, _Row(503, "service_unavailable_error")),
+)
+
+
+def model_not_found(model: str) -> NotFoundError:
+    """The same for an unknown model, another org's, and one that never served (T2)."""
+    shown = model[:REFLECTED_CHARS_MAX].encode("utf-8", "replace").decode()
+    return NotFoundError(
+        f"Model {shown} does not exist or you do not have access to it.", code="model_not_found"
+    )
+
+
+def error_answer(error: WeighbridgeError) -> ErrorAnswer:
+    if error.code == "not_authenticated":
+        return ErrorAnswer(403, b'{"detail":"Not authenticated"}')
+    row = _row(error)
+    headers = {"retry-after": str(RETRY_AFTER_S)} if row.status in (429, 503) else {}
+    return ErrorAnswer(row.status, msgspec.json.encode(_flat(error, row)), headers)
+
+
+def error_event(error: WeighbridgeError, answer_id: str) -> bytes:
+    """The last event of a stream that failed (G2); nested, with the status the clients' libraries read."""
+    row = _row(error)
+    nested = {**_flat(error, row), "id": answer_id}
+    return b"data: " + msgspec.json.encode({"error": nested, "status_code": row.status}) + b"\n\n"
+
+
+def _row(error: WeighbridgeError) -> _Row:
+    row = _ROWS.get(error.code)
+    if row is not None:
+        return row
+    matching = (row for kind, row in _CLASS_ROWS if isinstance(error, kind))
+    return next(matching, _ROWS["internal_error"])
+
+
+def _flat(error: WeighbridgeError, row: _Row) -> Mapping[str, str | None]:
+    return {
+        "message": error.message,
+        "type": row.type,
+        "param": error.param or row.param,
+        "code": error.code,
+    }

@@ -1,0 +1,68 @@
+"""Which replica a request goes to now: current routes, shared load counts, and who failed a moment ago."""
+
+import random
+from collections.abc import Collection, Sequence
+
+import structlog
+
+from weighbridge.clock import monotonic_s
+from weighbridge.errors import LimitError, WeighbridgeError
+from weighbridge.gateway.balance import pick
+from weighbridge.gateway.table import CurrentTables
+from weighbridge.routing.acks import GatewayView, sum_slot
+from weighbridge.routing.model import EndpointRoute, ReplicaRoute
+
+log = structlog.get_logger()
+
+COLUMNS_REFRESH_S = 0.5
+COOLING_S = 1.0
+
+
+class Choice:
+    """Holds the two things a choice depends on besides the tables: load columns and cooling replicas.
+
+    A replica that has just failed gets nothing for `cooling_s` while another is there: it has no requests in
+    flight, so the least-loaded rule alone would send it every one.
+    """
+
+    def __init__(
+        self, current: CurrentTables, view: GatewayView, cooling_s: float = COOLING_S
+    ) -> None:
+        self._current = current
+        self._view = view
+        self._cooling_s = cooling_s
+        self._columns: Sequence[memoryview[int]] = view.columns()
+        self._cooling: dict[str, float] = {}
+
+    def refresh(self) -> None:
+        """See which workers live and which replicas have cooled; twice a second is enough."""
+        self._columns = self._view.columns()
+        now_s = monotonic_s()
+        self._cooling = {name: until for name, until in self._cooling.items() if until > now_s}
+
+    def failed(self, replica: ReplicaRoute, why: WeighbridgeError) -> None:
+        log.warning("replica.failed", replica_id=replica.replica_id, reason=why.message)
+        self._cooling[replica.replica_id] = monotonic_s() + self._cooling_s
+
+    def replica(self, endpoint: EndpointRoute, tried: Collection[str]) -> ReplicaRoute | None:
+        """By the newest table, so that a retry never goes to what has been unrouted since (G5).
+
+        Raises LimitError when even the least loaded replica is full.
+        """
+        newest = self._current.tables.endpoints.get(endpoint.endpoint_id)
+        if newest is None or newest.org_id != endpoint.org_id:
+            return None
+        now_s = monotonic_s()
+        cooling = {name for name, until in self._cooling.items() if until > now_s}
+        chosen = pick(newest.replicas, self._load, random.random(), {*tried, *cooling})  # noqa: S311 - no secret
+        if chosen is None:
+            chosen = pick(newest.replicas, self._load, random.random(), tried)  # noqa: S311 - no secret
+        if chosen is not None and self._load(chosen.slot) >= newest.in_flight_max:
+            raise LimitError(
+                f"Every replica of {newest.endpoint_id} is busy; try again shortly",
+                code="queue_exceeded",
+            )
+        return chosen
+
+    def _load(self, slot: int) -> int:
+        return sum_slot(self._columns, slot)

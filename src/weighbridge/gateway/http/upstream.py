@@ -1,0 +1,147 @@
+"""Connections to replicas: one POST, written from scratch, and what its failure means."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp import ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from yarl import URL
+
+from weighbridge.errors import LimitError, UnavailableError, WeighbridgeError
+from weighbridge.gateway.answers.rendering import AnswerIdentity, WrongIdentityError
+from weighbridge.gateway.answers.whole import ANSWER_BYTES_MAX, refusal_of
+from weighbridge.gateway.http.limits import UPSTREAM_KEEPALIVE_S
+from weighbridge.routing.model import ReplicaRoute
+from weighbridge.routing.tokens import replica_token
+
+_REFUSAL_BYTES_MAX = 64 * 1024
+_READ_BUFFER_BYTES = 32 * 1024
+_WRONG_IDENTITY = frozenset({401, 403, 404, 421})
+
+
+class AttemptFailedError(UnavailableError):
+    """A replica gave nothing that reached the caller, so another may be asked (G3); `cause` says why."""
+
+    def __init__(self, cause: WeighbridgeError) -> None:
+        super().__init__(cause.message, code=cause.code)
+        self.cause = cause
+
+
+@dataclass(slots=True)
+class _Trace:
+    reused: bool = False
+
+
+class Upstreams:
+    """The worker's client session. Nothing of the caller's headers is passed on."""
+
+    def __init__(self, pepper: bytes, connect_s: float) -> None:
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_reuseconn.append(_mark_reused)
+        self._pepper = pepper
+        self._session = ClientSession(
+            connector=TCPConnector(limit=0, keepalive_timeout=UPSTREAM_KEEPALIVE_S),
+            timeout=ClientTimeout(total=None, connect=None, sock_connect=connect_s),
+            cookie_jar=DummyCookieJar(),
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER_BYTES,
+            trace_configs=[trace],
+        )
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    @asynccontextmanager
+    async def post(
+        self, replica: ReplicaRoute, path: str, body: bytes, request_id: str
+    ) -> AsyncIterator[ClientResponse]:
+        """The replica's answer once its headers are there; leaving the block early closes the connection.
+
+        Raises AttemptFailedError when the replica cannot be reached or hangs up before its headers.
+        """
+        response = await self._open(replica, path, body, request_id)
+        try:
+            yield response
+        finally:
+            # A response read to its end has given its connection back; this ends the others at once (G4).
+            response.close()
+
+    async def _open(
+        self, replica: ReplicaRoute, path: str, body: bytes, request_id: str
+    ) -> ClientResponse:
+        try:
+            trace = _Trace()
+            try:
+                return await self._send(replica, path, body, request_id, trace)
+            except aiohttp.ClientConnectionError:
+                # The engine may close an idle connection just as it is reused; a fresh one tells.
+                if not trace.reused:
+                    raise
+            return await self._send(replica, path, body, request_id, trace)
+        except (aiohttp.ClientError, ConnectionError) as error:
+            cause = UnavailableError(f"A replica is away: {type(error).__name__}")
+            raise AttemptFailedError(cause) from error
+
+    async def _send(
+        self, replica: ReplicaRoute, path: str, body: bytes, request_id: str, trace: _Trace
+    ) -> ClientResponse:
+        token = replica_token(self._pepper, replica.replica_id)
+        return await self._session.post(
+            URL(replica.url.rstrip("/") + path, encoded=True),
+            data=body,
+            headers={
+                "authorization": f"Bearer {token}",
+                "content-type": "application/json",
+                "accept-encoding": "identity",
+                "x-request-id": request_id,
+            },
+            skip_auto_headers=("user-agent",),
+            allow_redirects=False,
+            trace_request_ctx=trace,
+        )
+
+
+async def _mark_reused(
+    _session: ClientSession, context: object, _params: aiohttp.TraceConnectionReuseconnParams
+) -> None:
+    trace = getattr(context, "trace_request_ctx", None)
+    if isinstance(trace, _Trace):
+        trace.reused = True
+
+
+async def read_answer(response: ClientResponse) -> bytes:
+    """The whole body; raises AttemptFailedError when it is cut or over the limit."""
+    return await _read(response, ANSWER_BYTES_MAX)
+
+
+async def check_status(response: ClientResponse, identity: AnswerIdentity) -> None:
+    """Raises InvalidError for what the caller must change, AttemptFailedError for what another replica may do."""
+    if response.status == 200:
+        return
+    if response.status in _WRONG_IDENTITY:
+        raise AttemptFailedError(
+            WrongIdentityError(f"A replica answered {response.status} to its own token")
+        )
+    if response.status == 429:
+        raise AttemptFailedError(LimitError("The replica's queue is full", code="queue_exceeded"))
+    if not 400 <= response.status < 500:
+        cause = UnavailableError(f"A replica answered {response.status}", code="engine_failed")
+        raise AttemptFailedError(cause)
+    raise refusal_of(await _read(response, _REFUSAL_BYTES_MAX), identity)
+
+
+async def _read(response: ClientResponse, size_bytes_max: int) -> bytes:
+    pieces: list[bytes] = []
+    size_bytes = 0
+    try:
+        while piece := await response.content.readany():
+            size_bytes += len(piece)
+            if size_bytes > size_bytes_max:
+                too_long = UnavailableError("A replica's answer is too long", code="engine_failed")
+                raise AttemptFailedError(too_long)
+            pieces.append(piece)
+    except (aiohttp.ClientError, ConnectionError) as error:
+        cut = UnavailableError("A replica's answer was cut", code="answer_cut")
+        raise AttemptFailedError(cut) from error
+    return b"".join(pieces)

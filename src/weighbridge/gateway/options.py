@@ -1,0 +1,70 @@
+"""The command line of the gateway's processes: server settings, each of which an argument may replace."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from weighbridge.settings import DataDir, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a gateway process needs to know; `worker` is None in the parent."""
+
+    data_dir: DataDir
+    pepper_dir: Path
+    host: str
+    port: int
+    probe_host: str
+    probe_port: int
+    workers: int
+    worker: int | None
+    request_max_s: float
+    drain_s: float
+    log_level: str
+
+    def worker_argv(self, worker: int, port: int) -> Sequence[str]:
+        """Arguments of one worker process; no secret is among them (T5)."""
+        return (
+            *("--data-dir", str(self.data_dir.root)),
+            *("--pepper-dir", str(self.pepper_dir)),
+            *("--host", self.host),
+            *("--port", str(port)),
+            *("--workers", str(self.workers)),
+            *("--worker", str(worker)),
+            *("--request-max-s", str(self.request_max_s)),
+            *("--drain-s", str(self.drain_s)),
+            *("--log-level", self.log_level),
+        )
+
+
+def read_options(argv: Sequence[str], settings: Settings) -> Options:
+    """Exits with status 2 and a usage line for arguments it does not know."""
+    parser = argparse.ArgumentParser(prog="weighbridge.gateway", allow_abbrev=False)
+    parser.add_argument("--data-dir", type=Path, default=settings.data_dir)
+    parser.add_argument("--pepper-dir", type=Path, help="default: secrets/ in the data directory")
+    parser.add_argument("--host", default=settings.host)
+    parser.add_argument("--port", type=int, default=settings.port)
+    parser.add_argument("--probe-host", default=settings.probe_host)
+    parser.add_argument("--probe-port", type=int, default=settings.probe_port)
+    parser.add_argument("--workers", type=int, default=settings.gateway_workers)
+    parser.add_argument("--worker", type=int, help="set by the parent: this worker's index")
+    parser.add_argument("--request-max-s", type=float, default=settings.request_max_s)
+    parser.add_argument("--drain-s", type=float, default=30.0, help="for streams after SIGTERM")
+    parser.add_argument("--log-level", default=settings.log_level)
+    found = parser.parse_args(argv)
+    data_dir = DataDir(found.data_dir.expanduser().resolve())
+    return Options(
+        data_dir=data_dir,
+        pepper_dir=found.pepper_dir or data_dir.secrets,
+        host=found.host,
+        port=found.port,
+        probe_host=found.probe_host,
+        probe_port=found.probe_port,
+        workers=found.workers,
+        worker=found.worker,
+        request_max_s=found.request_max_s,
+        drain_s=found.drain_s,
+        log_level=found.log_level,
+    )

@@ -1,0 +1,1 @@
+"""Inference requests: decoded, checked, and written anew for the engine (G9)."""

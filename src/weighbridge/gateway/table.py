@@ -1,0 +1,62 @@
+"""The tables a worker decides by: endpoints and keys, looked up in memory; built from snapshots, never changed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from weighbridge.routing.model import (
+    EMPTY_KEYS,
+    EMPTY_ROUTES,
+    EndpointRoute,
+    KeyEntry,
+    KeyTable,
+    RouteTable,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """One generation of routes and one of keys, as lookups."""
+
+    routes_generation: int
+    keys_generation: int
+    endpoints: Mapping[str, EndpointRoute]
+    keys: Mapping[bytes, KeyEntry]
+
+    def with_routes(self, table: RouteTable) -> "Tables":
+        return Tables(
+            table.generation,
+            self.keys_generation,
+            {endpoint.endpoint_id: endpoint for endpoint in table.endpoints},
+            self.keys,
+        )
+
+    def with_keys(self, table: KeyTable) -> "Tables":
+        """Raises ValueError for a digest that is not hex."""
+        return Tables(
+            self.routes_generation,
+            table.generation,
+            self.endpoints,
+            {bytes.fromhex(entry.digest): entry for entry in table.keys},
+        )
+
+    def endpoint(self, endpoint_id: str, org_id: str) -> EndpointRoute | None:
+        """None for an endpoint of another org and for one that never served, as for no endpoint (T2)."""
+        endpoint = self.endpoints.get(endpoint_id)
+        if endpoint is None or endpoint.org_id != org_id or not endpoint.deployed:
+            return None
+        return endpoint
+
+    def endpoints_of(self, org_id: str) -> Sequence[EndpointRoute]:
+        """Those the org's callers may name, by id."""
+        visible = (e for e in self.endpoints.values() if e.org_id == org_id and e.deployed)
+        return sorted(visible, key=lambda endpoint: endpoint.endpoint_id)
+
+
+EMPTY_TABLES = Tables(0, 0, {}, {}).with_routes(EMPTY_ROUTES).with_keys(EMPTY_KEYS)
+
+
+@dataclass(slots=True)
+class CurrentTables:
+    """The one reference that is swapped when a newer snapshot is applied; the owner is `snapshots`."""
+
+    tables: Tables = field(default=EMPTY_TABLES)

@@ -1,0 +1,49 @@
+"""What the threads of one sync share: a sign of life, a count of bytes, and the order to stop."""
+
+import threading
+from collections.abc import Callable
+
+
+class Pulse:
+    """What the threads of one sync share: bytes done, when the last one came, and the order to stop."""
+
+    def __init__(self, monotonic: Callable[[], float], *, bytes_done: int = 0) -> None:
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._cause: Exception | None = None
+        self._last_beat = monotonic()
+        self._bytes_done = bytes_done
+        self.received = False
+
+    @property
+    def bytes_done(self) -> int:
+        return self._bytes_done
+
+    def now(self) -> float:
+        return self._monotonic()
+
+    def idle_s(self) -> float:
+        return self._monotonic() - self._last_beat
+
+    def beat(self) -> None:
+        self._last_beat = self._monotonic()
+        self.received = True
+
+    def add_done(self, count: int) -> None:
+        with self._lock:
+            self._bytes_done += count
+
+    def stop(self, cause: Exception) -> None:
+        """Every thread raises `cause` at its next step, within a chunk or a pause. The first cause stays."""
+        with self._lock:
+            self._cause = self._cause or cause
+        self._stopped.set()
+
+    def check(self) -> None:
+        if self._stopped.is_set() and self._cause is not None:
+            raise self._cause
+
+    def pause(self, seconds: float) -> None:
+        self._stopped.wait(seconds)
+        self.check()

@@ -1,0 +1,357 @@
+"""One weight sync from its claim to its end: list, pin, verdict, fetch, publish (reliability B1, rows 3 to 9)."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from weighbridge.errors import InvalidError, NotFoundError, StaleError, WeighbridgeError
+from weighbridge.ingest import store
+from weighbridge.ingest.fetch import FetchOrder, disk_fault, fetch, reserve
+from weighbridge.ingest.model import PinnedFile, S3Prefix, SyncLimits, SyncOrder
+from weighbridge.ingest.plan import select
+from weighbridge.ingest.s3.access import S3Access
+from weighbridge.ingest.s3.faults import Reader, Retry, SourceError
+from weighbridge.ingest.s3.source import Source
+from weighbridge.ingest.watch import SyncCancelledError, Watch
+from weighbridge.registry.model import SyncStatus
+from weighbridge.storage import lease
+from weighbridge.storage.database import Database
+from weighbridge.storage.lease import Lease
+from weighbridge.weights.config import CONFIG_FILE
+from weighbridge.weights.filesystem import FilesystemStore, MissingBlobError
+from weighbridge.weights.manifest import FileEntry, Manifest
+from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
+from weighbridge.weights.shard_index import INDEX_FILE
+from weighbridge.weights.tensors import TensorSpec
+from weighbridge.weights.verdict import Wish, check_files, check_tensors
+
+log = structlog.get_logger()
+
+DISK_RETRY_S = 2.0
+MANIFEST_LEASE_TTL_S = 120.0
+MANIFEST_LEASE_TRIES_MAX = 300
+PUBLISH_TRIES_MAX = 3
+RECORD_TIMEOUT_S = 60.0
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class SyncParts:
+    """What every sync of a process works with."""
+
+    database: Database
+    store: FilesystemStore
+    access: S3Access
+    monotonic: Callable[[], float]
+    limits: SyncLimits
+    threads: ThreadPoolExecutor
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """The verdict: tensors by file, and the index to publish with them."""
+
+    headers: dict[str, Sequence[TensorSpec]]
+    index: bytes | None
+
+
+class Sync:
+    """One claim's work on one version; `run` ends it in a final state or raises StaleError, UnavailableError."""
+
+    def __init__(self, parts: SyncParts, held: Lease, order: SyncOrder) -> None:
+        self._parts = parts
+        self._held = held
+        self._order = order
+        self._id = order.version_id
+        self._watch = Watch(
+            parts.database,
+            held,
+            self._id,
+            monotonic=parts.monotonic,
+            spent_s=order.spent_s,
+            total_s=parts.limits.total_s,
+        )
+        self._digests: dict[str, str] = {}
+        self._log = log.bind(version_id=self._id, source=order.weight_uri, epoch=held.epoch)
+
+    async def run(self) -> None:
+        """Safe to interrupt anywhere: what is durable is found again by the next claim."""
+        self._log.info("sync.started")
+        try:
+            async with self._watch:
+                digest = await self._work()
+        except SyncCancelledError as error:
+            await self._finish(SyncStatus.CANCELLED, error)
+        except StaleError:
+            raise
+        except (InvalidError, SourceError) as error:
+            await self._finish(SyncStatus.ERROR, error)
+        else:
+            await self._in_thread(partial(self._parts.store.remove_staging, self._id))
+            self._log.info("sync.done", digest=digest, bytes=self._watch.pulse.bytes_done)
+
+    async def _work(self) -> str:
+        source_prefix = S3Prefix.parse(self._order.weight_uri)
+        role_arn = self._parts.access.role_for(self._order.role_arn)
+        reader = Reader(source_prefix, role_arn, self._order.external_id)
+        base, wish = await self._in_thread(self._base)
+        files = self._order.files or await self._snapshot(reader)
+        tensors = [file for file in files if file.path in _tensor_paths(files)]
+        self._watch.step = "check"
+        checked = await self._in_thread(
+            partial(self._check, self._source(reader), wish, files, tensors)
+        )
+        self._log.info("sync.checked", files=len(tensors))
+        for _ in range(PUBLISH_TRIES_MAX):
+            await self._reuse(reader, tensors, checked)
+            await self._fetch(reader, tensors, checked)
+            try:
+                return await self._publish(base, tensors, checked)
+            except MissingBlobError as error:
+                await self._forget(error.digest, tensors)
+        raise SourceError(
+            "The weight store lost files of this version thrice.", code="STORE_FAILED"
+        )
+
+    def _base(self) -> tuple[Manifest, Wish]:
+        try:
+            base = self._parts.store.manifest(self._order.base_digest)
+            entry = base.by_path()[CONFIG_FILE]
+            config = self._parts.store.blob_path(entry.digest).read_bytes()
+        except (NotFoundError, KeyError, FileNotFoundError) as error:
+            raise SourceError(
+                f"The files of architecture {self._order.arch_id} are not in the weight store. "
+                "Its operator must register it again.",
+                code="BASE_MISSING",
+            ) from error
+        return base, Wish(self._order.arch_id, self._order.tensors, config)
+
+    async def _snapshot(self, reader: Reader) -> Sequence[PinnedFile]:
+        """List and pin once, and store it: every later read, of this claim or the next, is of these revisions (W3)."""
+        self._watch.step = "list"
+        pinned = await self._in_thread(partial(self._list_and_pin, self._source(reader)))
+        totals = [file for file in pinned if file.path in _tensor_paths(pinned)]
+        if (size := sum(file.size_bytes for file in totals)) > self._parts.limits.bytes_max:
+            raise InvalidError(
+                f"{reader.source} holds {size} bytes of weights; {self._parts.limits.bytes_max} is the most.",
+                code="TOO_LARGE",
+            )
+        async with self._parts.database.begin() as tx:
+            await store.record_snapshot(tx, self._held, self._id, pinned, totals=totals)
+        self._log.info("sync.pinned", files=len(totals), bytes=size)
+        return pinned
+
+    def _list_and_pin(self, source: Source) -> list[PinnedFile]:
+        objects, folders = source.list_folder()
+        selection = select(source.reader.source, objects, folders)
+        for name, reason in list(selection.ignored.items())[:20]:
+            self._log.info("sync.ignored", name=name, reason=reason)
+        wanted = [*selection.tensors.items(), *selection.compared.items()]
+        return source.each(lambda pair: source.pin(pair[1], pair[0]), wanted)
+
+    def _check(
+        self, source: Source, wish: Wish, files: Sequence[PinnedFile], tensors: Sequence[PinnedFile]
+    ) -> _Checked:
+        texts = {f.path: source.read(f, 0, f.size_bytes) for f in files if f not in tensors}
+        names = [file.path for file in tensors]
+        weight_map = check_files(wish, names, texts.get(CONFIG_FILE), texts.get(INDEX_FILE))
+        headers = dict(zip(names, source.each(source.header, tensors), strict=True))
+        return _Checked(headers, check_tensors(wish, headers, weight_map))
+
+    async def _reuse(
+        self, reader: Reader, tensors: Sequence[PinnedFile], checked: _Checked
+    ) -> None:
+        """Find the files that are in the store already: of an earlier claim, or an earlier version of this org."""
+        self._watch.restart()
+        self._digests.clear()
+        for file in tensors:
+            async with self._parts.database.begin() as tx:
+                current = await store.file_digest(tx, self._id, file.key)
+                digest = current or await store.known_digest(
+                    tx, self._order.org_id, reader.source.bucket, file
+                )
+            if digest is None or not await self._in_thread(
+                partial(self._holds, digest, file, checked.headers[file.path])
+            ):
+                continue
+            if current is None:
+                async with self._parts.database.begin() as tx:
+                    await store.record_digest(tx, self._held, self._id, file.key, digest)
+                self._log.info("sync.reused", file=file.path)
+            self._note(file, digest)
+            self._watch.pulse.add_done(file.size_bytes)
+
+    def _holds(self, digest: str, file: PinnedFile, specs: Sequence[TensorSpec]) -> bool:
+        blob = self._parts.store.blob_path(digest)
+        if not blob.is_file() or blob.stat().st_size != file.size_bytes:
+            return False
+        try:
+            _check_header(file, specs, blob)
+        except SourceError:
+            return False
+        return True
+
+    async def _fetch(
+        self, reader: Reader, tensors: Sequence[PinnedFile], checked: _Checked
+    ) -> None:
+        """Fetch what is missing; a full disk is waited for, within its limit."""
+        self._watch.step = "fetch"
+        since = self._parts.monotonic()
+        loop = asyncio.get_running_loop()
+        while missing := [file for file in tensors if file.key not in self._digests]:
+            orders = [
+                FetchOrder(
+                    file,
+                    self._parts.store.staging_file(f"{self._id}/{file.ident}"),
+                    partial(_check_header, file, checked.headers[file.path]),
+                )
+                for file in missing
+            ]
+            done_before = self._watch.pulse.bytes_done
+            try:
+                await self._in_thread(partial(self._fetch_now, self._source(reader), orders, loop))
+            except SourceError as error:
+                waited_s = self._parts.monotonic() - since
+                if error.retry is not Retry.DISK or waited_s >= self._parts.limits.disk_wait_s:
+                    raise
+                self._log.warning("sync.waits_for_disk", code=error.code, waited_s=round(waited_s))
+                await asyncio.sleep(DISK_RETRY_S)
+                self._watch.check()
+                self._watch.restart(bytes_done=min(done_before, self._watch.pulse.bytes_done))
+
+    def _fetch_now(
+        self, source: Source, orders: Sequence[FetchOrder], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        limits, weights = self._parts.limits, self._parts.store
+        keep_free = int(weights.total_bytes() * limits.disk_free_min_share)
+        reserve(orders, free_bytes=weights.free_bytes(), keep_free_bytes=keep_free)
+
+        def finished(file: PinnedFile, staged: Path, digest: str) -> None:
+            # The row names the digest before the blob exists: after a crash between the two, the file is
+            # found incomplete and finished from its journal; the other way round it would be fetched again.
+            recorded = asyncio.run_coroutine_threadsafe(self._record(file, digest), loop)
+            recorded.result(RECORD_TIMEOUT_S)
+            try:
+                weights.publish_blob(staged, digest)
+            except OSError as error:
+                raise disk_fault(error, file.size_bytes, weights.free_bytes()) from error
+            loop.call_soon_threadsafe(self._note, file, digest)
+
+        fetch(
+            source,
+            orders,
+            self._watch.pulse,
+            workers=limits.parts_parallel,
+            tries_max=limits.file_tries_max,
+            finished=finished,
+        )
+
+    async def _record(self, file: PinnedFile, digest: str) -> None:
+        async with self._parts.database.begin() as tx:
+            await store.record_digest(tx, self._held, self._id, file.key, digest)
+        self._log.info("sync.file_done", file=file.path, digest=digest, bytes=file.size_bytes)
+
+    def _note(self, file: PinnedFile, digest: str) -> None:
+        self._digests[file.key] = digest
+        self._watch.files_done = len(self._digests)
+
+    async def _forget(self, digest: str, tensors: Sequence[PinnedFile]) -> None:
+        lost = [file for file in tensors if self._digests.get(file.key) == digest]
+        if not lost:
+            raise SourceError(
+                f"A file of architecture {self._order.arch_id} is missing in the weight store. "
+                "Its operator must register it again.",
+                code="BASE_MISSING",
+            )
+        for file in lost:
+            async with self._parts.database.begin() as tx:
+                await store.record_digest(tx, self._held, self._id, file.key, None)
+
+    async def _publish(
+        self, base: Manifest, tensors: Sequence[PinnedFile], checked: _Checked
+    ) -> str:
+        """Publish under the manifest's lease and say so in one guarded write (W2)."""
+        self._watch.step = "commit"
+        entries = dict(base.by_path())
+        for file in tensors:
+            entries[file.path] = FileEntry(file.path, file.size_bytes, self._digests[file.key])
+        if checked.index is not None:
+            put = partial(self._parts.store.put_bytes, checked.index)
+            digest, size_bytes = await self._in_thread(put)
+            entries[INDEX_FILE] = FileEntry(INDEX_FILE, size_bytes, digest)
+        manifest = Manifest.of(entries.values())
+        publishing = await self._lease_manifest(manifest.digest)
+        await self._in_thread(partial(self._parts.store.publish, manifest))
+        async with self._parts.database.begin() as tx:
+            await lease.require(tx, publishing)
+            await store.finish(tx, self._held, self._id, SyncStatus.DONE)
+            await lease.release(tx, publishing)
+        return manifest.digest
+
+    async def _lease_manifest(self, digest: str) -> Lease:
+        for _ in range(MANIFEST_LEASE_TRIES_MAX):
+            self._watch.check()
+            async with self._parts.database.begin() as tx:
+                name = store.manifest_lease_name(digest)
+                # Held for this claim alone: two syncs of equal bytes publish one after the other.
+                holder = f"{self._held.holder}/{self._id}"
+                taken = await lease.acquire(tx, name, holder, ttl_s=MANIFEST_LEASE_TTL_S)
+                if taken is not None:
+                    await store.record_manifest(tx, self._held, self._id, digest)
+                    return taken
+            await asyncio.sleep(1.0)
+        raise StaleError(f"manifest {digest} is being published or deleted by somebody else")
+
+    async def _finish(self, status: SyncStatus, error: WeighbridgeError) -> None:
+        async with self._parts.database.begin() as tx:
+            await store.finish(
+                tx,
+                self._held,
+                self._id,
+                status,
+                error_code=error.code,
+                error_message=error.message[: store.MESSAGE_CHARACTERS_MAX],
+            )
+        await self._in_thread(partial(self._parts.store.remove_staging, self._id))
+        self._log.warning("sync.ended", status=status.value, code=error.code, message=error.message)
+
+    def _source(self, reader: Reader) -> Source:
+        return Source(self._parts.access, reader, self._parts.limits, self._watch.pulse)
+
+    async def _in_thread(self, call: Callable[[], Result]) -> Result:
+        """Run blocking work; a cancelled task first stops it and waits, so that nothing writes unowned."""
+        self._watch.check()
+        future = asyncio.get_running_loop().run_in_executor(self._parts.threads, call)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._watch.stop(StaleError(f"the sync of {self._id} was interrupted"))
+            await asyncio.wait([future])
+            raise
+
+
+def _tensor_paths(files: Sequence[PinnedFile]) -> frozenset[str]:
+    return frozenset(file.path for file in files) - {CONFIG_FILE, INDEX_FILE}
+
+
+def _check_header(file: PinnedFile, specs: Sequence[TensorSpec], path: Path) -> None:
+    """The bytes on disk start with the header the verdict was given on."""
+    with path.open("rb") as content:
+        first = content.read(LENGTH_BYTES)
+        try:
+            head = first + content.read(header_length(first))
+            same = parse_header(head, file.size_bytes) == specs
+        except InvalidError:
+            same = False
+    if not same:
+        raise SourceError(
+            f"{file.key} arrived with another header than S3 had shown before. Upload it to the bucket again.",
+            code="CHECKSUM",
+        )

@@ -1,0 +1,180 @@
+"""Answers of the admin API as values; `raw` keeps the members a class does not name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from weighbridge.sdk.fields import Fields
+
+
+@dataclass(frozen=True, slots=True)
+class Org:
+    """`s3_external_id` belongs in the trust policy of the customer's role."""
+
+    id: str
+    org_name: str
+    s3_external_id: str
+    s3_role_arn: str | None
+    created: int
+    raw: Mapping[str, object] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, body: object) -> "Org":
+        answer = Fields(body, "an org")
+        return cls(
+            id=answer.text("id"),
+            org_name=answer.text("org_name"),
+            s3_external_id=answer.text("s3_external_id"),
+            s3_role_arn=answer.text_or_none("s3_role_arn"),
+            created=answer.integer("created"),
+            raw=answer.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """`key` is the secret itself: present once, in the answer to its creation; never printed by repr."""
+
+    id: str
+    kind: str
+    org_name: str | None
+    name: str
+    prefix: str
+    created: int
+    expires: int | None
+    revoked: int | None
+    key: str | None = field(repr=False)
+    raw: Mapping[str, object] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, body: object) -> "ApiKey":
+        answer = Fields(body, "an API key")
+        return cls(
+            id=answer.text("id"),
+            kind=answer.text("kind"),
+            org_name=answer.text_or_none("org_name"),
+            name=answer.text("name"),
+            prefix=answer.text("prefix"),
+            created=answer.integer("created"),
+            expires=answer.integer_or_none("expires"),
+            revoked=answer.integer_or_none("revoked"),
+            key=answer.text_or_none("key"),
+            raw=answer.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """`tensors` and `parameters` are counts; `org_names` empty means every org may use it."""
+
+    model_arch_id: str
+    source: str
+    digest: str
+    tensors: int
+    parameters: int
+    engine: Mapping[str, object]
+    org_names: tuple[str, ...]
+    created: int
+    updated: int
+    raw: Mapping[str, object] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, body: object) -> "Architecture":
+        answer = Fields(body, "a model architecture")
+        engine = answer.part_or_none("engine")
+        return cls(
+            model_arch_id=answer.text("model_arch_id"),
+            source=answer.text("source"),
+            digest=answer.text("digest"),
+            tensors=answer.integer("tensors"),
+            parameters=answer.integer("parameters"),
+            engine=engine.raw if engine is not None else {},
+            org_names=answer.texts("org_names"),
+            created=answer.integer("created"),
+            updated=answer.integer("updated"),
+            raw=answer.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointShape:
+    """An endpoint as the operator sees it. `serving` is the version that answers, if any does."""
+
+    endpoint_id: str
+    org_name: str
+    model_arch_id: str
+    replicas: int
+    max_unavailable: int
+    max_surge: int
+    serving: str | None
+    created: int
+    updated: int
+    raw: Mapping[str, object] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, body: object) -> "EndpointShape":
+        answer = Fields(body, "an endpoint")
+        serving = answer.raw.get("serving")
+        return cls(
+            endpoint_id=answer.text("endpoint_id"),
+            org_name=answer.text("org_name"),
+            model_arch_id=answer.text("model_arch_id"),
+            replicas=answer.integer("replicas"),
+            max_unavailable=answer.integer("max_unavailable"),
+            max_surge=answer.integer("max_surge"),
+            serving=None if serving is None else str(serving),
+            created=answer.integer("created"),
+            updated=answer.integer("updated"),
+            raw=answer.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    id: str
+    endpoint_id: str
+    deployment_id: str
+    version_id: str
+    state: str
+    reason: str
+    node: str | None
+    in_flight: int | None
+    created: int
+    ready: int | None
+    raw: Mapping[str, object] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, body: object) -> "Replica":
+        answer = Fields(body, "a replica")
+        return cls(
+            id=answer.text("id"),
+            endpoint_id=answer.text("endpoint_id"),
+            deployment_id=answer.text("deployment_id"),
+            version_id=str(answer.raw.get("version_id", "?")),
+            state=answer.text("state"),
+            reason=answer.text_or_none("reason") or "",
+            node=answer.text_or_none("node"),
+            in_flight=answer.integer_or_none("in_flight"),
+            created=answer.integer("created"),
+            ready=answer.integer_or_none("ready"),
+            raw=answer.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The server's own state; `gateways` are its running gateway workers."""
+
+    version: str
+    database: str
+    gateways: tuple[Mapping[str, object], ...]
+    raw: Mapping[str, object] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, body: object) -> "Status":
+        answer = Fields(body, "the server's status")
+        return cls(
+            version=answer.text("version"),
+            database=str(answer.raw.get("database", "?")),
+            gateways=tuple(item.raw for item in answer.parts("gateways", "a gateway")),
+            raw=answer.raw,
+        )

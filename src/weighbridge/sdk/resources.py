@@ -1,0 +1,150 @@
+"""The management calls: architectures, uploads, versions, endpoints and deployments of an org."""
+
+from collections.abc import Callable, Sequence
+from urllib.parse import quote
+
+from weighbridge.sdk.fields import Fields
+from weighbridge.sdk.transport import Json, Transport
+from weighbridge.sdk.types import (
+    Aliases,
+    Deployment,
+    Endpoint,
+    EndpointSummary,
+    ModelVersion,
+    VersionName,
+)
+
+
+class Caller:
+    """A transport with the key its calls are made with; the key is asked for at the first call."""
+
+    def __init__(self, transport: Transport, key: Callable[[], str]) -> None:
+        self._transport = transport
+        self._key = key
+
+    def get(self, path: str, **query: str) -> object:
+        return self._transport.request("GET", path, key=self._key(), query=query or None)
+
+    def post(self, path: str, body: Json | None = None) -> object:
+        """Never repeated where a first try may have been carried out."""
+        return self._transport.request("POST", path, key=self._key(), body=body, repeatable=False)
+
+    def patch(self, path: str, body: Json) -> object:
+        return self._transport.request("PATCH", path, key=self._key(), body=body)
+
+    def delete(self, path: str) -> object:
+        return self._transport.request("DELETE", path, key=self._key())
+
+
+def segment(value: str) -> str:
+    """A value as one segment of a path."""
+    return quote(value, safe="")
+
+
+class Models:
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def list(self, org_name: str) -> Sequence[str]:
+        """The ids of the model architectures an org may upload for."""
+        answer = self._caller.get(f"/management/v1/orgs/{segment(org_name)}/models")
+        return Fields(answer, "the model architectures").texts("model_architectures")
+
+    def upload(
+        self,
+        org_name: str,
+        model_arch_id: str,
+        weight_uri: str,
+        *,
+        version_aliases: Sequence[str] = (),
+        system_fingerprint_suffix: str | None = None,
+    ) -> ModelVersion:
+        """Ask for a new version; answers at once, `waiting.wait_for_sync` waits for the copy."""
+        model: dict[str, object] = {"weight_uri": weight_uri}
+        if version_aliases:
+            model["version_aliases"] = list(version_aliases)
+        if system_fingerprint_suffix is not None:
+            model["system_fingerprint_suffix"] = system_fingerprint_suffix
+        path = f"/management/v1/orgs/{segment(org_name)}/models:upload"
+        return ModelVersion.read(
+            self._caller.post(path, {"model_arch_id": model_arch_id, "model": model})
+        )
+
+
+class Versions:
+    """`name` is a full resource name, or a VersionName; its last part may be a number or an alias."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def list(self, org_name: str, model_arch_id: str) -> Sequence[ModelVersion]:
+        path = f"/management/v1/orgs/{segment(org_name)}/models/{segment(model_arch_id)}/versions"
+        answer = Fields(self._caller.get(path), "the model versions")
+        return tuple(
+            ModelVersion.read(item.raw) for item in answer.parts("model_versions", "a version")
+        )
+
+    def get(self, name: VersionName | str) -> ModelVersion:
+        return ModelVersion.read(self._caller.get(_version_path(name)))
+
+    def delete(self, name: VersionName | str) -> Json:
+        """Refused with ConflictError while an endpoint needs the version.
+
+        Repeated after a lost answer; NotFoundError may then mean that the first try was carried out.
+        """
+        return Fields(self._caller.delete(_version_path(name)), "the deletion").raw
+
+    def set_aliases(self, name: VersionName | str, version_aliases: Sequence[str]) -> Aliases:
+        """Replace all aliases of the version; an empty list clears them."""
+        body: Json = {"version_aliases": list(version_aliases)}
+        return Aliases.read(self._caller.patch(_version_path(name), body))
+
+
+class Endpoints:
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def list(self, org_name: str) -> Sequence[EndpointSummary]:
+        answer = self._caller.get(f"/management/v1/orgs/{segment(org_name)}/endpoints")
+        items = Fields(answer, "the endpoints").parts("endpoints", "an endpoint")
+        return tuple(EndpointSummary.read(item.raw) for item in items)
+
+    def get(self, endpoint_id: str) -> Endpoint:
+        return Endpoint.read(self._caller.get(_endpoint_path(endpoint_id)))
+
+    def deploy(self, endpoint_id: str, model: VersionName | str) -> Deployment:
+        """Ask for a rollout; answers at once, `waiting.wait_for_deployment` waits for its end."""
+        answer = self._caller.post(
+            f"{_endpoint_path(endpoint_id)}:deployModel", {"model": str(model)}
+        )
+        return Deployment.read(answer)
+
+    def rollback(self, endpoint_id: str) -> Deployment:
+        """Ask for a rollout to the deployment that served before the present one."""
+        return Deployment.read(self._caller.post(f"{_endpoint_path(endpoint_id)}:rollback"))
+
+
+class Deployments:
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def get(self, deployment_id: str) -> Deployment:
+        path = f"/management/v1/deployments/{segment(deployment_id)}"
+        return Deployment.read(self._caller.get(path))
+
+    def cancel(self, deployment_id: str) -> Deployment:
+        """Ask an unfinished rollout to return to what served before; ConflictError when it is final."""
+        path = f"/management/v1/deployments/{segment(deployment_id)}:cancel"
+        return Deployment.read(self._caller.post(path))
+
+
+def _version_path(name: VersionName | str) -> str:
+    parsed = VersionName.parse(name) if isinstance(name, str) else name
+    return (
+        f"/management/v1/orgs/{segment(parsed.org_name)}/models/{segment(parsed.model_arch_id)}"
+        f"/versions/{segment(parsed.version)}"
+    )
+
+
+def _endpoint_path(endpoint_id: str) -> str:
+    return f"/management/v1/endpoints/{segment(endpoint_id)}"
