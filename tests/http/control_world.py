@@ -27,12 +27,12 @@ from weighbridge.engines.base import (
 from weighbridge.errors import InvalidError, UnavailableError
 from weighbridge.ingest.s3 import S3Access
 from weighbridge.registry import service as registry
-from weighbridge.registry import store as registry_store
 from weighbridge.registry.model import ModelVersion, SyncStatus
 from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.runtimes.base import NodeInfo, ReplicaSpec, ReplicaStatus, Resources
 from weighbridge.settings import Settings
 from weighbridge.storage.database import Database
+from weighbridge.storage.tables import model_versions
 from weighbridge.weights.filesystem import FilesystemStore
 from weighbridge.weights.tensors import TensorSpec
 
@@ -156,18 +156,14 @@ class World:
         """What the ingest reconciler would record at the end of a sync."""
         async with self.database.begin() as tx:
             version = await registry.resolve(tx, org.id, arch_id, ref)
-            running = await registry_store.record_sync(tx, version, status=SyncStatus.IN_PROGRESS)
+            end: dict[str, object] = {"status": status}
             if status is SyncStatus.DONE:
-                return await registry_store.record_sync(
-                    tx, running, status=status, manifest_digest=f"{version.number:064x}"
-                )
-            return await registry_store.record_sync(
-                tx,
-                running,
-                status=status,
-                error_code="no_access",
-                error_message="Access was denied.",
-            )
+                end["manifest_digest"] = f"{version.number:064x}"
+            else:
+                end |= {"error_code": "no_access", "error_message": "Access was denied."}
+            row = model_versions.c.id == version.id
+            await tx.execute(model_versions.update().where(row).values(end))
+            return version
 
     async def create_endpoint(self, endpoint_id: str, org: Org, arch_id: str = ARCH) -> None:
         async with self.database.begin() as tx:

@@ -46,7 +46,7 @@ def test_a_shape_is_taken_exactly_when_a_rollout_can_move_without_stopping_all(
         and 0 <= max_surge <= 1024
         and max_unavailable + max_surge >= 1
     )
-    with nullcontext() if possible else pytest.raises(InvalidError, match="."):
+    with nullcontext() if possible else pytest.raises(InvalidError):
         service.check_shape(replicas=replicas, max_unavailable=max_unavailable, max_surge=max_surge)
 
 
