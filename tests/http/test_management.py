@@ -309,6 +309,23 @@ async def test_twenty_uploads_at_once_over_http_get_the_numbers_1_to_20(member: 
     assert sorted(int(name.rpartition("/")[2]) for name in names) == list(range(1, 21))
 
 
+async def test_of_a_deploy_and_a_delete_at_once_exactly_one_wins(
+    world: World, org: Org, member: Caller, endpoint: str
+) -> None:
+    """V6: there is no moment between the check and the tombstone for a deployment to slip into."""
+    outcomes = set()
+    for number in range(1, 11):
+        await upload(member)
+        await world.end_sync(org, number)
+        name = {"model": f"orgs/my-org/models/{ARCH}/versions/{number}"}
+        deployed, deleted = await asyncio.gather(
+            member("POST", f"{endpoint}:deployModel", name),
+            member("DELETE", f"{VERSIONS}/{number}"),
+        )
+        outcomes.add((deployed.status_code, deleted.status_code))
+    assert outcomes <= {(200, 409), (404, 200)}
+
+
 async def test_a_key_of_both_kinds_manages_too(world: World, org: Org) -> None:
     _, text = await world.key(KeyKind.BOTH, org)
     assert (await Caller(world.client, text)("GET", MODELS)).status_code == 200
