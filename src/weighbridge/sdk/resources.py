@@ -133,7 +133,10 @@ class Deployments:
         return Deployment.read(self._caller.get(path))
 
     def cancel(self, deployment_id: str) -> Deployment:
-        """Ask an unfinished rollout to return to what served before; ConflictError when it is final."""
+        """Ask an unfinished rollout to return to what served before; asking again changes nothing.
+
+        ConflictError when it has ended already, or goes back for another reason.
+        """
         path = f"/management/v1/deployments/{segment(deployment_id)}:cancel"
         return Deployment.read(self._caller.post(path))
 

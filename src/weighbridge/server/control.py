@@ -23,7 +23,7 @@ from weighbridge.ingest.reconciler import IngestReconciler
 from weighbridge.ingest.s3 import S3Access
 from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
-from weighbridge.rollouts.reconciler import RolloutReconciler
+from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.tokens import load_pepper
 from weighbridge.runtimes.process import ProcessRuntime
@@ -87,14 +87,9 @@ async def serve(settings: Settings) -> None:
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
         session = await stack.enter_async_context(aiohttp.ClientSession())
-        store = FilesystemStore(paths.store)
-        pepper = load_pepper(paths.secrets)
-        s3 = S3Access.of(settings)
-        runtime = ProcessRuntime(paths.agent_socket)
-        known_engines = engines(session)
-        acks = GatewayView(open_acks(paths.acks_file))
         # Nobody else can hold this data directory's lock, so nobody else has this name.
-        keeper = ControllerLease(database, f"{socket.gethostname()}:{paths.root}")
+        holder = f"{socket.gethostname()}:{paths.root}"
+        keeper = ControllerLease(database, holder)
         await keeper.keep()
         stack.push_async_callback(keeper.give_back)
         parts = Parts(
@@ -102,31 +97,14 @@ async def serve(settings: Settings) -> None:
             settings=settings,
             clock=clock,
             wake=wake,
-            pepper=pepper,
-            store=store,
-            s3=s3,
-            runtime=runtime,
-            engines=known_engines,
-            acks=acks,
+            pepper=load_pepper(paths.secrets),
+            store=FilesystemStore(paths.store),
+            s3=S3Access(settings),
+            runtime=ProcessRuntime(paths.agent_socket),
+            engines=engines(session),
+            acks=GatewayView(open_acks(paths.acks_file)),
         )
-        passes = {
-            "lease": keeper.keep,
-            "ingest": IngestReconciler(database, store, s3, clock, settings).reconcile,
-            "rollouts": RolloutReconciler(database, clock, wake, keeper.current).reconcile,
-            "replicas": ReplicaReconciler(
-                database,
-                clock,
-                wake,
-                runtime,
-                known_engines,
-                store,
-                acks,
-                pepper,
-                settings,
-                keeper.current,
-            ).reconcile,
-            "routes": RoutesPublisher(database, clock, paths, keeper.current).reconcile,
-        }
+        loops = _loops(parts, wake, keeper, holder, stack)
         server = uvicorn.Server(
             uvicorn.Config(
                 create_app(parts),
@@ -137,12 +115,48 @@ async def serve(settings: Settings) -> None:
             )
         )
         async with asyncio.TaskGroup() as group:
-            loops = [
-                group.create_task(Loop(name, step, wake).run()) for name, step in passes.items()
-            ]
+            tasks = [group.create_task(loop.run()) for loop in loops]
             await server.serve()
-            for loop in loops:
-                loop.cancel()
+            for task in tasks:
+                task.cancel()
+
+
+def _loops(
+    parts: Parts, wake: Wake, keeper: ControllerLease, holder: str, stack: AsyncExitStack
+) -> list[Loop]:
+    """The reconcilers, ready to run; `stack` closes what they own."""
+    database, clock, settings = parts.database, parts.clock, parts.settings
+    ingest = IngestReconciler(
+        database, parts.store, parts.s3, clock, settings, holder=holder, wake=lambda: wake("ingest")
+    )
+    stack.push_async_callback(ingest.close)
+    rollouts = RolloutReconciler(
+        database, clock, wake, keeper.current, limits=rollout_limits(settings)
+    )
+    replicas = ReplicaReconciler(
+        database=database,
+        clock=clock,
+        wake=wake,
+        runtime=parts.runtime,
+        engines=parts.engines,
+        store=parts.store,
+        acks=parts.acks,
+        pepper=parts.pepper,
+        settings=settings,
+        lease_of=keeper.current,
+    )
+    stack.push_async_callback(replicas.close)
+    routes = RoutesPublisher(
+        database, clock, wake, settings.paths, engines=parts.engines, lease_of=keeper.current
+    )
+    passes = {
+        "lease": keeper.keep,
+        "ingest": ingest.reconcile,
+        "rollouts": rollouts.reconcile,
+        "replicas": replicas.reconcile,
+        "routes": routes.reconcile,
+    }
+    return [Loop(name, step, wake) for name, step in passes.items()]
 
 
 def main() -> int:

@@ -20,6 +20,15 @@ from weighbridge.sdk import Client, ClientError
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
+_QUICK: Mapping[str, str] = {
+    "WEIGHBRIDGE_MIN_READY_S": "1",
+    "WEIGHBRIDGE_BAKE_S": "2",
+    "WEIGHBRIDGE_REQUEST_MAX_S": "30",
+    "WEIGHBRIDGE_DRAIN_DEADLINE_S": "40",
+    "WEIGHBRIDGE_REPLICA_STOP_GRACE_S": "5",
+}
+"""The defaults watch a rollout for minutes, as is right for large models; here a few seconds must do."""
+
 _PROGRAM = (sys.executable, "-m", "weighbridge.cli.main")
 
 
@@ -44,8 +53,7 @@ class Server:
             "WEIGHBRIDGE_DATA_DIR": str(root / "data"),
             "WEIGHBRIDGE_PORT": str(ports[0]),
             "WEIGHBRIDGE_PROBE_PORT": str(ports[1]),
-            "WEIGHBRIDGE_DRAIN_DEADLINE_S": "30",
-            "WEIGHBRIDGE_REQUEST_MAX_S": "60",
+            **_QUICK,
             **settings,
         }
         self._child: Child | None = None
