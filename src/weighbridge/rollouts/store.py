@@ -1,11 +1,11 @@
 """SQL of deployments and of the endpoints' side of a rollout; every write guarded, no decisions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Row, insert, select, text, update
+from sqlalchemy import Row, RowMapping, insert, select, text, update
 
 from weighbridge.endpoints.model import Endpoint
 from weighbridge.errors import StaleError
@@ -27,7 +27,7 @@ class EndpointRow:
     deleted: bool
 
 
-def _deployment(row: Mapping[str, object]) -> Deployment:
+def _deployment(row: RowMapping) -> Deployment:
     return msgspec.convert({name: row[name] for name in _NAMES}, Deployment)
 
 
