@@ -100,7 +100,8 @@ class ReplicaReconciler:
         self._prober.keep(one.replica.id for one in watched)
         guarded = mass_failures([one.replica for one in watched])
         now = self._clock.now()
-        steps = [(one, self._decide(one, world, guarded, now)) for one in watched]
+        acked = self._acks.routes_acked()
+        steps = [(one, self._decide(one, world, guarded, acked, now)) for one in watched]
         steps = [(one, await self._prepare(one, step, now)) for one, step in steps]
         stale = await self._record(steps)
         for one, step in steps:
@@ -126,14 +127,21 @@ class ReplicaReconciler:
             return World({}, away=True)
         return World({status.name: status for status in listed}, away=False)
 
-    def _decide(self, one: Watched, world: World, guarded: frozenset[str], now: datetime) -> Step:
+    def _decide(
+        self,
+        one: Watched,
+        world: World,
+        guarded: frozenset[str],
+        acked: int | None,
+        now: datetime,
+    ) -> Step:
         replica = one.replica
         draining = replica.state is ReplicaState.DRAINING
         seen = Seen(
             process=world.processes.get(replica.id),
             runtime_away=world.away,
             probe=self._prober.take(replica.id, replica.incarnation),
-            routes_acked=self._acks.routes_acked(),
+            routes_acked=acked,
             in_flight=self._acks.in_flight(replica.slot) if draining else 0,
             guarded=replica.endpoint_id in guarded,
             start_s=one.engine.start_timeout_s + one.size_bytes / self._limits.load_bytes_per_s,

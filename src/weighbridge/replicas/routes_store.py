@@ -61,7 +61,19 @@ async def endpoints(tx: Transaction) -> Sequence[RoutedEndpoint]:
             """
         )
     )
-    return [msgspec.convert(dict(row), RoutedEndpoint) for row in rows.mappings()]
+    return [
+        RoutedEndpoint(
+            id=row.id,
+            org_id=row.org_id,
+            org_name=row.org_name,
+            arch_id=row.arch_id,
+            created_unix_s=row.created_unix_s,
+            deployed=row.deployed,
+            rolling_out=row.rolling_out,
+            engine=msgspec.convert(row.engine, EngineSettings),
+        )
+        for row in rows
+    ]
 
 
 async def replicas(tx: Transaction) -> Sequence[RoutedReplica]:
@@ -80,7 +92,7 @@ async def replicas(tx: Transaction) -> Sequence[RoutedReplica]:
             """
         )
     )
-    return [msgspec.convert(dict(row), RoutedReplica) for row in rows.mappings()]
+    return [RoutedReplica(*row) for row in rows]
 
 
 async def next_generation(tx: Transaction, name: str, above: int) -> int:

@@ -39,8 +39,7 @@ class Watched:
 
 def _replica(row: RowMapping) -> Replica:
     values = {name: row[name] for name in _NAMES}
-    values["state"] = ReplicaState(str(values["state"]))
-    return msgspec.convert(values, Replica)
+    return Replica(**values | {"state": ReplicaState(row["state"])})
 
 
 def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Replica]:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-import msgspec
 from sqlalchemy import Row, RowMapping, insert, select, text, update
 
 from weighbridge.endpoints.model import Endpoint
@@ -28,7 +27,8 @@ class EndpointRow:
 
 
 def _deployment(row: RowMapping) -> Deployment:
-    return msgspec.convert({name: row[name] for name in _NAMES}, Deployment)
+    values = {name: row[name] for name in _NAMES}
+    return Deployment(**values | {"status": RolloutStatus(row["status"])})
 
 
 def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Deployment]:
@@ -142,9 +142,8 @@ async def lock_endpoint(tx: Transaction, endpoint_id: str) -> EndpointRow:
         .with_for_update()
     )
     row = (await tx.execute(query)).one()
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
-    deleted = values.pop("deleted_at") is not None
-    return EndpointRow(msgspec.convert(values, Endpoint), deleted)
+    *values, deleted_at = row
+    return EndpointRow(Endpoint(*values), deleted=deleted_at is not None)
 
 
 async def restless(tx: Transaction) -> Sequence[str]:

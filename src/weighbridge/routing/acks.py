@@ -8,8 +8,8 @@ count per replica slot.
 import mmap
 import os
 import struct
-from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,10 @@ WORKERS_MAX = 64
 _MAGIC = b"WBACKS01"
 _HEADER_BYTES = 64
 _WORKER_HEAD = struct.Struct("<qqqq")  # pid, start time in clock ticks, routes gen, keys gen
+_COUNTS_OFFSET = 64
 _COUNT_BYTES = 4
-_COLUMN_BYTES = 64 + SLOTS_MAX * _COUNT_BYTES
+_COUNTS_BYTES = SLOTS_MAX * _COUNT_BYTES
+_COLUMN_BYTES = _COUNTS_OFFSET + _COUNTS_BYTES
 FILE_BYTES = _HEADER_BYTES + WORKERS_MAX * _COLUMN_BYTES
 
 
@@ -46,23 +48,46 @@ def open_acks(path: Path) -> mmap.mmap:
     return memory
 
 
+def _column_offset(worker: int) -> int:
+    if not 0 <= worker < WORKERS_MAX:
+        raise ValueError(f"worker {worker} is not in 0..{WORKERS_MAX - 1}")
+    return _HEADER_BYTES + worker * _COLUMN_BYTES
+
+
+def _counts(memory: mmap.mmap, worker: int) -> "memoryview[int]":
+    start = _column_offset(worker) + _COUNTS_OFFSET
+    return memoryview(memory)[start : start + _COUNTS_BYTES].cast("i")
+
+
+def clear_column(memory: mmap.mmap, worker: int) -> None:
+    """Forget a worker that has died; only its parent may do this, and only once it has been reaped."""
+    offset = _column_offset(worker)
+    memory[offset : offset + _COLUMN_BYTES] = bytes(_COLUMN_BYTES)
+
+
 class WorkerColumn:
     """A gateway worker's own column: the only writer of it. `counts[slot]` is its in-flight requests."""
 
     def __init__(self, memory: mmap.mmap, worker: int, pid: int) -> None:
-        if not 0 <= worker < WORKERS_MAX:
-            raise ValueError(f"worker {worker} is not in 0..{WORKERS_MAX - 1}")
         self._memory = memory
-        self._offset = _HEADER_BYTES + worker * _COLUMN_BYTES
-        start = self._offset + 64
-        self.counts = memoryview(memory)[start : start + SLOTS_MAX * _COUNT_BYTES].cast("i")
-        memory[start : start + SLOTS_MAX * _COUNT_BYTES] = bytes(SLOTS_MAX * _COUNT_BYTES)
+        self._offset = _column_offset(worker)
+        clear_column(memory, worker)
+        self.counts = _counts(memory, worker)
         self._head = (pid, process_start_ticks(pid) or 0)
         self._write(0, 0)
 
     def acknowledge(self, routes_generation: int, keys_generation: int) -> None:
         """Say which tables are applied; call after the swap, never before (G5)."""
         self._write(routes_generation, keys_generation)
+
+    @contextmanager
+    def hold(self, slot: int) -> Iterator[None]:
+        """Count one request on the replica of this slot for as long as the block lasts."""
+        self.counts[slot] += 1
+        try:
+            yield
+        finally:
+            self.counts[slot] -= 1
 
     def _write(self, routes_generation: int, keys_generation: int) -> None:
         _WORKER_HEAD.pack_into(
@@ -87,13 +112,15 @@ class GatewayView:
 
     def __init__(self, memory: mmap.mmap) -> None:
         self._memory = memory
+        self._columns = tuple(_counts(memory, worker) for worker in range(WORKERS_MAX))
 
     def _live(self) -> Iterator[tuple[int, WorkerAck]]:
         for worker in range(WORKERS_MAX):
-            offset = _HEADER_BYTES + worker * _COLUMN_BYTES
-            pid, started, routes, keys = _WORKER_HEAD.unpack_from(self._memory, offset)
+            pid, started, routes, keys = _WORKER_HEAD.unpack_from(
+                self._memory, _column_offset(worker)
+            )
             if pid and process_start_ticks(pid) == started:
-                yield offset, WorkerAck(pid, routes, keys)
+                yield worker, WorkerAck(pid, routes, keys)
 
     def workers(self) -> list[WorkerAck]:
         return [ack for _, ack in self._live()]
@@ -106,21 +133,18 @@ class GatewayView:
         """
         return min((ack.routes_generation for ack in self.workers()), default=None)
 
+    def keys_acked(self) -> int | None:
+        """As `routes_acked`, for the key table: what is revoked by then is refused everywhere (T4)."""
+        return min((ack.keys_generation for ack in self.workers()), default=None)
+
+    def columns(self) -> "Sequence[memoryview[int]]":
+        """The counts of every live worker; asks the kernel who lives, so not for each request."""
+        return [self._columns[worker] for worker, _ in self._live()]
+
     def in_flight(self, slot: int) -> int:
         """Requests on this replica slot over all live workers; a dead worker's streams are gone with it."""
-        total = 0
-        for offset, _ in self._live():
-            (count,) = struct.unpack_from("<i", self._memory, offset + 64 + slot * _COUNT_BYTES)
-            total += max(0, count)
-        return total
+        return sum_slot(self.columns(), slot)
 
-    def in_flight_all(self) -> array[int]:
-        """As `in_flight`, for every slot at once; cheap enough for each routing decision of a busy worker."""
-        totals = array("i", bytes(SLOTS_MAX * _COUNT_BYTES))
-        for offset, _ in self._live():
-            column = array("i")
-            column.frombytes(self._memory[offset + 64 : offset + 64 + SLOTS_MAX * _COUNT_BYTES])
-            for slot, count in enumerate(column):
-                if count > 0:
-                    totals[slot] += count
-        return totals
+
+def sum_slot(columns: "Sequence[memoryview[int]]", slot: int) -> int:
+    return sum(max(0, column[slot]) for column in columns)

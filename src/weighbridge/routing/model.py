@@ -24,6 +24,9 @@ class EndpointRoute(msgspec.Struct, frozen=True):
 
     `deployed` is false until some deployment has had a ready replica: then the endpoint's name is unknown to
     callers (404); afterwards, without a ready replica, it is merely unavailable (503).
+    The capabilities are the engine's (`EngineCapabilities`): what it cannot honour, the gateway refuses.
+    `in_flight_max` is the most requests at once per ready replica, those that wait in it included; beyond
+    it callers get 429.
     """
 
     endpoint_id: str
@@ -39,6 +42,8 @@ class EndpointRoute(msgspec.Struct, frozen=True):
     json_schema: bool = True
     tools: bool = False
     reasoning: bool = False
+    min_tokens: bool = False
+    in_flight_max: int = 256
 
 
 class RouteTable(msgspec.Struct, frozen=True):
