@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import httpx
 import pytest
-from conftest import ARCH, Caller, World
+from control_world import ARCH, Caller, World
 
 from weighbridge.accounts import service as accounts
 from weighbridge.accounts.keys import key_text
@@ -15,6 +15,7 @@ from weighbridge.clock import Clock
 from weighbridge.replicas.model import ReplicaState
 from weighbridge.storage.tables import deployments, replicas
 
+ALIASES: dict[str, list[str]] = {"version_aliases": []}
 DEPLOY = {"model": f"orgs/my-org/models/{ARCH}/versions/1"}
 UPLOAD = {"model_arch_id": ARCH, "model": {"weight_uri": "s3://my-bucket/weights"}}
 
@@ -25,7 +26,7 @@ MANAGEMENT: Mapping[tuple[str, str], tuple[object, int]] = {
     ("POST", "/management/v1/orgs/{org_name}/models:upload"): (UPLOAD, 200),
     ("GET", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions"): (None, 200),
     ("GET", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions/{version_id}"): (None, 200),
-    ("PATCH", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions/{version_id}"): ({"version_aliases": []}, 200),
+    ("PATCH", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions/{version_id}"): (ALIASES, 200),
     ("DELETE", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions/{version_id}"): (None, 409),
     ("GET", "/management/v1/orgs/{org_name}/endpoints"): (None, 200),
     ("GET", "/management/v1/endpoints/{endpoint_id}"): (None, 200),
@@ -96,7 +97,7 @@ async def objects(world: World, org: Org, member: Caller) -> dict[str, str]:
                 slot=3,
                 created_at=world.time,
                 state_since=world.time,
-            )  # fmt: skip
+            )
         )
     key, _ = await world.key(KeyKind.INFERENCE, org)
     return {
@@ -124,7 +125,8 @@ async def wrong_keys(world: World, org: Org, *, for_admin: bool) -> dict[str, st
         "k2 empty": "", "k2 no key": "Bearer ", "k3 malformed": "Bearer nonsense", "k3 other scheme": f"Basic {text}",
         "k3 no scheme": text, "k3 sql": "Bearer ' OR 1=1 --", "k3 long": "Bearer " + "x" * 65536,
         "k3 two keys": f"Bearer {text} {text}", "k4 unknown": f"Bearer {unknown}", "k4 forged": f"Bearer {forged}",
-        "k5 bad checksum": f"Bearer {bad_checksum}", "k6 revoked": f"Bearer {revoked}", "k7 expired": f"Bearer {expired}",
+        "k5 bad checksum": f"Bearer {bad_checksum}", "k6 revoked": f"Bearer {revoked}",
+        "k7 expired": f"Bearer {expired}",
     }  # fmt: skip
     kinds = set(KeyKind) - ({KeyKind.ADMIN} if for_admin else {KeyKind.MANAGEMENT, KeyKind.BOTH})
     for kind in sorted(kinds):
@@ -163,6 +165,7 @@ async def test_no_wrong_key_opens_any_route(
 
 @pytest.mark.parametrize("for_admin", [False, True])
 async def test_a_key_anywhere_but_in_one_authorization_header_is_not_seen(
+    *,
     world: World,
     org: Org,
     member: Caller,

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import ARCH, BaseModelWriter, Caller, World
+from control_world import ARCH, Caller, World, write_base_model
 
 from weighbridge.accounts.model import Org
 from weighbridge.routing.acks import WorkerColumn, open_acks
@@ -13,6 +13,8 @@ from weighbridge.storage.tables import replicas
 
 ADMIN = "/admin/v1"
 CREATED = 1768176000
+KEY = {"kind": "inference", "name": "x", "org_name": "my-org"}
+CHAT = {"endpoint_id": "chat", "org_name": "my-org", "model_arch_id": ARCH}
 
 
 async def create_key(operator: Caller, **body: object) -> dict[str, object]:
@@ -56,17 +58,17 @@ async def test_an_org_is_created_with_an_external_id_of_its_own(
         ("POST", "/keys", {"kind": "inference", "name": "x", "org_name": "absent"}, 404, "org_name"),
         ("POST", "/keys", {"kind": "inference", "name": "a\x00b", "org_name": "my-org"}, 400, "name"),
         ("POST", "/keys", {"kind": "inference", "name": "", "org_name": "my-org"}, 400, "name"),
-        ("POST", "/keys", {"kind": "inference", "name": "x", "org_name": "my-org", "expires_in_s": 0}, 400, "expires_in_s"),
-        ("POST", "/keys", {"kind": "inference", "name": "x", "org_name": "my-org", "expires_in_s": 10**30}, 400, "expires_in_s"),
-        ("POST", "/keys", {"kind": "inference", "name": "x", "org_name": "my-org", "secret": "s"}, 400, "secret"),
+        ("POST", "/keys", {**KEY, "expires_in_s": 0}, 400, "expires_in_s"),
+        ("POST", "/keys", {**KEY, "expires_in_s": 10**30}, 400, "expires_in_s"),
+        ("POST", "/keys", {**KEY, "secret": "s"}, 400, "secret"),
         ("GET", "/keys?org_name=absent", None, 404, "org_name"),
         ("DELETE", "/keys/absent", None, 404, None),
-        ("POST", "/endpoints", {"endpoint_id": "e", "org_name": "my-org", "model_arch_id": "absent"}, 404, "model_arch_id"),
-        ("POST", "/endpoints", {"endpoint_id": "e", "org_name": "absent", "model_arch_id": ARCH}, 404, "org_name"),
-        ("POST", "/endpoints", {"endpoint_id": "E", "org_name": "my-org", "model_arch_id": ARCH}, 400, "endpoint_id"),
-        ("POST", "/endpoints", {"endpoint_id": "e", "org_name": "my-org", "model_arch_id": ARCH, "max_surge": 0}, 400, "max_surge"),
-        ("POST", "/endpoints", {"endpoint_id": "e", "org_name": "my-org", "model_arch_id": ARCH, "replicas": True}, 400, "replicas"),
-        ("POST", "/endpoints", {"endpoint_id": "e", "org_name": "my-org", "model_arch_id": ARCH, "max_unavailable": 1}, 400, "max_unavailable"),
+        ("POST", "/endpoints", {**CHAT, "model_arch_id": "absent"}, 404, "model_arch_id"),
+        ("POST", "/endpoints", {**CHAT, "org_name": "absent"}, 404, "org_name"),
+        ("POST", "/endpoints", {**CHAT, "endpoint_id": "E"}, 400, "endpoint_id"),
+        ("POST", "/endpoints", {**CHAT, "max_surge": 0}, 400, "max_surge"),
+        ("POST", "/endpoints", {**CHAT, "replicas": True}, 400, "replicas"),
+        ("POST", "/endpoints", {**CHAT, "max_unavailable": 1}, 400, "max_unavailable"),
         ("PATCH", "/endpoints/absent", {}, 404, "endpoint_id"),
         ("GET", "/replicas?endpoint_id=absent", None, 404, "endpoint_id"),
         ("GET", "/replicas/absent/logs", None, 404, None),
@@ -76,6 +78,7 @@ async def test_an_org_is_created_with_an_external_id_of_its_own(
     ],
 )  # fmt: skip
 async def test_what_cannot_be_is_refused_with_the_member_at_fault(
+    *,
     world: World,
     org: Org,
     operator: Caller,
@@ -135,10 +138,9 @@ async def test_an_architecture_is_registered_from_a_base_model(
     org: Org,
     operator: Caller,
     member: Caller,
-    base_model: BaseModelWriter,
     tmp_path: Path,
 ) -> None:
-    source = str(base_model(tmp_path / "base"))
+    source = str(write_base_model(tmp_path / "base"))
     body = {
         "model_arch_id": "tiny-1.0",
         "source": source,
@@ -166,7 +168,7 @@ async def test_an_architecture_is_registered_from_a_base_model(
     world.pass_time(9)
     again = await operator("POST", f"{ADMIN}/architectures", body)
     assert again.json() == made
-    base_model(tmp_path / "base", rows=3)
+    write_base_model(tmp_path / "base", rows=3)
     other = await operator("POST", f"{ADMIN}/architectures", body)
     assert (other.status_code, other.json()["code"]) == (409, "model_architecture_exists")
     assert (await operator("DELETE", f"{ADMIN}/architectures/tiny-1.0")).json() == made
@@ -191,12 +193,11 @@ async def test_an_architecture_is_registered_from_a_base_model(
 )
 async def test_a_base_model_or_engine_that_cannot_be_used_is_refused(
     operator: Caller,
-    base_model: BaseModelWriter,
     tmp_path: Path,
     change: dict[str, object],
     code: str,
 ) -> None:
-    body = {"model_arch_id": "tiny", "source": str(base_model(tmp_path / "base")), **change}
+    body = {"model_arch_id": "tiny", "source": str(write_base_model(tmp_path / "base")), **change}
     answer = await operator("POST", f"{ADMIN}/architectures", body)
     assert (answer.status_code, answer.json()["code"]) == (400, code)
     assert "tiny" not in (await operator("GET", f"{ADMIN}/architectures")).text
@@ -259,7 +260,7 @@ async def put_replica(world: World, org: Org, operator: Caller, member: Caller) 
                 created_at=world.time,
                 state_since=world.time,
                 ready_at=world.time,
-            )  # fmt: skip
+            )
         )
     return deployment_id
 

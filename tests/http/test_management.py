@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import ARCH, Caller, World, new_world
+from control_world import ARCH, Caller, World, new_world
 
 from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.registry.model import SyncStatus
@@ -261,7 +261,7 @@ async def test_deployed_models_are_in_flight_first_then_the_serving_one_then_his
     ("vocabulary", "done", "error"), [("enum", "done", "error"), ("example", "complete", "failed")]
 )
 async def test_final_states_are_worded_as_the_setting_says_and_rollout_status_always_as_the_enum(
-    world: World, org: Org, member: Caller, endpoint: str, vocabulary: str, done: str, error: str
+    *, world: World, org: Org, member: Caller, endpoint: str, vocabulary: str, done: str, error: str
 ) -> None:
     await upload(member)
     await world.end_sync(org, 1)
@@ -307,6 +307,23 @@ async def test_a_rollback_deploys_the_version_served_before(
 async def test_twenty_uploads_at_once_over_http_get_the_numbers_1_to_20(member: Caller) -> None:
     names = await asyncio.gather(*(upload(member) for _ in range(20)))
     assert sorted(int(name.rpartition("/")[2]) for name in names) == list(range(1, 21))
+
+
+async def test_of_a_deploy_and_a_delete_at_once_exactly_one_wins(
+    world: World, org: Org, member: Caller, endpoint: str
+) -> None:
+    """V6: there is no moment between the check and the tombstone for a deployment to slip into."""
+    outcomes = set()
+    for number in range(1, 11):
+        await upload(member)
+        await world.end_sync(org, number)
+        name = {"model": f"orgs/my-org/models/{ARCH}/versions/{number}"}
+        deployed, deleted = await asyncio.gather(
+            member("POST", f"{endpoint}:deployModel", name),
+            member("DELETE", f"{VERSIONS}/{number}"),
+        )
+        outcomes.add((deployed.status_code, deleted.status_code))
+    assert outcomes <= {(200, 409), (404, 200)}
 
 
 async def test_a_key_of_both_kinds_manages_too(world: World, org: Org) -> None:

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import ARCH, Caller, World
+from control_world import ARCH, Caller, World
 
 from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.registry.model import SyncStatus

@@ -91,7 +91,8 @@ class ModelVersionOperation(Answer):
                 system_fingerprint_suffix=version.fingerprint_suffix,
                 error_code=version.error_code,
                 error_message=version.error_message,
-                digest=version.manifest_digest,
+                # It is recorded before the files are published: until then it names nothing.
+                digest=version.manifest_digest if version.status is SyncStatus.DONE else None,
                 progress=SyncProgress(
                     step=version.step,
                     bytes_total=version.bytes_total,

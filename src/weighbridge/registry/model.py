@@ -54,11 +54,7 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One upload. `number` counts from 1 per org and architecture and is never reused (V1, V2).
-
-    A `deleted` version is a tombstone that only its weight sync still sees; deletion also sets
-    `cancel_requested`.
-    """
+    """One upload. `number` counts from 1 per org and architecture and is never reused (V1, V2)."""
 
     id: str
     org_id: str
@@ -79,5 +75,3 @@ class ModelVersion:
     created_at: datetime
     updated_at: datetime
     revision: int
-    cancel_requested: bool = False
-    deleted: bool = False

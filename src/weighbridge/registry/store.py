@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TypedDict, Unpack
 
-from sqlalchemy import Row, Select, delete, func, or_, select, union, update
+from sqlalchemy import Row, Select, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from weighbridge.errors import StaleError
-from weighbridge.registry.model import TRANSITIONS, ModelVersion, SyncStatus
+from weighbridge.registry.model import ModelVersion, SyncStatus
 from weighbridge.storage.database import Transaction
 from weighbridge.storage.tables import (
     aliases,
-    architectures,
     deployments,
     endpoints,
     model_versions,
@@ -23,21 +21,6 @@ from weighbridge.storage.tables import (
 # The final words of the layers above, which this one may not import; the indexes in tables.py spell them too.
 _REPLICA_FINAL = ("stopped", "failed", "lost")
 _ROLLOUT_FINAL = ("done", "rolled_back", "error", "cancelled")
-
-
-class SyncChanges(TypedDict, total=False):
-    """What a weight sync may record of its version."""
-
-    status: SyncStatus
-    step: str
-    error_code: str | None
-    error_message: str | None
-    manifest_digest: str
-    bytes_total: int
-    bytes_done: int
-    files_total: int
-    files_done: int
-    updated_at: datetime
 
 
 _alias_list = func.array(
@@ -74,8 +57,6 @@ def _version(row: Row[tuple[object, ...]]) -> ModelVersion:
         created_at=row.created_at,
         updated_at=row.updated_at,
         revision=row.revision,
-        cancel_requested=row.cancel_requested,
-        deleted=row.deleted_at is not None,
     )
 
 
@@ -177,13 +158,6 @@ async def find(
     return None if row is None else _version(row)
 
 
-async def find_by_id(tx: Transaction, version_id: str) -> ModelVersion | None:
-    """Any version, a deleted one too."""
-    query = _versions().where(model_versions.c.id == version_id)
-    row = (await tx.execute(query)).one_or_none()
-    return None if row is None else _version(row)
-
-
 async def versions(tx: Transaction, org_id: str, arch_id: str) -> Sequence[ModelVersion]:
     """Ascending by number, without the deleted."""
     query = (
@@ -257,69 +231,8 @@ async def bury(tx: Transaction, version: ModelVersion, now: datetime) -> None:
     await tx.execute(delete(aliases).where(aliases.c.version_id == version.id))
 
 
-async def claimable(tx: Transaction) -> Sequence[ModelVersion]:
-    """Versions whose weight sync has not ended, oldest first; deleted ones too, for their sync must end."""
-    query = (
-        _versions()
-        .where(
-            model_versions.c.status.in_([status.value for status in SyncStatus if not status.final])
-        )
-        .order_by(model_versions.c.created_at, model_versions.c.id)
-    )
-    return [_version(row) for row in await tx.execute(query)]
-
-
-async def record_sync(
-    tx: Transaction, version: ModelVersion, **changes: Unpack[SyncChanges]
-) -> ModelVersion:
-    """Write a sync's progress or end on the version as it was read; StaleError when it has changed since."""
-    status = changes.get("status", version.status)
-    if status is not version.status and status not in TRANSITIONS[version.status]:
-        raise ValueError(f"version {version.id}: {version.status} cannot become {status}")
-    result = await tx.execute(
-        update(model_versions)
-        .where(
-            model_versions.c.id == version.id,
-            model_versions.c.revision == version.revision,
-            model_versions.c.status == version.status.value,
-        )
-        .values(**{**changes, "status": status.value}, revision=model_versions.c.revision + 1)
-    )
-    if result.rowcount != 1:
-        raise StaleError(f"version {version.id} is no longer at revision {version.revision}")
-    after = await find_by_id(tx, version.id)
-    assert after is not None
-    return after
-
-
-async def live_digests(tx: Transaction) -> frozenset[str]:
-    """Manifests somebody still needs: of versions and architectures that are there, and of running replicas."""
-    rows = await tx.execute(
-        union(
-            select(model_versions.c.manifest_digest).where(
-                model_versions.c.deleted_at.is_(None), model_versions.c.manifest_digest.is_not(None)
-            ),
-            select(architectures.c.base_digest).where(architectures.c.deleted_at.is_(None)),
-            select(replicas.c.digest).where(replicas.c.state.not_in(_REPLICA_FINAL)),
-        )
-    )
-    return frozenset(row[0] for row in rows)
-
-
-async def dead_digests(tx: Transaction) -> frozenset[str]:
-    """Manifests of deleted versions that nobody needs any more: the weight store may drop them (V7)."""
-    rows = await tx.execute(
-        select(model_versions.c.manifest_digest)
-        .where(
-            model_versions.c.deleted_at.is_not(None), model_versions.c.manifest_digest.is_not(None)
-        )
-        .distinct()
-    )
-    dead = frozenset(row[0] for row in rows)
-    return dead - await live_digests(tx) if dead else dead
-
-
-async def has_versions(tx: Transaction, arch_id: str, org_id: str | None = None) -> bool:
+async def has_versions(tx: Transaction, arch_id: str) -> bool:
+    """Whether there is a version that is not deleted, or a deleted one whose sync has not ended."""
     query = select(model_versions.c.id).where(
         model_versions.c.arch_id == arch_id,
         or_(
@@ -327,6 +240,4 @@ async def has_versions(tx: Transaction, arch_id: str, org_id: str | None = None)
             model_versions.c.status.in_([s.value for s in SyncStatus if not s.final]),
         ),
     )
-    if org_id is not None:
-        query = query.where(model_versions.c.org_id == org_id)
     return (await tx.execute(query.limit(1))).one_or_none() is not None

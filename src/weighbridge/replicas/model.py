@@ -90,8 +90,8 @@ class Replica:
 
     `routed_generation` is the routing table that first named it, `unrouted_generation` the first that no
     longer did; both wait for the gateways' acks (G5), and `routed_at` is when the first of these was complete.
-    `failure_counted` is set once a rollout has put a failure on its account. `slot` indexes the shared in-flight counts and is
-    given to nobody else while the replica is not final.
+    `failure_counted` is set once a rollout has put a failure on its account. `slot` indexes the shared
+    in-flight counts and is given to nobody else while the replica is not final.
     """
 
     id: str

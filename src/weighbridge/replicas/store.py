@@ -1,11 +1,11 @@
 """SQL of replicas: rows in and out, every write guarded; no decisions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Row, Select, and_, insert, or_, select, update
+from sqlalchemy import Row, RowMapping, Select, and_, insert, or_, select, update
 
 from weighbridge.engines.base import EngineSettings
 from weighbridge.errors import StaleError
@@ -14,7 +14,6 @@ from weighbridge.storage.database import Transaction
 from weighbridge.storage.tables import (
     architectures,
     deployments,
-    endpoints,
     model_versions,
     replicas,
 )
@@ -38,10 +37,9 @@ class Watched:
     size_bytes: int
 
 
-def _replica(row: Mapping[str, object]) -> Replica:
+def _replica(row: RowMapping) -> Replica:
     values = {name: row[name] for name in _NAMES}
-    values["state"] = ReplicaState(str(values["state"]))
-    return msgspec.convert(values, Replica)
+    return Replica(**values | {"state": ReplicaState(row["state"])})
 
 
 def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Replica]:

@@ -67,15 +67,15 @@ class Shape:
 class Moves:
     """The next moves, and what they were decided from.
 
-    `complete` says that every wanted replica is an available one of the goal. `credited` says that only a
-    drain or a missing place on a node holds the rollout up. `next_at` is when the clock alone changes the
+    `complete` says that every wanted replica is an available one of the goal. `drain_blocks` says that only a
+    drain keeps the next replica from starting. `next_at` is when the clock alone changes the
     answer.
     """
 
     actions: tuple[Action, ...]
     available: int
     complete: bool
-    credited: bool
+    drain_blocks: bool
     settled_at: datetime | None
     next_at: tuple[datetime, ...]
 
@@ -151,8 +151,7 @@ def converge(aim: Aim, replicas: Sequence[Replica], now: datetime, limits: Rollo
         actions=tuple(actions),
         available=available,
         complete=available == need + len(kept) and len(others) == len(removals),
-        credited=(need > 0 and room <= 0 and leaving)
-        or any(r.state is ReplicaState.PENDING for r in mine),
+        drain_blocks=need > 0 and room <= 0 and leaving,
         settled_at=max(times, default=None),
         next_at=(*next_at, *times),
     )

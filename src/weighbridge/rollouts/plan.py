@@ -90,7 +90,11 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
     aim = Aim(deployment, seen.base, _shape(deployment), proven=deployment.updated_max > 0)
     moves = converge(aim, seen.replicas, now, limits)
     updated = moves.available
-    progress = updated > deployment.updated_max or _earns_credit(deployment, moves, now, limits)
+    # Waiting for a place has a limit of its own.
+    excused = moves.drain_blocks or bool(_pending(seen.replicas, deployment))
+    progress = updated > deployment.updated_max or (
+        excused and _due(deployment.progress_at, limits.drain_credit_s, now)
+    )
     deployment = replace(
         deployment,
         updated_replicas=updated,
@@ -157,7 +161,9 @@ def _restore(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
     shape = _shape(deployment) if base is not None else Shape(0, 0, 0)
     moves = converge(Aim(base, None, shape, proven=True), seen.replicas, now, limits)
     restored = moves.available
-    progress = restored > deployment.restored_max or _earns_credit(deployment, moves, now, limits)
+    progress = restored > deployment.restored_max or (
+        moves.drain_blocks and _due(deployment.progress_at, limits.drain_credit_s, now)
+    )
     failures = 0 if base is None else _new_failures(seen, base)
     deployment = replace(
         deployment,
@@ -236,11 +242,7 @@ def _cause(seen: Seen, deployment: Deployment, now: datetime, limits: RolloutLim
         )
     if _due(deployment.started_at, limits.total_s, now):
         return f"not finished within {limits.total_s:g} s"
-    pending = [
-        r
-        for r in seen.replicas
-        if r.state is ReplicaState.PENDING and r.deployment_id == deployment.id
-    ]
+    pending = _pending(seen.replicas, deployment)
     if any(_due(r.created_at, limits.capacity_s, now) for r in pending):
         return f"no free place for a new replica within {limits.capacity_s:g} s"
     if not pending and _due(deployment.progress_at, limits.progress_s, now):
@@ -259,12 +261,6 @@ def _untouched(seen: Seen, deployment: Deployment) -> bool:
         and all(r.state.wanted for r in here)
         and len(here) - len(new) >= deployment.replicas
     )
-
-
-def _earns_credit(
-    deployment: Deployment, moves: Moves, now: datetime, limits: RolloutLimits
-) -> bool:
-    return moves.credited and _due(deployment.progress_at, limits.drain_credit_s, now)
 
 
 def _new_failures(seen: Seen, account: Deployment) -> int:
@@ -305,16 +301,15 @@ def _last_failure(replicas: Sequence[Replica], deployment: Deployment) -> str:
     return max(failed, key=lambda r: r.state_since).reason if failed else ""
 
 
+def _pending(replicas: Sequence[Replica], deployment: Deployment) -> list[Replica]:
+    return [
+        r for r in replicas if r.state is ReplicaState.PENDING and r.deployment_id == deployment.id
+    ]
+
+
 def _waiting(replicas: Sequence[Replica], deployment: Deployment) -> str:
     """What a new replica waits for, in its runtime's words."""
-    return next(
-        (
-            r.reason
-            for r in replicas
-            if r.state is ReplicaState.PENDING and r.deployment_id == deployment.id and r.reason
-        ),
-        "",
-    )
+    return next((r.reason for r in _pending(replicas, deployment) if r.reason), "")
 
 
 def _failure_words(deployment: Deployment) -> str:

@@ -1,7 +1,7 @@
 """Carry rollouts forward: load, plan and apply in one short transaction per endpoint; no network, no processes."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -104,26 +104,17 @@ class RolloutReconciler:
         return 0.0
 
 
+@dataclass(frozen=True, slots=True)
 class _Step:
     """One step of one endpoint inside one transaction."""
 
-    def __init__(
-        self,
-        row: store.EndpointRow,
-        active: Deployment | None,
-        base: Deployment | None,
-        replicas: Sequence[Replica],
-        clock: Clock,
-        now: datetime,
-        limits: RolloutLimits,
-    ) -> None:
-        self._row = row
-        self._active = active
-        self._base = base
-        self._replicas = {replica.id: replica for replica in replicas}
-        self._clock = clock
-        self.now = now
-        self._limits = limits
+    row: store.EndpointRow
+    active: Deployment | None
+    base: Deployment | None
+    replicas: Mapping[str, Replica]
+    clock: Clock
+    now: datetime
+    limits: RolloutLimits
 
     @staticmethod
     async def load(
@@ -139,40 +130,39 @@ class _Step:
         replicas = await replica_store.of_endpoint(
             tx, endpoint_id, failed_since=now - timedelta(seconds=limits.failures_window_s)
         )
-        return _Step(row, active, base, replicas, clock, now, limits)
+        by_id = {replica.id: replica for replica in replicas}
+        return _Step(row, active, base, by_id, clock, now, limits)
 
     async def take(self, tx: Transaction) -> tuple[bool, datetime | None]:
         """Decide and write; whether anything moved, and when the clock alone will change the answer."""
-        if self._active is None:
+        if self.active is None:
             return await self._keep(tx)
         seen = Seen(
-            deployment=self._active,
-            base=self._base,
-            endpoint=self._row.endpoint,
-            endpoint_deleted=self._row.deleted,
-            replicas=tuple(self._replicas.values()),
+            deployment=self.active,
+            base=self.base,
+            endpoint=self.row.endpoint,
+            endpoint_deleted=self.row.deleted,
+            replicas=tuple(self.replicas.values()),
         )
-        decision = plan(seen, self.now, self._limits)
-        await store.save(tx, self._active, decision.after, self.now)
+        decision = plan(seen, self.now, self.limits)
+        await store.save(tx, self.active, decision.after, self.now)
         await replica_store.count_failures(tx, decision.counted)
         await self._act(tx, decision.actions)
-        turned = decision.after.status is not self._active.status
+        turned = decision.after.status is not self.active.status
         if turned and decision.after.status is RolloutStatus.DONE:
-            await store.set_base(tx, self._row.endpoint, self._active.id, self.now)
+            await store.set_base(tx, self.row.endpoint, self.active.id, self.now)
         if turned or decision.actions:
             _report(decision)
         return turned or bool(decision.actions), decision.next_at
 
     async def _keep(self, tx: Transaction) -> tuple[bool, datetime | None]:
-        size = 0 if self._row.deleted else self._row.endpoint.replicas
-        upkeep = steady_plan(
-            self._base, tuple(self._replicas.values()), size, self.now, self._limits
-        )
+        size = 0 if self.row.deleted else self.row.endpoint.replicas
+        upkeep = steady_plan(self.base, tuple(self.replicas.values()), size, self.now, self.limits)
         await self._act(tx, upkeep.actions)
         if upkeep.actions:
             log.info(
                 "endpoint.upkeep",
-                endpoint_id=self._row.endpoint.id,
+                endpoint_id=self.row.endpoint.id,
                 reason=upkeep.reason,
                 actions=len(upkeep.actions),
             )
@@ -185,22 +175,22 @@ class _Step:
         for action in actions:
             match action:
                 case StartReplica(deployment_id):
-                    known = (self._active, self._base)
+                    known = (self.active, self.base)
                     starts += [d for d in known if d is not None and d.id == deployment_id][:1]
                 case AdoptReplica(replica_id, deployment_id):
                     after[replica_id] = replace(
-                        self._replicas[replica_id], deployment_id=deployment_id
+                        self.replicas[replica_id], deployment_id=deployment_id
                     )
                 case DrainReplica(replica_id):
                     after[replica_id] = self._leaving(replica_id, ReplicaState.DRAINING)
                 case StopReplica(replica_id):
                     after[replica_id] = self._leaving(replica_id, ReplicaState.STOPPING)
         for replica_id in sorted(after):
-            await replica_store.save(tx, self._replicas[replica_id], after[replica_id])
+            await replica_store.save(tx, self.replicas[replica_id], after[replica_id])
         await self._start(tx, starts)
 
     def _leaving(self, replica_id: str, state: ReplicaState) -> Replica:
-        replica = self._replicas[replica_id]
+        replica = self.replicas[replica_id]
         return replace(replica, state=state, reason="replaced", state_since=self.now)
 
     async def _start(self, tx: Transaction, starts: Sequence[Deployment]) -> None:
@@ -209,11 +199,11 @@ class _Step:
         taken = await replica_store.slots_taken(tx)
         free = [slot for slot in range(SLOTS_MAX) if slot not in taken]
         if len(free) < len(starts):
-            log.warning("replica.no_slot", endpoint_id=self._row.endpoint.id, wanted=len(starts))
+            log.warning("replica.no_slot", endpoint_id=self.row.endpoint.id, wanted=len(starts))
         await replica_store.add(
             tx,
             [
-                _new_replica(self._clock.new_short_id(), deployment, slot, self.now)
+                _new_replica(self.clock.new_short_id(), deployment, slot, self.now)
                 for deployment, slot in zip(starts, free, strict=False)
             ],
         )

@@ -1,11 +1,10 @@
 """SQL of deployments and of the endpoints' side of a rollout; every write guarded, no decisions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-import msgspec
-from sqlalchemy import Row, insert, select, text, update
+from sqlalchemy import Row, RowMapping, insert, select, text, update
 
 from weighbridge.endpoints.model import Endpoint
 from weighbridge.errors import StaleError
@@ -27,8 +26,9 @@ class EndpointRow:
     deleted: bool
 
 
-def _deployment(row: Mapping[str, object]) -> Deployment:
-    return msgspec.convert({name: row[name] for name in _NAMES}, Deployment)
+def _deployment(row: RowMapping) -> Deployment:
+    values = {name: row[name] for name in _NAMES}
+    return Deployment(**values | {"status": RolloutStatus(row["status"])})
 
 
 def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Deployment]:
@@ -142,9 +142,8 @@ async def lock_endpoint(tx: Transaction, endpoint_id: str) -> EndpointRow:
         .with_for_update()
     )
     row = (await tx.execute(query)).one()
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
-    deleted = values.pop("deleted_at") is not None
-    return EndpointRow(msgspec.convert(values, Endpoint), deleted)
+    *values, deleted_at = row
+    return EndpointRow(Endpoint(*values), deleted=deleted_at is not None)
 
 
 async def restless(tx: Transaction) -> Sequence[str]:

@@ -1,5 +1,6 @@
 """Endpoints on the real database: shapes that could not roll out are refused, ids are given once."""
 
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import pytest
@@ -45,13 +46,8 @@ def test_a_shape_is_taken_exactly_when_a_rollout_can_move_without_stopping_all(
         and 0 <= max_surge <= 1024
         and max_unavailable + max_surge >= 1
     )
-    try:
+    with nullcontext() if possible else pytest.raises(InvalidError):
         service.check_shape(replicas=replicas, max_unavailable=max_unavailable, max_surge=max_surge)
-        taken = True
-    except InvalidError as error:
-        taken = False
-        assert error.code == "impossible_rollout"
-    assert taken == possible
 
 
 def test_the_refusal_works_out_what_would_be_possible() -> None:
@@ -140,7 +136,7 @@ async def test_an_endpoint_is_not_deleted_under_an_open_deployment(
                 status="queued",
                 created_at=NOW,
                 updated_at=NOW,
-            )  # fmt: skip
+            )
         )
         await tx.execute(
             deployments.insert().values(
@@ -160,7 +156,7 @@ async def test_an_endpoint_is_not_deleted_under_an_open_deployment(
                 max_surge=1,
                 created_at=NOW,
                 updated_at=NOW,
-            )  # fmt: skip
+            )
         )
         with pytest.raises(ConflictError, match="d1 has not ended"):
             await service.delete(tx, "chat", now=NOW)

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
@@ -11,11 +11,11 @@ from weighbridge.accounts.model import Org
 from weighbridge.clock import Clock
 from weighbridge.endpoints import service as endpoints
 from weighbridge.engines.base import EngineSettings
-from weighbridge.errors import ConflictError, InvalidError, NotFoundError, StaleError
-from weighbridge.registry import service, store
+from weighbridge.errors import ConflictError, InvalidError, NotFoundError
+from weighbridge.registry import service
 from weighbridge.registry.model import Architecture, ModelVersion, SyncStatus
 from weighbridge.storage.database import Database, Transaction
-from weighbridge.storage.tables import deployments, replicas
+from weighbridge.storage.tables import deployments, model_versions, replicas
 from weighbridge.weights.tensors import TensorSpec
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -113,15 +113,13 @@ async def test_numbers_go_on_when_an_architecture_is_registered_again(
     database: Database, org: Org
 ) -> None:
     async with database.begin() as tx:
-        version = await upload(tx, org)
+        await upload(tx, org)
         with pytest.raises(ConflictError, match="has model versions"):
             await service.delete_architecture(tx, ARCH, now=NOW)
         await service.delete(tx, org.id, ARCH, 1, now=NOW)
         with pytest.raises(ConflictError, match="has model versions"):
             await service.delete_architecture(tx, ARCH, now=NOW)
-        buried = await store.find_by_id(tx, version.id)
-        assert buried is not None
-        await store.record_sync(tx, buried, status=SyncStatus.CANCELLED)
+        await tx.execute(model_versions.update().values(status=SyncStatus.CANCELLED))
         await service.delete_architecture(tx, ARCH, now=NOW)
         with pytest.raises(NotFoundError):
             await service.architecture(tx, ARCH)
@@ -233,7 +231,7 @@ async def replica_row(tx: Transaction, version: ModelVersion, deployment: str, s
             slot=0,
             created_at=NOW,
             state_since=NOW,
-        )  # fmt: skip
+        )
     )
 
 
@@ -288,7 +286,7 @@ async def test_the_last_good_version_cannot_be_deleted_until_its_endpoint_is(
         await service.delete(tx, org.id, ARCH, 1, now=NOW)
 
 
-async def test_a_deleted_version_is_gone_at_once_but_its_sync_still_sees_it(
+async def test_a_deleted_version_is_gone_at_once_and_its_sync_is_told_to_stop(
     database: Database, org: Org
 ) -> None:
     async with database.begin() as tx:
@@ -298,45 +296,9 @@ async def test_a_deleted_version_is_gone_at_once_but_its_sync_still_sees_it(
             with pytest.raises(NotFoundError):
                 await service.resolve(tx, org.id, ARCH, ref)
         assert await service.versions(tx, org.id, ARCH) == []
-        (seen,) = await store.claimable(tx)
-        assert (seen.id, seen.deleted, seen.cancel_requested) == (version.id, True, True)
+        row = (await tx.execute(model_versions.select())).one()
+        assert (row.id, row.deleted_at, row.cancel_requested) == (version.id, NOW, True)
         await upload(tx, org, "production")
-
-
-async def test_a_sync_records_only_on_what_it_has_read(database: Database, org: Org) -> None:
-    async with database.begin() as tx:
-        version = await upload(tx, org)
-        running = await store.record_sync(
-            tx, version, status=SyncStatus.IN_PROGRESS, step="list", bytes_total=7
-        )
-        assert (running.status, running.step, running.bytes_total) == ("in_progress", "list", 7)
-        with pytest.raises(StaleError):
-            await store.record_sync(tx, version, bytes_done=1)
-        done = await store.record_sync(
-            tx, running, status=SyncStatus.DONE, manifest_digest="d" * 64,
-            updated_at=NOW + timedelta(seconds=1),
-        )  # fmt: skip
-        assert await store.claimable(tx) == []
-        with pytest.raises(ValueError, match="cannot become"):
-            await store.record_sync(tx, done, status=SyncStatus.ERROR)
-
-
-async def test_setting_aliases_does_not_disturb_a_sync(database: Database, org: Org) -> None:
-    async with database.begin() as tx:
-        version = await upload(tx, org)
-        await service.set_aliases(tx, org.id, ARCH, 1, ["production"])
-        assert (await store.record_sync(tx, version, bytes_done=1)).aliases == ("production",)
-
-
-async def test_manifests_nobody_needs_may_be_dropped(database: Database, org: Org) -> None:
-    async with database.begin() as tx:
-        for digest in ("d" * 64, "e" * 64):
-            version = await upload(tx, org)
-            running = await store.record_sync(tx, version, status=SyncStatus.IN_PROGRESS)
-            await store.record_sync(tx, running, status=SyncStatus.DONE, manifest_digest=digest)
-        await service.delete(tx, org.id, ARCH, 1, now=NOW)
-        assert await store.live_digests(tx) == {"b" * 64, "e" * 64}
-        assert await store.dead_digests(tx) == {"d" * 64}
 
 
 def test_a_fingerprint_names_the_bytes_and_ends_in_the_suffix() -> None:

@@ -1,0 +1,74 @@
+"""What to start for a replica: its engine's command and its place in the weight store."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from weighbridge.engines.base import Engine, EngineLaunch, served_name
+from weighbridge.errors import InvalidError
+from weighbridge.replicas.store import Watched
+from weighbridge.routing.tokens import replica_token
+from weighbridge.runtimes.base import ReplicaSpec, Resources, Weights
+
+OWNER = {"owner": "weighbridge"}
+"""The label of every process that is ours to adopt or to stop."""
+
+
+class VersionStore(Protocol):
+    """The part of the weight store that a launch needs; blocking."""
+
+    def version_dir(self, digest: str) -> Path:
+        """The directory an engine loads; NotFoundError when the version is not published (W1)."""
+
+
+def engine_launch(watched: Watched, pepper: bytes, cache_dir: Path) -> EngineLaunch:
+    replica = watched.replica
+    return EngineLaunch(
+        replica_id=replica.id,
+        digest=replica.digest,
+        served_name=served_name(replica.id, replica.digest),
+        token=replica_token(pepper, replica.id),
+        settings=watched.engine,
+        cache_dir=str(cache_dir),
+    )
+
+
+def engine_of(watched: Watched, engines: Mapping[str, Engine]) -> Engine:
+    """Raises InvalidError for an engine this server does not have."""
+    engine = engines.get(watched.engine.engine)
+    if engine is None:
+        raise InvalidError(
+            f"engine {watched.engine.engine!r} is not available here; known: {sorted(engines)}"
+        )
+    return engine
+
+
+async def replica_spec(
+    watched: Watched,
+    engine: Engine,
+    launch: EngineLaunch,
+    store: VersionStore,
+    *,
+    grace_s: float,
+) -> ReplicaSpec:
+    """Raises InvalidError when the settings make no command, NotFoundError when the weights are not stored."""
+    replica = watched.replica
+    directory = await asyncio.to_thread(store.version_dir, replica.digest)
+    command = engine.command(launch)
+    return ReplicaSpec(
+        name=replica.id,
+        argv=command.argv,
+        weights=Weights(replica.digest, str(directory), watched.size_bytes),
+        env=command.env,
+        secrets=command.secrets,
+        labels={
+            **OWNER,
+            "org": watched.org_id,
+            "endpoint": replica.endpoint_id,
+            "deployment": replica.deployment_id,
+            "version": str(replica.version_number),
+        },
+        resources=Resources(cpus=float(watched.engine.threads)),
+        grace_s=grace_s,
+    )
