@@ -16,7 +16,7 @@ from weighbridge.gateway.errors import error_answer, model_not_found
 from weighbridge.gateway.http.bodies import read_body
 from weighbridge.gateway.http.control import ControlForward, is_control_path
 from weighbridge.gateway.http.exchange import ClientGoneError
-from weighbridge.gateway.http.limits import Limits
+from weighbridge.gateway.http.limits import SERVER, Limits
 from weighbridge.gateway.http.proxy import Proxy
 from weighbridge.gateway.metrics.access import CLIENT_GONE, AccessRecord, finish
 from weighbridge.gateway.metrics.figures import Figures
@@ -72,6 +72,7 @@ class Gateway:
         if not response.prepared:
             record.status = response.status
             response.headers["x-request-id"] = record.request_id
+            response.headers["server"] = SERVER
         return response
 
     async def _route(

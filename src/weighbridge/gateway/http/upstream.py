@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from io import BytesIO
 
 import aiohttp
 from aiohttp import ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
@@ -17,6 +18,7 @@ from weighbridge.routing.tokens import replica_token
 
 _REFUSAL_BYTES_MAX = 64 * 1024
 _READ_BUFFER_BYTES = 32 * 1024
+_WRITE_BYTES = 256 * 1024
 _WRONG_IDENTITY = frozenset({401, 403, 404, 421})
 
 
@@ -89,7 +91,8 @@ class Upstreams:
         token = replica_token(self._pepper, replica.replica_id)
         return await self._session.post(
             URL(replica.url.rstrip("/") + path, encoded=True),
-            data=body,
+            # A file is sent piece by piece, so a long prompt does not hold up the other streams.
+            data=body if len(body) <= _WRITE_BYTES else BytesIO(body),
             headers={
                 "authorization": f"Bearer {token}",
                 "content-type": "application/json",
