@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import weighbridge
+from stub_engine import StubEngine
 from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.files import write_snapshot
 from weighbridge.routing.model import (
@@ -24,8 +25,6 @@ from weighbridge.routing.model import (
 )
 from weighbridge.routing.tokens import key_digest, load_pepper, replica_token
 from weighbridge.settings import DataDir
-
-from stub_engine import StubEngine
 
 START_S = 20.0
 ORG, OTHER_ORG = "org_one", "org_two"
@@ -134,7 +133,7 @@ class GatewayProcess:
         source = str(Path(weighbridge.__file__).parents[1])
         with (self.root / "gateway.log").open("ab") as output:
             before = self.log.count("gateway.listening")
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: ASYNC220 - starts, never waits
                 self.command(port), stderr=output, env={**os.environ, "PYTHONPATH": source}
             )
         await until(lambda: self.log.count("gateway.listening") >= before + self.workers, self)

@@ -11,7 +11,7 @@ import pytest
 from cerebras.cloud.sdk import AsyncCerebras
 from openai import AsyncOpenAI
 
-from gateway_process import ENDPOINT, KEY, GatewayProcess
+from gateway_process import ENDPOINT, KEY, GatewayProcess, until
 from stub_engine import StubEngine, running
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -179,8 +179,7 @@ class TestErrors:
         site.engine.mode = "500"
 
         async def recover() -> None:
-            while not site.engine.bodies:
-                await asyncio.sleep(0.01)
+            await until(lambda: bool(site.engine.bodies))
             site.engine.mode = "ok"
 
         recovering = asyncio.create_task(recover())

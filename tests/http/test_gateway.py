@@ -322,7 +322,8 @@ async def test_an_older_table_is_not_applied(site):
     ("head", "status"),
     [
         (
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}",
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n"
+            b"transfer-encoding: chunked\r\n\r\n{}",
             b"400",
         ),
         (

@@ -1,6 +1,7 @@
 """An engine's stream becomes the caller's: our identity, usage on the finish chunk, one clear end."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -85,7 +86,7 @@ def test_a_chat_stream_is_rewritten_as_the_api_has_it():
 def test_the_caller_gets_the_same_bytes_however_the_engine_s_are_cut(places):
     edges = [0, *sorted(places), len(WHOLE)]
     answer = AnswerStream(identity())
-    pieces = [WHOLE[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    pieces = [WHOLE[start:stop] for start, stop in pairwise(edges)]
     got = b"".join(answer.feed(piece, ELAPSED) for piece in pieces)
     assert got == AnswerStream(identity()).feed(WHOLE, ELAPSED)
 

@@ -1,5 +1,7 @@
 """The event parser gives the same events however the network cuts the bytes."""
 
+from itertools import chain, pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ def streams(draw: st.DrawFn) -> tuple[bytes, list[SseEvent]]:
 
 def cut(text: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
-    return [text[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    return [text[start:stop] for start, stop in pairwise(edges)]
 
 
 def parse(pieces: list[bytes]) -> list[SseEvent]:
@@ -74,8 +76,7 @@ def test_an_error_field_is_an_event_of_that_name():
 def test_an_event_over_the_limit_is_refused_while_it_arrives(piece):
     parser = SseParser(event_bytes_max=100)
     with pytest.raises(UnavailableError, match="more than 100 bytes"):
-        for _ in range(20):
-            list(parser.feed(piece))
+        list(chain.from_iterable(map(parser.feed, [piece] * 20)))
 
 
 def test_the_limit_counts_each_event_anew():
