@@ -24,6 +24,7 @@ class StubEngine:
     aborted: int = 0
     bodies: list[dict] = field(default_factory=list)
     headers: list[dict] = field(default_factory=list)
+    seen: list[asyncio.Transport] = field(default_factory=list)
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -49,9 +50,10 @@ class StubEngine:
         if self.mode == "context":
             message = f"request exceeds the available context size of {self.served_name}"
             return web.json_response({"error": {"message": message}}, status=400)
-        if self.mode == "drop":
+        if self.mode == "drop" or (self.mode == "no_reuse" and request.transport in self.seen):
             request.transport.abort()
             return web.Response()
+        self.seen.append(request.transport)
         if self.mode == "silent":
             await self.released.wait()
         name = "other.replica" if self.mode == "wrong_name" else self.served_name

@@ -211,6 +211,18 @@ async def test_another_replica_answers_when_one_fails_before_its_first_byte(site
     assert broken.served_name not in text
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_engine_that_closes_idle_connections_unannounced_is_not_taken_for_dead(
+    site, stream
+):
+    await site.route(0)
+    site.engines[0].mode = "no_reuse"
+    for _ in range(3):
+        answers = await asyncio.gather(*(site.chat(stream=stream) for _ in range(8)))
+        assert {answer.status for answer, _ in answers} == {200}
+    assert "replica.failed" not in site.log
+
+
 async def test_at_most_three_replicas_see_a_request(site):
     for engine in site.engines:
         engine.mode = "500"
@@ -322,8 +334,10 @@ async def test_an_older_table_is_not_applied(site):
     ("head", "status"),
     [
         (
-            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n"
-            b"transfer-encoding: chunked\r\n\r\n{}",
+            (
+                b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n"
+                b"transfer-encoding: chunked\r\n\r\n{}"
+            ),
             b"400",
         ),
         (

@@ -203,7 +203,7 @@ async def test_the_drain_at_shutdown_has_an_end(tmp_path):
 async def test_a_killed_parent_is_followed_by_a_new_one_while_old_streams_finish(tmp_path):
     """The old workers stop listening, finish their streams in their own columns, and end."""
     async with started(tmp_path, workers=2) as gateway:
-        engine = gateway.engine("r0", tokens=60, pause_s=0.05)
+        engine = gateway.engine("r0", mode="stall")
         async with (
             running(engine) as url,
             aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as session,
@@ -220,6 +220,7 @@ async def test_a_killed_parent_is_followed_by_a_new_one_while_old_streams_finish
             await gateway.start(gateway.port)
             assert gateway.view.in_flight(0) == 4
             assert len({ack.pid for ack in gateway.view.workers()} - old) == 2
+            engine.released.set()
             await asyncio.gather(*streams)
             assert (load.whole, load.faults) == (4, [])
             await until(lambda: not old & {ack.pid for ack in gateway.view.workers()})
