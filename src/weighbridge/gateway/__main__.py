@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import mmap
 import os
 import signal
 import sys
@@ -16,7 +17,7 @@ from weighbridge.gateway.http.probes import Probes
 from weighbridge.gateway.options import Options, read_options
 from weighbridge.gateway.port import DataDirLock, PortReservation, listen
 from weighbridge.gateway.worker import EXIT_SETUP
-from weighbridge.routing.acks import clear_column, open_acks
+from weighbridge.routing.acks import WORKERS_MAX, GatewayView, clear_column, open_acks
 from weighbridge.settings import Settings
 from weighbridge.telemetry.logs import configure_logs
 
@@ -27,6 +28,8 @@ RESTART_PAUSE_MAX_S = 5.0
 LIVED_WELL_S = 10.0
 KILL_AFTER_S = 5.0
 """Beyond the drain limit."""
+ORPHANS_WAIT_S = 10.0
+ORPHANS_POLL_S = 0.05
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,26 +43,68 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+class Columns:
+    """Who of the workers writes which column of the acks: never two at once.
+
+    Workers of a parent that was killed drain for a while beside the new ones, each in its own column.
+    """
+
+    def __init__(self, memory: mmap.mmap) -> None:
+        self._memory = memory
+        self._view = GatewayView(memory)
+        self._given: set[int] = set()
+
+    def orphans(self) -> bool:
+        """Whether workers of an earlier parent still live."""
+        return bool(set(self._view.live_columns()) - self._given)
+
+    def take(self) -> int:
+        taken = {*self._given, *self._view.live_columns()}
+        free = next((column for column in range(WORKERS_MAX) if column not in taken), None)
+        if free is None:
+            raise SetupError(f"There are {WORKERS_MAX} gateway workers; end the old ones first")
+        self._given.add(free)
+        return free
+
+    def give_back(self, column: int) -> None:
+        """Once its worker has been reaped; no count of the dead remains."""
+        clear_column(self._memory, column)
+        self._given.discard(column)
+
+
 async def supervise(options: Options) -> None:
     """Until SIGTERM or SIGINT; raises SetupError when the data directory or a port is taken."""
     run = options.data_dir.run
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = DataDirLock(run)
     try:
-        reservation = PortReservation(options.host, options.port)
+        columns = Columns(open_acks(options.data_dir.acks_file))
+        reservation = await _reserve(options, columns)
         try:
             async with _probes(options) as probe_port:
                 _announce(options, reservation.port, probe_port)
-                await _keep_workers(options, reservation.port)
+                await _keep_workers(options, reservation.port, columns)
         finally:
             reservation.close()
     finally:
         lock.close()
 
 
+async def _reserve(options: Options, columns: Columns) -> PortReservation:
+    """Workers of a parent that was killed hold the port until they notice; for them, and only them, wait."""
+    give_up_s = asyncio.get_running_loop().time() + ORPHANS_WAIT_S
+    while True:
+        try:
+            return PortReservation(options.host, options.port)
+        except SetupError:
+            if not columns.orphans() or asyncio.get_running_loop().time() > give_up_s:
+                raise
+        await asyncio.sleep(ORPHANS_POLL_S)
+
+
 @asynccontextmanager
 async def _probes(options: Options) -> AsyncIterator[int]:
-    server = web.Server(Probes(options.data_dir.run, options.workers), access_log=None)
+    server = web.Server(Probes(options.data_dir.run), access_log=None)
     runner = web.ServerRunner(server, shutdown_timeout=1)
     await runner.setup()
     reservation = PortReservation(options.probe_host, options.probe_port)
@@ -81,23 +126,23 @@ def _announce(options: Options, port: int, probe_port: int) -> None:
     temporary.rename(path)
 
 
-async def _keep_workers(options: Options, port: int) -> None:
+async def _keep_workers(options: Options, port: int, columns: Columns) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with asyncio.TaskGroup() as tasks:
-        for worker in range(options.workers):
-            tasks.create_task(_keep_worker(options, worker, port, stop))
+        for _ in range(options.workers):
+            tasks.create_task(_keep_worker(options, port, columns, stop))
 
 
-async def _keep_worker(options: Options, worker: int, port: int, stop: asyncio.Event) -> None:
-    """Start it again whenever it dies; its column is cleared in between, so no count of the dead remains."""
-    memory = open_acks(options.data_dir.acks_file)
+async def _keep_worker(options: Options, port: int, columns: Columns, stop: asyncio.Event) -> None:
+    """Start it again whenever it dies; a worker goes by the number of its column."""
     pause_s = RESTART_PAUSE_S
     loop = asyncio.get_running_loop()
     while not stop.is_set():
         started_s = loop.time()
+        worker = columns.take()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -105,7 +150,7 @@ async def _keep_worker(options: Options, worker: int, port: int, stop: asyncio.E
             *options.worker_argv(worker, port),
         )
         status = await _until_ended(process, stop, options.drain_s + KILL_AFTER_S)
-        clear_column(memory, worker)
+        columns.give_back(worker)
         if stop.is_set():
             return
         lived_s = loop.time() - started_s

@@ -25,6 +25,7 @@ class Admitted:
     body: Body
     stream: bool
     tier_used: str | None
+    top_logprobs: int
 
     @property
     def is_chat(self) -> bool:
@@ -53,6 +54,7 @@ def admit(
         body=engine_body(request),
         stream=request.stream is True,
         tier_used=_tier_used(request),
+        top_logprobs=_top_logprobs(request),
     )
 
 
@@ -66,3 +68,8 @@ def _tier_used(request: InferenceRequest) -> str | None:
     """All requests are served alike; the member appears only for those that left the choice to us."""
     asked_auto = isinstance(request, ChatRequest) and request.service_tier == "auto"
     return "default" if asked_auto else None
+
+
+def _top_logprobs(request: InferenceRequest) -> int:
+    asked = request.top_logprobs if isinstance(request, ChatRequest) else request.logprobs
+    return asked or 0

@@ -5,12 +5,14 @@ Workers share a port by SO_REUSEPORT, which by itself would let a second install
 
 import errno
 import fcntl
+import json
 import os
 import socket
 from contextlib import suppress
 from pathlib import Path
 
 from weighbridge.errors import SetupError
+from weighbridge.routing.acks import process_start_ticks
 
 BACKLOG = 1024
 
@@ -26,6 +28,10 @@ class DataDirLock:
         except BlockingIOError as error:
             os.close(self._descriptor)
             raise SetupError(f"Another gateway already serves from {run}; stop it first") from error
+        # Who holds it, in the form the supervisor reads to adopt a running gateway.
+        holder = {"pid": os.getpid(), "start_ticks": process_start_ticks(os.getpid())}
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -22,7 +22,7 @@ _Signature = tuple[int, int, int]
 def _signature(path: Path) -> _Signature | None:
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return (status.st_ino, status.st_mtime_ns, status.st_size)
 

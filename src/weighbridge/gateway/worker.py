@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -143,7 +143,9 @@ class _Chores:
         """Until cancelled. An orphan stops, or it would hold the port against the next gateway."""
         while True:
             self._gateway.proxy.choice.refresh()
-            write_figures(self._run, self._figures())
+            # A full disk costs figures, not requests.
+            with suppress(OSError):
+                write_figures(self._run, self._figures())
             if os.getppid() != self._parent:
                 stop.set()
             await asyncio.sleep(COLUMNS_REFRESH_S)

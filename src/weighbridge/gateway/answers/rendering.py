@@ -35,6 +35,7 @@ class AnswerIdentity:
     served_name: str
     created_unix_s: float
     tier_used: str | None = None
+    top_logprobs: int = 0
 
     def check(self, model: str) -> None:
         if model != self.served_name:
@@ -85,12 +86,17 @@ def reasoning_of(message: EngineMessage) -> str | None:
     return message.reasoning or message.reasoning_content or None
 
 
-def chat_logprobs(logprobs: EngineLogprobs | None) -> ChatLogprobs | None:
-    return None if logprobs is None else ChatLogprobs(logprobs.content)
+def chat_logprobs(logprobs: EngineLogprobs | None, top: int) -> ChatLogprobs | None:
+    """`top` is how many alternatives the caller asked for; the engine is asked for one at least."""
+    if logprobs is None:
+        return None
+    for entry in logprobs.content or ():
+        del entry.top_logprobs[top:]
+    return ChatLogprobs(logprobs.content)
 
 
-def text_logprobs(logprobs: EngineLogprobs | None, offset: int) -> TextLogprobs | None:
-    """`offset` is the characters of the choice's text before these tokens."""
+def text_logprobs(logprobs: EngineLogprobs | None, top: int, offset: int) -> TextLogprobs | None:
+    """`top` as in `chat_logprobs`; `offset` is the characters of the choice's text before these tokens."""
     if logprobs is None:
         return None
     if logprobs.content is None:
@@ -107,7 +113,7 @@ def text_logprobs(logprobs: EngineLogprobs | None, offset: int) -> TextLogprobs 
         token_logprobs=[entry.logprob for entry in logprobs.content],
         tokens=tokens,
         top_logprobs=[
-            {other.token: other.logprob for other in entry.top_logprobs}
+            {other.token: other.logprob for other in entry.top_logprobs[:top]}
             for entry in logprobs.content
         ],
     )

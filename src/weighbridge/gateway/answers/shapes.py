@@ -7,11 +7,17 @@ from msgspec import UNSET, Struct, UnsetType
 _COMPLETE = frozenset({"stop", "length", "content_filter", "tool_calls"})
 
 
+class OtherToken(Struct):
+    token: str
+    logprob: float
+    bytes: list[int] | None = None
+
+
 class TokenLogprob(Struct):
     token: str
     logprob: float
     bytes: list[int] | None = None
-    top_logprobs: "list[TokenLogprob]" = []
+    top_logprobs: list[OtherToken] = []
 
 
 class EngineLogprobs(Struct):

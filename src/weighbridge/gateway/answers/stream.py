@@ -153,7 +153,11 @@ class AnswerStream:
         )
         if delta == Delta() and choice.logprobs is None:
             return None
-        return DeltaChoice(delta, choice.index, logprobs=chat_logprobs(choice.logprobs))
+        return DeltaChoice(
+            delta,
+            choice.index,
+            logprobs=chat_logprobs(choice.logprobs, self._identity.top_logprobs),
+        )
 
     def _text_choice(self, choice: EngineChoice) -> TextDeltaChoice | None:
         if not choice.text and choice.logprobs is None:
@@ -161,7 +165,7 @@ class AnswerStream:
         text = choice.text or ""
         offset = self._text_chars.get(choice.index, 0)
         self._text_chars[choice.index] = offset + len(text)
-        logprobs = text_logprobs(choice.logprobs, offset)
+        logprobs = text_logprobs(choice.logprobs, self._identity.top_logprobs, offset)
         return TextDeltaChoice(choice.index, text, logprobs=logprobs)
 
     def _finish_choice(self, index: int) -> DeltaChoice | TextDeltaChoice:

@@ -52,7 +52,7 @@ def whole_answer(received: bytes, identity: AnswerIdentity, elapsed: Elapsed) ->
         raise UnavailableError("The engine's answer has no choices", code="engine_failed")
     body = Answer(
         id=identity.answer_id,
-        choices=_choices(answer.choices, is_chat=identity.is_chat),
+        choices=_choices(answer.choices, identity),
         created=int(identity.created_unix_s),
         model=identity.endpoint_id,
         object="chat.completion" if identity.is_chat else "text_completion",
@@ -87,22 +87,22 @@ def _refusal_message(received: bytes) -> str:
 
 
 def _choices(
-    choices: Sequence[EngineChoice], *, is_chat: bool
+    choices: Sequence[EngineChoice], identity: AnswerIdentity
 ) -> Sequence[ChatChoice] | Sequence[TextChoice]:
-    if is_chat:
-        return [_chat_choice(choice) for choice in choices]
+    if identity.is_chat:
+        return [_chat_choice(choice, identity.top_logprobs) for choice in choices]
     return [
         TextChoice(
             choice.index,
             choice.text or "",
             finish_word(choice.finish_reason),
-            text_logprobs(choice.logprobs, 0),
+            text_logprobs(choice.logprobs, identity.top_logprobs, 0),
         )
         for choice in choices
     ]
 
 
-def _chat_choice(choice: EngineChoice) -> ChatChoice:
+def _chat_choice(choice: EngineChoice, top: int) -> ChatChoice:
     message = choice.message or EngineMessage()
     reasoning = reasoning_of(message)
     return ChatChoice(
@@ -114,5 +114,5 @@ def _chat_choice(choice: EngineChoice) -> ChatChoice:
             tool_calls=message.tool_calls or None,
             reasoning=UNSET if reasoning is None else reasoning,
         ),
-        logprobs=chat_logprobs(choice.logprobs),
+        logprobs=chat_logprobs(choice.logprobs, top),
     )

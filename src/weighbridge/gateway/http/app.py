@@ -1,6 +1,7 @@
 """The public listener: every request in, one answer and one access record out."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -16,7 +17,7 @@ from weighbridge.gateway.errors import error_answer, model_not_found
 from weighbridge.gateway.http.bodies import read_body
 from weighbridge.gateway.http.control import ControlForward, is_control_path
 from weighbridge.gateway.http.exchange import ClientGoneError
-from weighbridge.gateway.http.limits import Limits
+from weighbridge.gateway.http.limits import SERVER, Limits
 from weighbridge.gateway.http.proxy import Proxy
 from weighbridge.gateway.metrics.access import CLIENT_GONE, AccessRecord, finish
 from weighbridge.gateway.metrics.figures import Figures
@@ -54,7 +55,9 @@ class Gateway:
         try:
             return await self._answer(request, path, record)
         finally:
-            finish(record, self.figures, self.clock.monotonic())
+            # A full log volume costs the line, not the answer.
+            with suppress(OSError):
+                finish(record, self.figures, self.clock.monotonic())
 
     async def _answer(
         self, request: web.BaseRequest, path: str, record: AccessRecord
@@ -72,6 +75,7 @@ class Gateway:
         if not response.prepared:
             record.status = response.status
             response.headers["x-request-id"] = record.request_id
+            response.headers["server"] = SERVER
         return response
 
     async def _route(

@@ -48,6 +48,7 @@ class Exchange:
             served_name=replica.served_name,
             created_unix_s=self.created_unix_s,
             tier_used=self.admitted.tier_used,
+            top_logprobs=self.admitted.top_logprobs,
         )
 
     def first_byte_by_s(self) -> float:

@@ -23,6 +23,8 @@ class Limits:
 
 CONTROL_BODY_BYTES_MAX = 1024 * 1024
 """Largest body that is passed on to the control plane."""
+SERVER = "weighbridge"
+"""What answers call their server; not the library and its version."""
 KEEPALIVE_S = 75.0
 """Idle client connections; longer than a front proxy keeps its own, so that it closes first."""
 UPSTREAM_KEEPALIVE_S = 4.0

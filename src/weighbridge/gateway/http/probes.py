@@ -8,14 +8,13 @@ from weighbridge.gateway.metrics.figures import prometheus_text, read_figures
 
 
 class Probes:
-    def __init__(self, run: Path, workers: int) -> None:
+    def __init__(self, run: Path) -> None:
         self._run = run
-        self._workers = workers
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/livez":
             return web.Response(text="ok\n")
-        workers = read_figures(self._run, self._workers)
+        workers = read_figures(self._run)
         if request.path == "/readyz":
             if any(figures.ready for figures in workers):
                 return web.Response(text="ready\n")

@@ -10,6 +10,7 @@ from weighbridge.gateway.answers.rendering import AnswerIdentity
 from weighbridge.gateway.answers.stream import AnswerStream
 from weighbridge.gateway.errors import error_answer, error_event
 from weighbridge.gateway.http.exchange import ClientGoneError, Exchange, TooLateError
+from weighbridge.gateway.http.limits import SERVER
 from weighbridge.gateway.http.upstream import AttemptFailedError
 
 _TAIL_S = 0.5
@@ -18,6 +19,7 @@ _HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
+    "server": SERVER,
 }
 
 
@@ -112,7 +114,6 @@ class Relay:
             raise error
         record = self._exchange.record
         record.status, record.code = error_answer(error).status, error.code
-        self._out.force_close()
         await self._write(self._out, error_event(error, self._exchange.answer_id))
 
     async def _read_tail(self) -> None:

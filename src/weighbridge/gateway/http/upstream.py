@@ -1,8 +1,9 @@
 """Connections to replicas: one POST, written from scratch, and what its failure means."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from io import BytesIO
 
 import aiohttp
 from aiohttp import ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
@@ -17,6 +18,7 @@ from weighbridge.routing.tokens import replica_token
 
 _REFUSAL_BYTES_MAX = 64 * 1024
 _READ_BUFFER_BYTES = 32 * 1024
+_WRITE_BYTES = 256 * 1024
 _WRONG_IDENTITY = frozenset({401, 403, 404, 421})
 
 
@@ -37,20 +39,15 @@ class Upstreams:
     """The worker's client session. Nothing of the caller's headers is passed on."""
 
     def __init__(self, pepper: bytes, connect_s: float) -> None:
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_reuseconn.append(_mark_reused)
         self._pepper = pepper
-        self._session = ClientSession(
-            connector=TCPConnector(limit=0, keepalive_timeout=UPSTREAM_KEEPALIVE_S),
-            timeout=ClientTimeout(total=None, connect=None, sock_connect=connect_s),
-            cookie_jar=DummyCookieJar(),
-            auto_decompress=False,
-            read_bufsize=_READ_BUFFER_BYTES,
-            trace_configs=[trace],
+        self._pooled = _session(
+            TCPConnector(limit=0, keepalive_timeout=UPSTREAM_KEEPALIVE_S), connect_s
         )
+        self._fresh = _session(TCPConnector(limit=0, force_close=True), connect_s)
 
     async def close(self) -> None:
-        await self._session.close()
+        await self._pooled.close()
+        await self._fresh.close()
 
     @asynccontextmanager
     async def post(
@@ -70,36 +67,52 @@ class Upstreams:
     async def _open(
         self, replica: ReplicaRoute, path: str, body: bytes, request_id: str
     ) -> ClientResponse:
+        url = URL(replica.url.rstrip("/") + path, encoded=True)
+        headers = {
+            "authorization": f"Bearer {replica_token(self._pepper, replica.replica_id)}",
+            "content-type": "application/json",
+            "accept-encoding": "identity",
+            "x-request-id": request_id,
+        }
         try:
             trace = _Trace()
             try:
-                return await self._send(replica, path, body, request_id, trace)
+                return await _send(self._pooled, url, headers, body, trace)
             except aiohttp.ClientConnectionError:
-                # The engine may close an idle connection just as it is reused; a fresh one tells.
+                # llama.cpp closes many a connection without saying so; only a fresh one tells whether it lives.
                 if not trace.reused:
                     raise
-            return await self._send(replica, path, body, request_id, trace)
+            return await _send(self._fresh, url, headers, body, trace)
         except (aiohttp.ClientError, ConnectionError) as error:
             cause = UnavailableError(f"A replica is away: {type(error).__name__}")
             raise AttemptFailedError(cause) from error
 
-    async def _send(
-        self, replica: ReplicaRoute, path: str, body: bytes, request_id: str, trace: _Trace
-    ) -> ClientResponse:
-        token = replica_token(self._pepper, replica.replica_id)
-        return await self._session.post(
-            URL(replica.url.rstrip("/") + path, encoded=True),
-            data=body,
-            headers={
-                "authorization": f"Bearer {token}",
-                "content-type": "application/json",
-                "accept-encoding": "identity",
-                "x-request-id": request_id,
-            },
-            skip_auto_headers=("user-agent",),
-            allow_redirects=False,
-            trace_request_ctx=trace,
-        )
+
+async def _send(
+    session: ClientSession, url: URL, headers: Mapping[str, str], body: bytes, trace: _Trace
+) -> ClientResponse:
+    return await session.post(
+        url,
+        # A file is sent piece by piece, so a long prompt does not hold up the other streams.
+        data=body if len(body) <= _WRITE_BYTES else BytesIO(body),
+        headers=headers,
+        skip_auto_headers=("user-agent",),
+        allow_redirects=False,
+        trace_request_ctx=trace,
+    )
+
+
+def _session(connector: TCPConnector, connect_s: float) -> ClientSession:
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_mark_reused)
+    return ClientSession(
+        connector=connector,
+        timeout=ClientTimeout(total=None, connect=None, sock_connect=connect_s),
+        cookie_jar=DummyCookieJar(),
+        auto_decompress=False,
+        read_bufsize=_READ_BUFFER_BYTES,
+        trace_configs=[trace],
+    )
 
 
 async def _mark_reused(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from weighbridge.routing.acks import process_start_ticks
+from weighbridge.routing.acks import WORKERS_MAX, process_start_ticks
 
 Labels = tuple[str, str, int]
 """Route, endpoint id ('' when it is not a known one) and status: bounded by what the operator has made."""
@@ -81,14 +81,13 @@ def write_figures(run: Path, figures: WorkerFigures) -> None:
     temporary.rename(path)
 
 
-def read_figures(run: Path, workers: int) -> Sequence[WorkerFigures]:
+def read_figures(run: Path) -> Sequence[WorkerFigures]:
     """Those of the workers that live; a dead one's file may still lie there."""
     found = []
-    for worker in range(workers):
+    for worker in range(WORKERS_MAX):
         try:
-            figures = msgspec.json.decode(
-                figures_file(run, worker).read_bytes(), type=WorkerFigures
-            )
+            text = figures_file(run, worker).read_bytes()
+            figures = msgspec.json.decode(text, type=WorkerFigures)
         except (FileNotFoundError, msgspec.MsgspecError):
             continue
         if process_start_ticks(figures.pid) is not None:

@@ -12,7 +12,7 @@ from weighbridge.gateway.requests.shapes import ChatRequest, CompletionRequest
 UNKNOWN_REPORTED_MAX = 16
 _LINE_CHARS_MAX = 160
 _UNKNOWN = re.compile(
-    r"Object contains unknown field `(?P<name>.*)`(?: - at `\$(?P<path>.*)`)?", re.DOTALL
+    r"Object contains unknown field `(?P<name>.*?)`(?: - at `\$(?P<path>.*)`)?", re.DOTALL
 )
 _FAILED = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.(?P<name>[A-Za-z_]\w*)|\[(?P<index>\d+)\]")

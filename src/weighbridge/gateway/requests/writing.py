@@ -57,7 +57,8 @@ def _chat(request: ChatRequest) -> dict[str, object]:
         "max_tokens": _limit(request.max_completion_tokens, request.max_tokens),
         "min_tokens": _limit(request.min_completion_tokens, request.min_tokens),
         "logprobs": request.logprobs or None,
-        "top_logprobs": (request.top_logprobs or 0) if request.logprobs else None,
+        # llama.cpp takes 0 for no logprobs at all; the one too many is taken out of the answer.
+        "top_logprobs": max(1, request.top_logprobs or 0) if request.logprobs else None,
         "reasoning_effort": "none" if request.disable_reasoning else request.reasoning_effort,
         "response_format": _response_format(request),
         "tools": tools,
@@ -71,7 +72,7 @@ def _completion(request: CompletionRequest) -> dict[str, object]:
         "prompt": request.prompt,
         "max_tokens": _limit(request.max_tokens, None),
         "min_tokens": _limit(request.min_tokens, None),
-        "logprobs": request.logprobs,
+        "logprobs": None if request.logprobs is None else max(1, request.logprobs),
     }
 
 
