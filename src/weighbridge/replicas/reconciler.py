@@ -221,7 +221,8 @@ class ReplicaReconciler:
             running = world.away or (process is not None and process.state is RuntimeState.RUNNING)
             if not running or url is None or replica.incarnation is None:
                 continue
-            if not self._prober.free(replica.id):
+            engine = self._engines.get(one.engine.engine)
+            if engine is None or not self._prober.free(replica.id):
                 continue
             generate = due(
                 replica,
@@ -243,7 +244,7 @@ class ReplicaReconciler:
                 timeout_s=limits.probe_generate_s if generate else limits.probe_timeout_s,
                 expected=_expected(replica),
             )
-            self._prober.ask(self._engines[one.engine.engine], question)
+            self._prober.ask(engine, question)
 
     async def _sweep(self, known: set[str], world: World) -> None:
         """Stop processes that no open row asks for, and forget ended ones (D4)."""

@@ -176,6 +176,13 @@ async def record_routed(
 ) -> int:
     """Note the first table that named a replica, and the first that no longer did; the number of rows noted."""
     noted = 0
+    # Locked in the order in which every other writer takes them, so that none waits for another in a circle.
+    await tx.execute(
+        select(replicas.c.id)
+        .where(replicas.c.id.in_([*routed, *unrouted]))
+        .order_by(replicas.c.id)
+        .with_for_update()
+    )
     if routed:
         noted += (
             await tx.execute(

@@ -1,0 +1,128 @@
+"""One replica in any world: only transitions of the table, and an end whatever happens (B2)."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from toy_world import START, replica
+from weighbridge.engines.base import ProbeOutcome
+from weighbridge.replicas.model import TRANSITIONS, Replica, ReplicaLimits, ReplicaState
+from weighbridge.replicas.plan import Command, Probe, Seen, Step, plan
+from weighbridge.runtimes.base import ReplicaStatus, RuntimeState
+
+LIMITS = ReplicaLimits(warm_s=60, unroute_ack_s=10, drain_s=60, stop_grace_s=5, stop_alarm_s=5)
+S = ReplicaState
+NOW = START + timedelta(hours=1)
+
+times = st.integers(-7_200, 7_200).map(lambda s: NOW + timedelta(seconds=s))
+generations = st.none() | st.integers(0, 5)
+
+
+@st.composite
+def replicas(draw: st.DrawFn) -> Replica:
+    return replica(
+        "r-1",
+        state=draw(st.sampled_from(S)),
+        incarnation=draw(st.sampled_from([None, "i1", "i2"])),
+        url=draw(st.sampled_from([None, "http://toy"])),
+        probe_passes=draw(st.integers(0, 2)),
+        probe_failures=draw(st.integers(0, 3)),
+        routed_generation=draw(generations),
+        unrouted_generation=draw(generations),
+        routed_at=draw(st.none() | times),
+        ready_at=draw(st.none() | times),
+        drain_deadline=draw(st.none() | times),
+        state_since=draw(times),
+    )
+
+
+@st.composite
+def processes(draw: st.DrawFn) -> ReplicaStatus:
+    return ReplicaStatus(
+        name="r-1",
+        state=draw(st.sampled_from(RuntimeState)),
+        labels={},
+        incarnation=draw(st.sampled_from(["i1", "i2"])),
+        node="n",
+        url=draw(st.sampled_from([None, "http://toy"])),
+        exit_code=draw(st.sampled_from([None, 0, 1, -9])),
+        reason=draw(st.sampled_from([None, "because"])),
+    )
+
+
+probes = st.builds(
+    Probe,
+    outcome=st.sampled_from(ProbeOutcome),
+    detail=st.just("detail"),
+    generated=st.booleans(),
+)
+worlds = st.builds(
+    Seen,
+    process=st.none() | processes(),
+    runtime_away=st.booleans(),
+    probe=st.none() | probes,
+    routes_acked=generations,
+    in_flight=st.integers(0, 3),
+    guarded=st.booleans(),
+    start_s=st.just(30.0),
+)
+
+
+def check(before: Replica, seen: Seen, step: Step) -> None:
+    after = step.after
+    if after.state is not before.state:
+        assert after.state in TRANSITIONS[before.state]
+        assert after.state_since != before.state_since or after.state_since == NOW
+    if before.state.final:
+        assert step == Step(before)
+    # R15: nothing is ready that has not produced a token, and nothing wrong stays or becomes ready.
+    if after.state is S.READY and before.state is not S.READY:
+        assert seen.probe is not None
+        assert seen.probe.outcome is ProbeOutcome.READY
+        assert seen.probe.generated or before.probe_passes > 0
+    wrong = seen.probe is not None and seen.probe.outcome is ProbeOutcome.WRONG_IDENTITY
+    if wrong and before.state in (S.STARTING, S.WARMING, S.READY):
+        assert after.state is not S.READY
+    # R19: only what is confirmed dead, lost with its node, or never ran gives its slot away.
+    if after.state.final and not before.state.final:
+        assert not seen.runtime_away
+        assert seen.process is None or seen.process.state in (
+            RuntimeState.EXITED,
+            RuntimeState.LOST,
+        )
+    # G5, G6: a draining replica is stopped by us only when nobody routes to it and nothing is in flight, or late.
+    if before.state is S.DRAINING and step.command is Command.STOP:
+        late = (before.drain_deadline or NOW + timedelta(days=1)) <= NOW
+        assert seen.in_flight == 0 or late
+    if step.command is Command.LAUNCH:
+        assert before.state is S.PENDING
+        assert seen.process is None
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(replicas(), worlds)
+def test_any_step_in_any_world_is_safe(before: Replica, seen: Seen) -> None:
+    check(before, seen, plan(before, seen, NOW, LIMITS))
+
+
+@settings(max_examples=300, deadline=None)
+@given(replicas(), st.lists(worlds, max_size=20), st.booleans())
+def test_whatever_happened_before_a_replica_on_its_way_out_ends(
+    one: Replica, past: list[Seen], away: bool
+) -> None:
+    """And a process that never answers is given up within its limits."""
+    for seen in past:
+        one = plan(one, seen, NOW, LIMITS).after
+    silent = Seen(routes_acked=0, in_flight=1, start_s=30.0, runtime_away=away)
+    process = ReplicaStatus("r-1", RuntimeState.RUNNING, {}, one.incarnation or "i1", "n", url="u")
+    now = NOW + timedelta(seconds=7_200)
+    for _ in range(200):
+        now += timedelta(seconds=1)
+        step = plan(one, replace(silent, process=process), now, LIMITS)
+        one = step.after
+        if step.command is Command.STOP and not away:
+            process = replace(process, state=RuntimeState.EXITED, exit_code=0)
+    waits_for_runtime = away and one.state in (S.PENDING, S.STOPPING, S.FAILING)
+    assert one.state.final or one.state is S.READY or waits_for_runtime

@@ -1,0 +1,172 @@
+"""What is published to the gateways, when, and what a crash between two steps of it leaves behind."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from toy_machine import Machine, ToyEngine, ToyGateway, ToyRuntime, ToyStore, furnish, waiting
+from toy_world import replica
+from weighbridge.accounts import service as accounts
+from weighbridge.accounts.model import KeyKind
+from weighbridge.replicas import store
+from weighbridge.replicas.model import Replica, ReplicaState
+from weighbridge.rollouts import store as rollout_store
+from weighbridge.routing.files import read_snapshot, write_snapshot
+from weighbridge.routing.model import KeyTable, RouteTable
+from weighbridge.settings import Settings
+from weighbridge.storage.database import Database
+
+S = ReplicaState
+
+
+@pytest.fixture
+async def machine(database: Database, tmp_path: Path) -> Machine:
+    settings = Settings(data_dir=tmp_path)
+    runtime = ToyRuntime()
+    made = Machine(
+        database, settings, runtime, ToyEngine(runtime), ToyStore(), ToyGateway(settings)
+    )
+    async with database.begin() as tx:
+        await furnish(tx)
+        await rollout_store.add(tx, waiting("d1", 1), 1)
+        await store.add(tx, [ready("a", 0)])
+    await made.lead("control")
+    return made
+
+
+def ready(replica_id: str, slot: int) -> Replica:
+    return replica(
+        replica_id, state=S.READY, slot=slot, url=f"http://toy/{replica_id}", incarnation="i1"
+    )
+
+
+def table(machine: Machine) -> RouteTable:
+    found = read_snapshot(machine.settings.paths.routes_file, RouteTable)
+    assert found is not None
+    return found
+
+
+async def rows(machine: Machine) -> dict[str, Replica]:
+    return {r.id: r for r in await machine.rows()}
+
+
+async def change(machine: Machine, before: Replica, **changes: object) -> None:
+    async with machine.database.begin() as tx:
+        await store.save(tx, before, replace(before, **changes))
+
+
+async def test_a_ready_replica_is_named_with_what_the_gateway_needs(machine: Machine) -> None:
+    await machine.publisher().reconcile()
+    (endpoint,) = table(machine).endpoints
+    assert (endpoint.endpoint_id, endpoint.org_name, endpoint.arch_id) == ("chat", "acme", "tiny")
+    assert (endpoint.deployed, endpoint.rolling_out, endpoint.choices_max) == (False, False, 2)
+    (route,) = endpoint.replicas
+    assert (route.replica_id, route.url, route.incarnation) == ("a", "http://toy/a", "i1")
+    assert route.served_name == "a.digest-v1"
+    assert (await rows(machine))["a"].routed_generation == table(machine).generation == 1
+
+
+async def test_the_generation_is_taken_only_when_the_content_changed(machine: Machine) -> None:
+    publisher = machine.publisher()
+    for _ in range(3):
+        await publisher.reconcile()
+    assert table(machine).generation == 1
+    async with machine.database.begin() as tx:
+        await store.add(tx, [ready("b", 1)])
+    await publisher.reconcile()
+    assert table(machine).generation == 2
+    generations = {r.id: r.routed_generation for r in (await rows(machine)).values()}
+    assert generations == {"a": 1, "b": 2}
+
+
+async def test_a_draining_replica_leaves_the_table_and_learns_which_one(machine: Machine) -> None:
+    publisher = machine.publisher()
+    await publisher.reconcile()
+    await change(machine, (await rows(machine))["a"], state=S.DRAINING)
+    await publisher.reconcile()
+    assert table(machine).endpoints[0].replicas == ()
+    assert (await rows(machine))["a"].unrouted_generation == table(machine).generation == 2
+
+
+async def test_a_crash_after_the_file_and_before_the_rows_is_made_good_without_a_new_table(
+    machine: Machine,
+) -> None:
+    await machine.publisher().reconcile()
+    async with machine.database.begin() as tx:
+        await tx.execute(text("UPDATE replicas SET routed_generation = NULL"))
+    await machine.publisher().reconcile()
+    assert table(machine).generation == 1
+    assert (await rows(machine))["a"].routed_generation == 1
+
+
+async def test_a_crash_after_the_generation_and_before_the_file_skips_a_number(
+    machine: Machine,
+) -> None:
+    async with machine.database.begin() as tx:
+        await tx.execute(text("INSERT INTO counters (name, value) VALUES ('routes', 4)"))
+    await machine.publisher().reconcile()
+    assert table(machine).generation == 5
+
+
+@pytest.mark.parametrize("damage", ["lost", "torn", "replaced"])
+async def test_a_damaged_file_is_published_again_with_a_higher_generation(
+    machine: Machine, damage: str
+) -> None:
+    publisher = machine.publisher()
+    await publisher.reconcile()
+    path = machine.settings.paths.routes_file
+    if damage == "lost":
+        path.unlink()
+    elif damage == "torn":
+        path.write_bytes(b'{"generation": 1, "endp')
+    else:
+        write_snapshot(path, RouteTable(generation=40, endpoints=()))
+    await publisher.reconcile()
+    assert table(machine).generation == (41 if damage == "replaced" else 2)
+    assert len(table(machine).endpoints[0].replicas) == 1
+
+
+async def test_an_endpoint_that_once_served_stays_known_and_a_deleted_one_goes(
+    machine: Machine,
+) -> None:
+    publisher = machine.publisher()
+    one = (await rows(machine))["a"]
+    await change(machine, one, state=S.FAILED, ready_at=one.created_at)
+    await publisher.reconcile()
+    (endpoint,) = table(machine).endpoints
+    assert (endpoint.deployed, endpoint.replicas) == (True, ())
+    async with machine.database.begin() as tx:
+        await tx.execute(text("UPDATE endpoints SET deleted_at = now()"))
+    await publisher.reconcile()
+    assert table(machine).endpoints == ()
+
+
+async def test_keys_are_published_when_they_change_and_revoked_ones_leave(
+    machine: Machine,
+) -> None:
+    publisher = machine.publisher()
+    await publisher.reconcile()
+    path = machine.settings.paths.keys_file
+    assert read_snapshot(path, KeyTable) == KeyTable(generation=1, keys=())
+    async with machine.database.begin() as tx:
+        org = await accounts.org_by_name(tx, "acme")
+        key, _ = await accounts.create_key(
+            tx,
+            pepper=b"p" * 32,
+            key_id=machine.clock.new_short_id(),
+            secret=machine.clock.new_secret(),
+            kind=KeyKind.INFERENCE,
+            org_id=org.id,
+            name="app",
+            now=machine.clock.now(),
+        )
+    await publisher.reconcile()
+    published = read_snapshot(path, KeyTable)
+    assert published is not None
+    assert [entry.key_id for entry in published.keys] == [key.id]
+    async with machine.database.begin() as tx:
+        await accounts.revoke(tx, key.id, now=machine.clock.now())
+    await publisher.reconcile()
+    assert read_snapshot(path, KeyTable) == KeyTable(generation=3, keys=())

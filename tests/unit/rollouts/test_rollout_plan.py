@@ -1,0 +1,283 @@
+"""Decisions of the rollout planner, case by case (reliability B3 and its edge cases)."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+
+from toy_world import LIMITS, START, deployment, endpoint, replica, serving
+from weighbridge.replicas.model import Replica, ReplicaState
+from weighbridge.rollouts.model import TRANSITIONS, Deployment, RolloutLimits, RolloutStatus
+from weighbridge.rollouts.moves import AdoptReplica, DrainReplica, StartReplica, StopReplica
+from weighbridge.rollouts.plan import Plan, Seen, plan
+from weighbridge.rollouts.steady import steady_plan
+
+NOW = START + timedelta(hours=1)
+BASE = deployment(1, status=RolloutStatus.DONE)
+V2 = {"deployment_id": "d2", "version_id": "v2", "version_number": 2}
+S = ReplicaState
+
+
+def after(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+def running(**changes: object) -> Deployment:
+    values: dict[str, object] = {
+        "status": RolloutStatus.IN_PROGRESS,
+        "base_deployment_id": "d1",
+        "replicas": 2,
+        "max_unavailable": 0,
+        "max_surge": 1,
+        "started_at": NOW,
+        "progress_at": NOW,
+    }
+    return deployment(2, **(values | changes))
+
+
+def decide(
+    one: Deployment,
+    *replicas: Replica,
+    at: datetime = NOW,
+    base: Deployment | None = BASE,
+    limits: RolloutLimits = LIMITS,
+    deleted: bool = False,
+) -> Plan:
+    return plan(Seen(one, base, endpoint(2, 0, 1), deleted, replicas), at, limits)
+
+
+def test_every_status_has_a_row_and_every_final_one_can_be_reached() -> None:
+    assert set(TRANSITIONS) == set(RolloutStatus)
+    reached = {RolloutStatus.NOT_STARTED}
+    for _ in RolloutStatus:
+        reached |= {to for status in reached for to in TRANSITIONS[status]}
+    assert reached == set(RolloutStatus)
+    assert {s for s in RolloutStatus if s.final} == {
+        RolloutStatus.DONE,
+        RolloutStatus.ERROR,
+        RolloutStatus.CANCELLED,
+        RolloutStatus.ROLLED_BACK,
+    }
+
+
+def test_the_start_pins_the_shape_and_the_base() -> None:
+    started = decide(deployment(2)).after
+    assert started.status is RolloutStatus.IN_PROGRESS
+    assert (started.replicas, started.max_unavailable, started.max_surge) == (2, 0, 1)
+    assert started.base_deployment_id == "d1"
+
+
+def test_with_surge_a_new_replica_starts_before_an_old_one_goes() -> None:
+    step = decide(running(), serving("a"), serving("b"))
+    assert step.actions == (StartReplica("d2"),)
+    assert step.after.reason == "0/2 replicas ready on version 2"
+
+
+def test_without_surge_an_old_one_goes_first() -> None:
+    step = decide(running(max_unavailable=1, max_surge=0), serving("a"), serving("b"))
+    assert [type(a) for a in step.actions] == [DrainReplica]
+
+
+def test_a_new_replica_counts_only_after_min_ready_and_once_it_is_routed() -> None:
+    young = serving("n", since=after(-1), **V2)
+    old = (serving("a"), serving("b"))
+    assert decide(running(), *old, young).actions == ()
+    unrouted = replace(young, routed_at=None)
+    assert decide(running(), *old, unrouted, at=after(5)).actions == ()
+    step = decide(running(), *old, young, at=after(1))
+    assert [type(a) for a in step.actions] == [DrainReplica]
+    assert step.after.updated_replicas == 1
+
+
+def test_a_draining_replica_keeps_its_slot() -> None:
+    step = decide(
+        running(updated_max=1),
+        serving("n", **V2),
+        serving("a"),
+        replica("b", state=S.DRAINING),
+    )
+    assert step.actions == ()
+
+
+def test_a_lost_base_replica_is_replaced_by_the_base_until_the_target_is_proven() -> None:
+    lost = replica("b", state=S.LOST, state_since=after(-60))
+    new = replica("n", state=S.STARTING, **V2)
+    assert decide(running(), serving("a"), lost, new).actions == (StartReplica("d1"),)
+    proven = serving("n", **V2)
+    step = decide(running(updated_max=1), serving("a"), lost, proven)
+    assert step.actions == (StartReplica("d2"),)
+
+
+def test_unhealthy_and_unproven_replicas_go_first() -> None:
+    step = decide(
+        running(updated_max=1, replicas=2, max_unavailable=1),
+        serving("n", **V2),
+        serving("old"),
+        serving("young", since=after(-1)),
+        replica("stuck", state=S.WARMING),
+    )
+    assert step.actions[0] == StopReplica("stuck")
+    assert DrainReplica("young") in step.actions
+
+
+def test_the_same_version_again_adopts_and_is_done_at_once() -> None:
+    again = running(version_id="v1")
+    step = decide(again, serving("a"), serving("b"))
+    assert step.after.status is RolloutStatus.DONE
+    assert set(step.actions) == {AdoptReplica("a", "d2"), AdoptReplica("b", "d2")}
+
+
+def test_the_finished_state_must_hold_for_the_bake() -> None:
+    new = (serving("m", since=after(-3), **V2), serving("n", since=after(-3), **V2))
+    step = decide(running(updated_max=2), *new)
+    assert step.after.status is RolloutStatus.IN_PROGRESS
+    assert step.next_at == after(2)
+    assert decide(running(updated_max=2), *new, at=after(2)).after.status is RolloutStatus.DONE
+
+
+def test_the_failure_budget_is_counted_once_and_then_turns_the_rollout_back() -> None:
+    failed = replica("n", state=S.FAILED, state_since=NOW, reason="exited with code 1", **V2)
+    step = decide(running(failures=1), serving("a"), serving("b"), failed)
+    assert step.after.status is RolloutStatus.ROLLING_BACK
+    assert step.after.error_message == (
+        "2 replicas of version 2 failed; the last one: exited with code 1"
+    )
+    assert step.counted == ("n",)
+    again = decide(
+        running(failures=1), serving("a"), serving("b"), replace(failed, failure_counted=True)
+    )
+    assert again.after.failures == 1
+
+
+def test_a_replacement_waits_for_its_back_off() -> None:
+    failed = replica("n", state=S.FAILED, state_since=NOW, failure_counted=True, **V2)
+    old = (serving("a"), serving("b"))
+    step = decide(running(failures=1), *old, failed)
+    assert (step.actions, step.next_at) == ((), after(1))
+    assert decide(running(failures=1), *old, failed, at=after(1)).actions == (StartReplica("d2"),)
+
+
+def test_a_lost_replica_is_not_held_against_its_version() -> None:
+    lost = replica("n", state=S.LOST, state_since=NOW, **V2)
+    step = decide(running(failures=1), serving("a"), serving("b"), lost)
+    assert (step.after.failures, step.counted) == (1, ("n",))
+
+
+def test_only_a_new_maximum_sets_the_progress_clock_back() -> None:
+    one = running(updated_max=1, progress_at=after(-100))
+    flapping = (serving("a"), serving("b"), serving("n", **V2))
+    assert decide(one, *flapping).after.progress_at == after(-100)
+    two = (*flapping, serving("m", **V2))
+    assert decide(one, *two).after.progress_at == NOW
+
+
+def test_no_progress_turns_the_rollout_back_but_waiting_for_a_drain_does_not() -> None:
+    stuck = running(progress_at=after(-120), updated_max=1)
+    new, slow = serving("n", **V2), replica("m", state=S.WARMING, **V2)
+    step = decide(stuck, serving("a"), new, slow)
+    assert step.after.status is RolloutStatus.ROLLING_BACK
+    draining = replica("b", state=S.DRAINING)
+    waiting = decide(stuck, serving("a"), new, draining)
+    assert waiting.after.status is RolloutStatus.IN_PROGRESS
+    assert waiting.after.progress_at == NOW
+
+
+def test_the_total_limit_turns_the_rollout_back_in_any_case() -> None:
+    late = running(started_at=after(-2_000), updated_max=1)
+    step = decide(late, serving("a"), serving("n", **V2), replica("b", state=S.DRAINING))
+    assert step.after.status is RolloutStatus.ROLLING_BACK
+
+
+def test_without_a_place_the_rollout_says_so_and_ends_in_error_with_nothing_touched() -> None:
+    old = (serving("a"), serving("b"))
+    waits = replica("n", state=S.PENDING, reason="all 2 slots are taken", created_at=NOW, **V2)
+    step = decide(running(), *old, waits, at=after(59))
+    assert step.after.error_message == "waiting for capacity: all 2 slots are taken"
+    step = decide(running(), *old, waits, at=after(60))
+    assert step.after.status is RolloutStatus.ERROR
+    assert step.actions == ()
+
+
+def test_a_first_deployment_that_fails_has_nothing_to_go_back_to() -> None:
+    failed = replica("m", state=S.FAILED, state_since=NOW, **V2)
+    first = running(base_deployment_id=None, failures=1)
+    step = decide(first, serving("n", **V2), failed, base=None)
+    assert step.after.status is RolloutStatus.ERROR
+    assert step.actions == ()
+
+
+def test_cancelling_a_first_deployment_leaves_nothing() -> None:
+    first = running(base_deployment_id=None, cancel_requested=True)
+    back = decide(first, serving("n", **V2), base=None)
+    assert back.after.status is RolloutStatus.ROLLING_BACK
+    step = decide(back.after, serving("n", **V2), base=None)
+    assert step.after.status is RolloutStatus.CANCELLED
+    assert step.actions == (DrainReplica("n"),)
+
+
+def test_a_deployment_that_waits_is_cancelled_without_starting() -> None:
+    step = decide(deployment(2, cancel_requested=True), serving("a"), serving("b"))
+    assert step.after.status is RolloutStatus.CANCELLED
+    assert step.actions == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "at", "ended"),
+    [
+        ({"restore_failures": 1}, NOW, "1 more failure reaches the budget"),
+        ({}, after(240), "no progress"),
+    ],
+)
+def test_a_rollback_that_fails_ends_in_error_and_touches_nothing(
+    changes: dict[str, int], at: datetime, ended: str
+) -> None:
+    back = running(status=RolloutStatus.ROLLING_BACK, error_message="first cause", **changes)
+    failed = replica("b", state=S.FAILED, state_since=NOW)
+    step = decide(back, serving("n", **V2), failed, at=at)
+    assert step.after.status is RolloutStatus.ERROR, ended
+    assert (step.after.error_message or "").startswith("first cause; going back failed")
+    assert step.actions == ()
+
+
+def test_a_deleted_endpoint_ends_whatever_runs_on_it() -> None:
+    for one in (deployment(2), running(), running(status=RolloutStatus.ROLLING_BACK)):
+        assert decide(one, serving("a"), deleted=True).after.status is RolloutStatus.ERROR
+
+
+def test_upkeep_replaces_what_is_missing_with_the_base_and_backs_off() -> None:
+    failed = replica("b", state=S.FAILED, state_since=NOW)
+    waiting = steady_plan(BASE, (serving("a"), failed), 2, NOW, LIMITS)
+    assert (waiting.actions, waiting.next_at) == ((), after(1))
+    later = steady_plan(BASE, (serving("a"), failed), 2, after(1), LIMITS)
+    assert later.actions == (StartReplica("d1"),)
+
+
+def test_upkeep_counts_a_failure_of_all_replicas_as_one_strike() -> None:
+    failed = tuple(replica(n, state=S.FAILED, state_since=NOW) for n in "abcd")
+    assert steady_plan(BASE, failed, 4, NOW, LIMITS).next_at == after(1)
+    assert steady_plan(BASE, failed, 1, NOW, LIMITS).next_at == after(10)
+
+
+def test_upkeep_leaves_ready_replicas_of_any_version_and_stops_the_rest_of_a_failed_rollout() -> (
+    None
+):
+    mixed = (serving("a"), serving("n", **V2), replica("m", state=S.WARMING, **V2))
+    assert steady_plan(BASE, mixed, 2, NOW, LIMITS).actions == (StopReplica("m"),)
+
+
+def test_upkeep_shrinks_by_the_least_useful_first_and_drains_a_deleted_endpoint() -> None:
+    crowd = (serving("a"), serving("young", since=NOW), replica("m", state=S.STARTING))
+    assert steady_plan(BASE, crowd, 1, NOW, LIMITS).actions == (
+        DrainReplica("young"),
+        StopReplica("m"),
+    )
+    gone = steady_plan(BASE, crowd, 0, NOW, LIMITS).actions
+    assert {a.replica_id for a in gone if not isinstance(a, StartReplica)} == {"a", "young", "m"}
+
+
+def test_without_a_base_upkeep_starts_nothing() -> None:
+    assert steady_plan(None, (serving("a"),), 3, NOW, LIMITS).actions == ()
+
+
+def test_the_budget_is_a_quarter_of_the_replicas_and_at_least_two() -> None:
+    assert [LIMITS.failures_max(n) for n in (1, 4, 8, 9, 40)] == [2, 2, 2, 3, 10]
