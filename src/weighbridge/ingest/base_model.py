@@ -48,7 +48,7 @@ _LIMITS = SyncLimits(
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """`files` by name: config, generation defaults, tokenizer, chat template. `tensors` is the table uploads must match."""
+    """`files` by name: config, generation defaults, tokenizer, template. `tensors` is what uploads must match."""
 
     source_uri: str
     files: Mapping[str, bytes]

@@ -34,6 +34,10 @@ class Pulse:
         with self._lock:
             self._bytes_done += count
 
+    def set_done(self, count: int) -> None:
+        with self._lock:
+            self._bytes_done = count
+
     def stop(self, cause: Exception) -> None:
         """Every thread raises `cause` at its next step, within a chunk or a pause. The first cause stays."""
         with self._lock:

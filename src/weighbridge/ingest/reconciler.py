@@ -121,6 +121,11 @@ class IngestReconciler:
                 await self._delete(digest)
         await self._in_thread(self._store.collect_blobs)
 
+    async def idle(self) -> None:
+        """Wait until the syncs that run now have ended."""
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
     async def close(self) -> None:
         """Stop all syncs and wait for their threads; another process, or the next start, goes on with them."""
         for task in self._tasks.values():

@@ -79,6 +79,7 @@ class Sync:
             total_s=parts.limits.total_s,
         )
         self._digests: dict[str, str] = {}
+        self._current: Source | None = None
         self._log = log.bind(version_id=self._id, source=order.weight_uri, epoch=held.epoch)
 
     async def run(self) -> None:
@@ -169,7 +170,7 @@ class Sync:
         self, reader: Reader, tensors: Sequence[PinnedFile], checked: _Checked
     ) -> None:
         """Find the files that are in the store already: of an earlier claim, or an earlier version of this org."""
-        self._watch.restart()
+        self._watch.pulse.set_done(0)
         self._digests.clear()
         for file in tensors:
             async with self._parts.database.begin() as tx:
@@ -323,7 +324,11 @@ class Sync:
         self._log.warning("sync.ended", status=status.value, code=error.code, message=error.message)
 
     def _source(self, reader: Reader) -> Source:
-        return Source(self._parts.access, reader, self._parts.limits, self._watch.pulse)
+        """One per pulse: its client, with the role it assumed, serves all steps."""
+        if self._current is None or self._current.pulse is not self._watch.pulse:
+            limits = self._parts.limits
+            self._current = Source(self._parts.access, reader, limits, self._watch.pulse)
+        return self._current
 
     async def _in_thread(self, call: Callable[[], Result]) -> Result:
         """Run blocking work; a cancelled task first stops it and waits, so that nothing writes unowned."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import boto3
+import botocore.loaders
 import botocore.session
 from botocore.config import Config
 from botocore.credentials import (
@@ -33,6 +34,8 @@ class S3Access:
         self._region = settings.s3_region
         self._role_arn = settings.s3_role_arn
         self._session_s = settings.s3_role_session_s
+        # Shared because reading botocore's service descriptions is most of a client's cost.
+        self._loader = botocore.loaders.create_loader()
         self._config = Config(
             connect_timeout=CONNECT_TIMEOUT_S,
             read_timeout=READ_TIMEOUT_S,
@@ -56,7 +59,7 @@ class S3Access:
 
         Raises what botocore raises; `faults.translate` knows it.
         """
-        session = botocore.session.get_session()
+        session = self._session()
         if reader.role_arn is not None:
             provider = _RoleProvider(self._role_credentials(reader))
             session.register_component("credential_provider", CredentialResolver([provider]))
@@ -64,6 +67,11 @@ class S3Access:
         if self._endpoint_url is None:
             region = self._bucket_region(session, reader.source.bucket)
         return self._s3(session, region)
+
+    def _session(self) -> botocore.session.Session:
+        session = botocore.session.get_session()
+        session.register_component("data_loader", self._loader)
+        return session
 
     def _s3(self, session: botocore.session.Session, region: str) -> Any:
         return boto3.Session(botocore_session=session).client(
@@ -89,7 +97,7 @@ class S3Access:
         policy = session_policy(reader)
 
         def assume() -> dict[str, str]:
-            sts = boto3.Session().client(
+            sts = boto3.Session(botocore_session=self._session()).client(
                 "sts",
                 region_name=self._region,
                 endpoint_url=self._endpoint_url,

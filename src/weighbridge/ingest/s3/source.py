@@ -81,6 +81,10 @@ class Source:
         self._ask_version = True
 
     @property
+    def pulse(self) -> Pulse:
+        return self._pulse
+
+    @property
     def reader(self) -> Reader:
         return self._reader
 
@@ -144,10 +148,10 @@ class Source:
     def header(self, file: PinnedFile) -> Sequence[TensorSpec]:
         """The tensors of a safetensors file, from its first bytes alone. InvalidError ST_…"""
         head = self.read(file, 0, HEAD_BYTES)
-        end = LENGTH_BYTES + header_length(head)
-        if end > len(head):
-            head += self.read(file, len(head), end)
         try:
+            end = LENGTH_BYTES + header_length(head)
+            if end > len(head):
+                head += self.read(file, len(head), end)
             return parse_header(head, file.size_bytes)
         except InvalidError as error:
             raise InvalidError(f"{file.path}: {error.message}", code=error.code) from error
@@ -280,7 +284,13 @@ class Source:
         if fault.code == "TOKEN_EXPIRED":
             with self._lock:
                 self._client = None
-        log.info("sync.retry", source=str(self._reader.source), code=fault.code, failures=failures)
+        log.info(
+            "sync.retry",
+            source=str(self._reader.source),
+            code=fault.code,
+            failures=failures,
+            reason=fault.message,
+        )
         wait_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16))
         self._pulse.pause(wait_s * (0.5 + self._jitter() / 2))
 
