@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text, update
-from toy_machine import Machine, ToyEngine, ToyGateway, ToyRuntime, ToyStore, everything, furnish
 
+from toy_machine import Machine, ToyEngine, ToyGateway, ToyRuntime, ToyStore, everything, furnish
 from weighbridge.errors import StaleError
 from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts.model import RolloutStatus

@@ -25,7 +25,7 @@ from weighbridge.storage.database import Database
 from weighbridge.storage.migrate import migrate
 
 CONTROL_STOP_S = 10.0
-GATEWAY_STOP_S = 35.0
+GATEWAY_STOP_S = 45.0
 AGENT_STOP_S = 30.0
 
 OnText = Callable[[str], None]

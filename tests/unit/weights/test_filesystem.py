@@ -132,7 +132,9 @@ def test_a_manifests_digest_is_of_its_canonical_bytes() -> None:
     assert manifest.size_bytes == 3
 
 
-@pytest.mark.parametrize("path", ["../a", "/a", "a//b", "a/.git", ".", "", "a\0", "é", MANIFEST_FILE])
+@pytest.mark.parametrize(
+    "path", ["../a", "/a", "a//b", "a/.git", ".", "", "a\0", "é", MANIFEST_FILE]
+)
 def test_a_manifest_takes_no_path_that_leaves_its_directory(path: str) -> None:
     with pytest.raises(InvalidError):
         FileEntry(path, 1, "a" * 64)

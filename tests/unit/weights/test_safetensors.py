@@ -6,8 +6,8 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors_files import encode, header_of, safetensors_file
 
+from safetensors_files import encode, header_of, safetensors_file
 from weighbridge.errors import InvalidError
 from weighbridge.weights import safetensors
 from weighbridge.weights.safetensors import header_length, parse_header

@@ -1,0 +1,1 @@
+"""Safetensors and tokenizers as GGUF files, which llama.cpp reads."""
