@@ -120,7 +120,9 @@ class Settings(BaseSettings):
         default=900.0, gt=0, description="A sync ends when no byte came for this long (W5)."
     )
     sync_total_s: float = Field(
-        default=86_400.0, gt=0, description="Longest work on one sync; also the longest wait for its turn."
+        default=86_400.0,
+        gt=0,
+        description="Longest work on one sync; also the longest wait for its turn.",
     )
     sync_access_retry_s: float = Field(
         default=10.0,

@@ -95,7 +95,7 @@ class Sync:
         except (InvalidError, SourceError) as error:
             await self._finish(SyncStatus.ERROR, error)
         else:
-            await self._in_thread(partial(self._parts.store.remove_staging, self._id))
+            await self._sweep()
             self._log.info("sync.done", digest=digest, bytes=self._watch.pulse.bytes_done)
 
     async def _work(self) -> str:
@@ -320,8 +320,13 @@ class Sync:
                 error_code=error.code,
                 error_message=error.message[: store.MESSAGE_CHARACTERS_MAX],
             )
-        await self._in_thread(partial(self._parts.store.remove_staging, self._id))
+        await self._sweep()
         self._log.warning("sync.ended", status=status.value, code=error.code, message=error.message)
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        sweep = partial(self._parts.store.remove_staging, self._id)
+        await loop.run_in_executor(self._parts.threads, sweep)
 
     def _source(self, reader: Reader) -> Source:
         """One per pulse: its client, with the role it assumed, serves all steps."""

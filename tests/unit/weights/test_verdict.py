@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from safetensors_files import index_of
 
+from safetensors_files import index_of
 from weighbridge.errors import InvalidError
 from weighbridge.weights.config import CONFIG_BYTES_MAX
 from weighbridge.weights.shard_index import parse_index
@@ -12,7 +12,12 @@ from weighbridge.weights.tensors import DIFFERENCES_SHOWN, TensorSpec
 from weighbridge.weights.verdict import Wish, check_files, check_tensors
 
 A, B = TensorSpec("a", "BF16", (4, 2)), TensorSpec("b", "BF16", (2,))
-CONFIG = {"model_type": "llama", "hidden_size": 64, "rope_theta": 10000.0, "tie_word_embeddings": True}
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
 WISH = Wish("tiny", (A, B), json.dumps(CONFIG).encode())
 
 
@@ -161,7 +166,9 @@ def test_an_index_that_disagrees_with_the_files_is_refused(weight_map: dict[str,
     assert refusal.value.code == "BAD_INDEX"
 
 
-@pytest.mark.parametrize("content", [b"[]", b"{}", b'{"weight_map": []}', b'{"weight_map": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{}", b'{"weight_map": []}', b'{"weight_map": {"a": 1}}']
+)
 def test_an_index_without_a_usable_weight_map_is_refused(content: bytes) -> None:
     with pytest.raises(InvalidError) as refusal:
         parse_index(content)
