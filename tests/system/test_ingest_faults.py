@@ -191,6 +191,28 @@ async def test_a_running_sync_stops_when_it_is_cancelled(
         assert world.store.staging_owners() == set()
 
 
+async def test_a_control_plane_that_lost_its_lease_writes_nothing_more(
+    stub: S3Stub, database: Database, tmp_path: Path
+) -> None:
+    stub.objects[KEY] = safetensors_file(BIG)
+    stub.bytes_per_s = 4_000_000
+    async with (
+        start_world(_Stubbed(stub), database, tmp_path, BIG) as world,
+        world.another() as other,
+    ):
+        version_id = await world.upload("s3://acme/m")
+        await _until(world, lambda: len(stub.gets) > 2)
+        await world.execute("UPDATE leases SET expires_at = '-infinity'")
+        await other.reconcile()
+        assert (await world.row(version_id)).claim_epoch == 2
+        await world.reconciler.idle()
+        assert set(other._tasks) == {version_id}
+        stub.bytes_per_s = 0.0
+        await other.idle()
+        row = await world.row(version_id)
+    assert (row.status, row.claim_epoch) == ("done", 2)
+
+
 async def test_a_sync_goes_on_where_a_killed_control_plane_left_it(
     stub: S3Stub, database: Database, database_url: str, database_schema: str, tmp_path: Path
 ) -> None:
