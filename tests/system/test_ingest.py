@@ -201,6 +201,14 @@ async def test_a_missing_permission_is_named_with_the_policy_to_paste(
     assert '"Resource": "arn:aws:s3:::acme/denied/*"' in row.error_message
 
 
+async def test_without_the_right_to_versions_the_etag_pins_alone(
+    world: World, s3: S3Server
+) -> None:
+    s3.put("acme", "noversions/model.safetensors", safetensors_file(SPECS, fill=11))
+    role = s3.create_role("no-versions", ["s3:GetObject", "s3:ListBucket"])
+    assert (await world.sync("s3://acme/noversions", role_arn=role)).status == "done"
+
+
 async def test_a_full_disk_is_refused_before_the_first_byte_with_both_figures(
     world: World, s3: S3Server
 ) -> None:

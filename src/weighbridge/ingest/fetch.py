@@ -151,18 +151,25 @@ class _Pump:
             self._pulse.stop(error if isinstance(error, Exception) else SystemError("interrupted"))
             raise
         finally:
+            self._wait_for_all()
+            self._keep_finished_parts()
             left = {
                 *self._parts.values(),
                 *self._files.values(),
                 *(file for file, _ in self._steps),
             }
-            self._wait_for_all()
             for staged in left:
                 staged.close()
 
     def _wait_for_all(self) -> None:
         wait(self._parts)
         wait(self._files)
+
+    def _keep_finished_parts(self) -> None:
+        """Journal what siblings finished while the first failure was on its way (W6)."""
+        for future, staged in self._parts.items():
+            if not future.cancelled() and future.exception() is None:
+                staged.accept(future.result())
 
     def _fill(self) -> None:
         while len(self._parts) + len(self._files) < self._queue_max:

@@ -34,7 +34,7 @@ def check_index_files(weight_map: Mapping[str, str], present: Sequence[str]) -> 
     named = set(weight_map.values())
     if missing := sorted(named - set(present)):
         raise InvalidError(
-            f"{INDEX_FILE} names {len(missing)} files that are not in the bucket: {_some(missing)}. "
+            f"{INDEX_FILE} names {len(missing)} files that are not there: {_some(missing)}. "
             "Upload them beside the index.",
             code="MISSING_SHARD",
         )

@@ -122,10 +122,9 @@ def test_a_files_digest_is_that_of_its_parts(size: int, tmp_path: Path) -> None:
 def test_a_manifests_digest_is_of_its_canonical_bytes() -> None:
     entries = [FileEntry("b", 2, "b" * 64), FileEntry("a", 1, "a" * 64)]
     manifest = Manifest.of(entries)
-    expected = (
-        '{"files":[{"path":"a","size":1,"digest":"%s"},{"path":"b","size":2,"digest":"%s"}]}'
-        % ("a" * 64, "b" * 64)
-    ).encode()
+    first = f'{{"path":"a","size":1,"digest":"{entries[1].digest}"}}'
+    second = f'{{"path":"b","size":2,"digest":"{entries[0].digest}"}}'
+    expected = f'{{"files":[{first},{second}]}}'.encode()
     assert manifest.encode() == expected
     assert manifest.digest == blake3(expected).hexdigest()
     assert Manifest.decode(expected) == manifest

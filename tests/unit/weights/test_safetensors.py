@@ -4,7 +4,7 @@ import json
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safetensors_files import encode, header_of, safetensors_file
@@ -168,12 +168,18 @@ def test_every_well_formed_file_is_read_back(written: list[TensorSpec]) -> None:
     assert parse_header(content, len(content)) == tuple(written)
 
 
-@given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused_and_nothing_else(content: bytes) -> None:
+def refused_code(content: bytes) -> str:
+    """The code of the refusal, or ST_ for content that is taken."""
     try:
         parse_header(content, len(content))
     except InvalidError as refusal:
-        assert refusal.code.startswith("ST_")
+        return refusal.code
+    return "ST_"
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused_and_nothing_else(content: bytes) -> None:
+    assert refused_code(content).startswith("ST_")
 
 
 json_values = st.recursive(
@@ -183,13 +189,11 @@ json_values = st.recursive(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # its first draw builds the strategies
 @given(st.dictionaries(names, json_values, max_size=4), st.integers(0, 64))
 def test_any_json_is_read_or_refused_and_nothing_else(header: object, data_bytes: int) -> None:
     content = encode(header, bytes(data_bytes))
-    try:
-        parse_header(content, len(content))
-    except InvalidError as refusal:
-        assert refusal.code.startswith("ST_")
+    assert refused_code(content).startswith("ST_")
 
 
 @given(st.data())

@@ -93,6 +93,7 @@ _IDENTITY_CODES = frozenset(
 )
 _GONE_CODES = frozenset(["NoSuchKey", "NoSuchVersion", "404", "NotFound"])
 _NETWORK_ERRORS = (
+    botocore.exceptions.ConnectionError,
     botocore.exceptions.HTTPClientError,
     botocore.exceptions.IncompleteReadError,
     urllib3.exceptions.HTTPError,

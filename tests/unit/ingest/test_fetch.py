@@ -1,0 +1,150 @@
+"""The pump: whole files, parts kept over an interruption, bounded memory, and the disk reserved first (W6, W9)."""
+
+import base64
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import awscrt.checksums
+import pytest
+
+from weighbridge.ingest.fetch import FetchOrder, fetch, reserve
+from weighbridge.ingest.model import PinnedFile
+from weighbridge.ingest.pulse import Pulse
+from weighbridge.ingest.s3.faults import SourceError
+from weighbridge.weights.digest import HASH_PART_BYTES, content_digest
+
+CHUNK_BYTES = 1024 * 1024
+SIZE_BYTES = 2 * HASH_PART_BYTES + 12345
+
+
+class Memory:
+    """A source whose objects lie in memory; it can fail after some chunks, once."""
+
+    def __init__(self, objects: dict[str, bytes], fail_after: int | None = None) -> None:
+        self.objects = objects
+        self.fail_after = fail_after
+        self.served = 0
+
+    def stream(self, file: PinnedFile, start: int, end: int) -> Iterator[bytes]:
+        for at in range(start, end, CHUNK_BYTES):
+            if self.fail_after is not None and self.served >= self.fail_after:
+                raise SourceError("gone", code="UNREACHABLE")
+            self.served += 1
+            yield self.objects[file.key][at : min(end, at + CHUNK_BYTES)]
+
+
+def content_of(size: int, seed: int = 0) -> bytes:
+    unit = bytes((at * at + seed) % 251 for at in range(4093))
+    return (unit * (size // len(unit) + 1))[:size]
+
+
+def order(tmp_path: Path, key: str, content: bytes, checksum: str | None = None) -> FetchOrder:
+    file = PinnedFile(key, key, len(content), '"e"', None, checksum)
+    return FetchOrder(file, tmp_path / key, lambda staged: None)
+
+
+def pull(source: Memory, orders: list[FetchOrder], workers: int = 4) -> dict[str, str]:
+    digests: dict[str, str] = {}
+
+    def finished(file: PinnedFile, staged: Path, digest: str) -> None:
+        digests[file.key] = digest
+
+    pulse = Pulse(time.monotonic)
+    fetch(source, orders, pulse, workers=workers, tries_max=3, finished=finished)
+    assert pulse.bytes_done == sum(o.file.size_bytes for o in orders)
+    return digests
+
+
+def crc64(content: bytes) -> str:
+    return f"crc64nvme:{base64.b64encode(awscrt.checksums.crc64nvme(content).to_bytes(8, 'big')).decode()}"
+
+
+def test_files_arrive_whole_with_the_digest_of_their_content(tmp_path: Path) -> None:
+    objects = {"big": content_of(SIZE_BYTES), "small": b"x", "part": content_of(HASH_PART_BYTES)}
+    orders = [order(tmp_path, key, content, crc64(content)) for key, content in objects.items()]
+    digests = pull(Memory(objects), orders)
+    for key, content in objects.items():
+        assert (tmp_path / key).read_bytes() == content
+        assert digests[key] == content_digest(content)
+    assert not list(tmp_path.glob("*.journal"))
+
+
+def test_after_an_interruption_only_unfinished_and_damaged_parts_are_fetched(
+    tmp_path: Path,
+) -> None:
+    content = content_of(SIZE_BYTES)
+    orders = [order(tmp_path, "big", content)]
+    broken = Memory({"big": content}, fail_after=32)
+    with pytest.raises(SourceError):
+        pull(broken, orders, workers=1)
+    with (tmp_path / "big").open("r+b") as file:
+        file.seek(100)
+        file.write(b"damage")
+    with (tmp_path / "big.journal").open("ab") as journal:
+        journal.write(b'{"part":2,"bl')
+    again = Memory({"big": content})
+    assert pull(again, orders)["big"] == content_digest(content)
+    # Part 0 was damaged, part 1 kept, part 2 (one chunk) never ended.
+    assert again.served == HASH_PART_BYTES // CHUNK_BYTES + 1
+
+
+@pytest.mark.parametrize("algorithm", ["crc64nvme", "crc32c", "crc32"])
+def test_parts_combine_to_the_checksum_of_the_whole_object(algorithm: str, tmp_path: Path) -> None:
+    content = content_of(SIZE_BYTES)
+    value = getattr(awscrt.checksums, algorithm)(content)
+    width = 8 if algorithm == "crc64nvme" else 4
+    stated = f"{algorithm}:{base64.b64encode(value.to_bytes(width, 'big')).decode()}"
+    assert pull(Memory({"big": content}), [order(tmp_path, "big", content, stated)])
+    (tmp_path / "again").mkdir()
+    wrong = [order(tmp_path / "again", "big", content, crc64(b"something else"))]
+    source = Memory({"big": content})
+    with pytest.raises(SourceError) as refusal:
+        pull(source, wrong)
+    assert refusal.value.code == "CHECKSUM"
+    assert source.served == 3 * (SIZE_BYTES // CHUNK_BYTES + 1)
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    class Zeros(Memory):
+        def stream(self, file: PinnedFile, start: int, end: int) -> Iterator[bytes]:
+            for at in range(start, end, CHUNK_BYTES):
+                yield bytes(min(end - at, CHUNK_BYTES))
+
+    file = PinnedFile("zeros", "zeros", 256 * 1024 * 1024, '"e"', None)
+    tracemalloc.start()
+    try:
+        pull(Zeros({}), [FetchOrder(file, tmp_path / "zeros", lambda staged: None)], workers=4)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 4 * 3 * CHUNK_BYTES
+
+
+def test_space_is_taken_before_the_first_byte_or_refused_with_figures(tmp_path: Path) -> None:
+    orders = [order(tmp_path, "big", content_of(SIZE_BYTES))]
+    with pytest.raises(SourceError) as refusal:
+        reserve(orders, free_bytes=SIZE_BYTES - 1, keep_free_bytes=0)
+    assert refusal.value.code == "DISK_FULL"
+    assert "needs 0.03 GB" in refusal.value.message
+    assert not (tmp_path / "big").exists()
+    reserve(orders, free_bytes=SIZE_BYTES, keep_free_bytes=0)
+    assert (tmp_path / "big").stat().st_blocks * 512 >= SIZE_BYTES
+    # What is reserved already need not be free again.
+    reserve(orders, free_bytes=0, keep_free_bytes=0)
+
+
+def test_a_stopped_pulse_ends_the_fetch_with_its_cause(tmp_path: Path) -> None:
+    content = content_of(SIZE_BYTES)
+    pulse = Pulse(time.monotonic)
+    pulse.stop(SourceError("enough", code="CANCELLED"))
+    with pytest.raises(SourceError, match="enough"):
+        fetch(
+            Memory({"big": content}),
+            [order(tmp_path, "big", content)],
+            pulse,
+            workers=2,
+            tries_max=3,
+            finished=lambda file, staged, digest: None,
+        )
