@@ -122,6 +122,10 @@ class GatewayView:
             if pid and process_start_ticks(pid) == started:
                 yield worker, WorkerAck(pid, routes, keys)
 
+    def live_columns(self) -> list[int]:
+        """Columns that a live worker writes; no other worker may be given one of them."""
+        return [worker for worker, _ in self._live()]
+
     def workers(self) -> list[WorkerAck]:
         return [ack for _, ack in self._live()]
 
