@@ -51,7 +51,7 @@ from weighbridge.storage.tables import (
 )
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @dataclass

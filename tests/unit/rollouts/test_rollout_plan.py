@@ -108,6 +108,14 @@ def test_a_lost_base_replica_is_replaced_by_the_base_until_the_target_is_proven(
     assert step.actions == (StartReplica("d2"),)
 
 
+def test_a_base_replica_on_its_way_up_is_kept_until_the_target_is_proven() -> None:
+    coming = replica("b", state=S.STARTING)
+    new = replica("n", state=S.STARTING, **V2)
+    assert decide(running(), serving("a"), coming, new).actions == ()
+    step = decide(running(), serving("a"), coming, serving("n", **V2))
+    assert step.actions == (StopReplica("b"),)
+
+
 def test_unhealthy_and_unproven_replicas_go_first() -> None:
     step = decide(
         running(updated_max=1, replicas=2, max_unavailable=1),
