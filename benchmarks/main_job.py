@@ -24,10 +24,10 @@ def run() -> Result:
         )
         document = json.loads(finished.stdout)
         for step in document["steps"]:
-            seconds[step["title"]].append(step["seconds"])
-        failed += document["failed"]
-        cut += document["cut"]
-        answered += sum(document["answers"].values())
+            seconds[step["name"]].append(step["seconds"])
+        failed += document["requests"]["failed"]
+        cut += document["requests"]["cut"]
+        answered += sum(document["requests"]["answered"].values())
     return Result(
         name="main_job",
         title="step of the main job",

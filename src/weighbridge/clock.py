@@ -4,16 +4,22 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 """No look-alikes (l, o, 0, 1): ids are read aloud and typed."""
 
 
-def utc_now() -> datetime:
-    """Wall time for display and records; decisions about intervals use `monotonic_s` (D6)."""
-    return datetime.now(UTC)  # noqa: TID251 - this is its home
+def steady_now() -> Callable[[], datetime]:
+    """A clock that shows wall time and advances with the time since boot, sleep included.
+
+    Set once, when it is made: deadlines kept as times survive jumps of the wall clock (D6). It drifts
+    from a corrected wall clock until the process starts anew.
+    """
+    began = datetime.now(UTC)  # noqa: TID251 - this is its home
+    began_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return lambda: began + timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME) - began_s)
 
 
 def monotonic_s() -> float:
@@ -33,7 +39,7 @@ def new_short_id(length: int = 10) -> str:
 class Clock:
     """What a process knows of time and chance; tests and simulations pass their own."""
 
-    now: Callable[[], datetime] = utc_now
+    now: Callable[[], datetime] = field(default_factory=steady_now)
     monotonic: Callable[[], float] = monotonic_s
     new_uuid: Callable[[], str] = new_uuid
     new_short_id: Callable[[], str] = new_short_id

@@ -25,12 +25,15 @@ class _Renderer:
         return redact(str(self._inner(logger, name, event)))
 
 
+def _console() -> structlog.typing.Processor:
+    # The default traceback prints local variables, and with them whatever secret one holds.
+    return structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+
+
 def configure_logs(process: str, level: str) -> None:
     """Send structlog and stdlib logging to stderr; call once, at the start of a process."""
     terminal = sys.stderr.isatty()
-    renderer = _Renderer(
-        structlog.dev.ConsoleRenderer() if terminal else structlog.processors.JSONRenderer()
-    )
+    renderer = _Renderer(_console() if terminal else structlog.processors.JSONRenderer())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
