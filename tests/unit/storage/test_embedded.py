@@ -72,5 +72,5 @@ def test_a_broken_data_directory_is_explained(public_tmp_path: Path) -> None:
     embedded.start(directory)
     embedded.stop(directory)
     (directory / "postgresql.conf").write_text("no_such_setting = 1\n")
-    with pytest.raises(SetupError, match="postgresql.conf.* contains errors"):
+    with pytest.raises(SetupError, match="contains errors"):
         embedded.start(directory)
