@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
+from control_world import write_base_model
 
 from weighbridge.accounts.model import KeyKind
 from weighbridge.sdk import (
@@ -133,11 +134,9 @@ async def test_an_operator_makes_orgs_and_keys(client):
     await blocking(story)
 
 
-async def test_an_operator_registers_architectures_and_shapes_endpoints(
-    client, base_model, tmp_path
-):
+async def test_an_operator_registers_architectures_and_shapes_endpoints(client, tmp_path):
     admin = client.admin
-    source = base_model(tmp_path / "base")
+    source = write_base_model(tmp_path / "base")
 
     def story():
         arch = admin.architectures.register(
