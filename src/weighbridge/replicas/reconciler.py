@@ -9,14 +9,13 @@ import structlog
 
 from weighbridge.clock import Clock
 from weighbridge.control.wake import Wake
-from weighbridge.engines.base import Engine, ProbeOutcome
+from weighbridge.engines.base import Engine, ProbeOutcome, find_engine
 from weighbridge.errors import InvalidError, LimitError, NotFoundError, StaleError, UnavailableError
 from weighbridge.replicas import store
 from weighbridge.replicas.launch import (
     OWNER,
     VersionStore,
     engine_launch,
-    engine_of,
     replica_spec,
 )
 from weighbridge.replicas.model import Replica, ReplicaLimits, ReplicaState
@@ -164,7 +163,7 @@ class ReplicaReconciler:
 
     async def _launch(self, one: Watched, step: Step, now: datetime) -> Step:
         try:
-            engine = engine_of(one, self._engines)
+            engine = find_engine(self._engines, one.engine.engine)
             launch = engine_launch(one, self._pepper, self._cache_dir)
             spec = await replica_spec(
                 one, engine, launch, self._store, grace_s=self._limits.stop_grace_s

@@ -42,7 +42,6 @@ def rollout_limits(settings: Settings) -> RolloutLimits:
         total_s=settings.rollout_total_s,
         rollback_progress_s=settings.rollback_progress_s,
         capacity_s=settings.capacity_wait_s,
-        queue_max=settings.deployment_queue_max,
     )
 
 
