@@ -10,8 +10,6 @@ import structlog
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from weighbridge.errors import (
@@ -165,19 +163,4 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
         type_="invalid_request_error",
         code="invalid_request",
         headers=error.headers,
-    )
-
-
-async def answer_database_error(_request: Request, error: Exception) -> Response:
-    """Locks held too long and a pool run dry pass by themselves; any other database error is our mistake."""
-    assert isinstance(error, SQLAlchemyError)
-    if not isinstance(error, PoolTimeoutError | OperationalError):
-        raise error
-    log.warning("api.database_busy", error=type(error).__name__)
-    return flat(
-        503,
-        "The database is busy; nothing was changed. Try again shortly.",
-        type_="service_unavailable_error",
-        code="database_busy",
-        headers={"retry-after": str(RETRY_AFTER_S)},
     )

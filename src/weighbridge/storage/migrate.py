@@ -7,6 +7,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import NullPool
 
 from weighbridge.errors import SetupError
@@ -26,18 +27,29 @@ def _config(connection: Connection) -> Config:
 def migrate(url: str, *, schema: str | None = None) -> None:
     """Apply what is missing in one transaction; a newer schema than ours raises SetupError before any write."""
     engine = create_engine(driver_url(url), poolclass=NullPool, connect_args={"connect_timeout": 5})
-    with engine.begin() as connection:
-        if schema is not None:
-            connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
-            connection.execute(text(f'SET LOCAL search_path TO "{schema}"'))
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
-        config = _config(connection)
-        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-        current = MigrationContext.configure(connection).get_current_revision()
-        if current is not None and current not in known:
-            raise SetupError(
-                f"The database is at schema {current}, which this Weighbridge does not know: "
-                "it was upgraded by a newer one. Run that version, or restore a backup."
-            )
-        command.upgrade(config, "head")
-    engine.dispose()
+    try:
+        with engine.begin() as connection:
+            _upgrade(connection, schema)
+    except OperationalError as error:
+        reason = str(error.orig).strip().splitlines()[0]
+        raise SetupError(
+            f"The database cannot be reached or cannot be upgraded: {reason}", code="database_away"
+        ) from error
+    finally:
+        engine.dispose()
+
+
+def _upgrade(connection: Connection, schema: str | None) -> None:
+    if schema is not None:
+        connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{schema}"'))
+        connection.execute(text(f'SET LOCAL search_path TO "{schema}"'))
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})"))
+    config = _config(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None and current not in known:
+        raise SetupError(
+            f"The database is at schema {current}, which this Weighbridge does not know: "
+            "it was upgraded by a newer one. Run that version, or restore a backup."
+        )
+    command.upgrade(config, "head")
