@@ -22,21 +22,19 @@ Transaction = AsyncConnection
 
 
 def driver_url(url: str) -> URL:
-    """The same database through psycopg; accepts postgresql:// and postgres://, raises SetupError else."""
+    """The same database through psycopg; SetupError unless it begins with postgresql:// or postgres://."""
     try:
-        parsed = make_url(url.replace("postgres://", "postgresql://", 1))
+        parsed = make_url(url)
     except ArgumentError:
-        raise _unusable() from None  # its message is not known to leave the password out
-    if parsed.get_backend_name() != "postgresql":
-        raise _unusable()
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("postgresql", "postgres"):
+        # The URL itself is not shown: it may hold a password.
+        raise SetupError(
+            "WEIGHBRIDGE_DATABASE_URL is not the address of a PostgreSQL database; "
+            "it reads postgresql://user:password@host/database.",
+            code="database_url",
+        )
     return parsed.set(drivername="postgresql+psycopg")
-
-
-def _unusable() -> SetupError:
-    return SetupError(
-        "WEIGHBRIDGE_DATABASE_URL is not the URL of a PostgreSQL database: postgresql://user@host/name.",
-        code="database_url",
-    )
 
 
 class Database:

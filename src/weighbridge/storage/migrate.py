@@ -6,8 +6,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, text
-from sqlalchemy.exc import OperationalError
+from psycopg.errors import InsufficientPrivilege
+from sqlalchemy import URL, Connection, create_engine, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from weighbridge.errors import SetupError
@@ -25,15 +26,25 @@ def _config(connection: Connection) -> Config:
 
 
 def migrate(url: str, *, schema: str | None = None) -> None:
-    """Apply what is missing in one transaction; a newer schema than ours raises SetupError before any write."""
+    """Apply what is missing in one transaction.
+
+    Raises SetupError before any write when the schema is newer than ours, when the database cannot be
+    reached, and when its user may not make tables.
+    """
     engine = create_engine(driver_url(url), poolclass=NullPool, connect_args={"connect_timeout": 5})
     try:
         with engine.begin() as connection:
             _upgrade(connection, schema)
-    except OperationalError as error:
-        reason = str(error.orig).strip().splitlines()[0]
+    except (OperationalError, ProgrammingError) as error:
+        if isinstance(error, ProgrammingError) and not isinstance(
+            error.orig, InsufficientPrivilege
+        ):
+            raise
+        said = str(error.orig).strip().splitlines() or ["it gives no reason"]
         raise SetupError(
-            f"The database cannot be reached or cannot be upgraded: {reason}", code="database_away"
+            f"The database at {_place(engine.url)} cannot be used: {said[0]}. "
+            "Check WEIGHBRIDGE_DATABASE_URL and that the database runs.",
+            code="database_unreachable",
         ) from error
     finally:
         engine.dispose()
@@ -53,3 +64,10 @@ def _upgrade(connection: Connection, schema: str | None) -> None:
             "it was upgraded by a newer one. Run that version, or restore a backup."
         )
     command.upgrade(config, "head")
+
+
+def _place(url: URL) -> str:
+    """Which database, without the user's name and password."""
+    host = url.host or url.query.get("host") or "the local socket"
+    port = f":{url.port}" if url.port else ""
+    return f"{host}{port}/{url.database or ''}"

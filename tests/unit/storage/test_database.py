@@ -4,10 +4,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from weighbridge.errors import SetupError, UnavailableError
+from weighbridge.errors import UnavailableError
 from weighbridge.storage import database as module
 from weighbridge.storage.database import Database
-from weighbridge.storage.migrate import migrate
 
 ABSENT = "postgresql://somebody:hush@/postgres?host=/nonexistent"
 
@@ -70,17 +69,3 @@ async def test_a_database_that_is_not_there_is_unavailable() -> None:
         await absent.ping()
     await absent.close()
     assert caught.value.code == "database_unavailable"
-
-
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [
-        (ABSENT, "cannot be reached"),
-        ("mysql://somebody:hush@db/weighbridge", "not the URL of a PostgreSQL database"),
-        ("hush", "not the URL of a PostgreSQL database"),
-    ],
-)
-def test_a_server_does_not_start_on_a_database_it_cannot_use(url: str, says: str) -> None:
-    with pytest.raises(SetupError, match=says) as caught:
-        migrate(url)
-    assert "hush" not in caught.value.message
