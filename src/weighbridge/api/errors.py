@@ -43,6 +43,18 @@ class ContentTypeError(InvalidError):
     code = "unsupported_content_type"
 
 
+class KeyReusedError(InvalidError):
+    """An Idempotency-Key came back with another request."""
+
+    code = "idempotency_key_reused"
+
+
+class InFlightError(ConflictError):
+    """The request that brought this Idempotency-Key first has not ended yet."""
+
+    code = "request_in_flight"
+
+
 TABLE: Mapping[type[WeighbridgeError], tuple[int, str]] = {
     InvalidError: (400, "invalid_request_error"),
     UnauthenticatedError: (401, "invalid_request_error"),
@@ -52,6 +64,7 @@ TABLE: Mapping[type[WeighbridgeError], tuple[int, str]] = {
     StaleError: (409, "conflict_error"),
     BodyTooLargeError: (413, "invalid_request_error"),
     ContentTypeError: (415, "invalid_request_error"),
+    KeyReusedError: (422, "invalid_request_error"),
     LimitError: (429, "too_many_requests_error"),
     WeighbridgeError: (500, "server_error"),
     UnavailableError: (503, "service_unavailable_error"),
@@ -105,7 +118,7 @@ def _headers(error: WeighbridgeError) -> Mapping[str, str]:
     match error:
         case UnauthenticatedError():
             return {"www-authenticate": "Bearer"}
-        case StaleError():
+        case StaleError() | InFlightError():
             return {"x-should-retry": "true"}
         case ConflictError():
             # The SDKs retry a 409 by themselves; this one stays until somebody changes something.
