@@ -19,6 +19,9 @@ Model = Annotated[
     ),
 ]
 ArchId = Annotated[str, typer.Argument(metavar="ARCH", help="The model architecture's id.")]
+HealthPath = Annotated[
+    str | None, typer.Option(metavar="PATH", help="Where the `command` engine says it is up.")
+]
 TimeoutS = Annotated[
     float, typer.Option("--timeout", metavar="SECONDS", min=0, help="Longest wait with --wait.")
 ]
@@ -58,9 +61,7 @@ def arch_register(
     command: Annotated[
         str | None, typer.Option(help="Command line of the `command` engine, quoted as in a shell.")
     ] = None,
-    health_path: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Where the `command` engine says it is up.")
-    ] = None,
+    health_path: HealthPath = None,
     org: Annotated[
         list[str] | None,
         typer.Option(metavar="ORG", help="Only these orgs may use it; repeatable."),

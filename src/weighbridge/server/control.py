@@ -21,6 +21,7 @@ from weighbridge.clock import Clock
 from weighbridge.control.loop import Loop
 from weighbridge.control.wake import Wake
 from weighbridge.engines.catalog import engines
+from weighbridge.engines.gguf.cache import sweep_converted
 from weighbridge.errors import SetupError, StaleError, UnavailableError
 from weighbridge.ingest.reconciler import IngestReconciler
 from weighbridge.ingest.s3 import S3Access
@@ -185,8 +186,10 @@ async def _prune(parts: Parts, keeper: ControllerLease) -> float:
     async with parts.database.begin() as tx:
         await leases.require(tx, keeper.current())
         removed = await prune(tx, parts.clock.now())
-    if any(removed.values()):
-        log.info("rows.pruned", **removed)
+    cache, published = parts.settings.paths.cache, parts.store.published
+    converted = await asyncio.to_thread(sweep_converted, cache, published)
+    if converted or any(removed.values()):
+        log.info("control.pruned", converted_files=converted, **removed)
     return PRUNE_PERIOD_S
 
 

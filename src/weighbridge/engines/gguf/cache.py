@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +13,8 @@ CONVERTER_VERSION = 1
 """Raised with any change of what the converter writes, so that no old file is used."""
 DTYPES = ("auto", "float32")
 """`auto` keeps each tensor's own type, `float32` widens all of them."""
+FOLDER = "gguf"
+_MADE_OF = re.compile(r"(?P<digest>[0-9a-f]{64})\.v[0-9]+\.")
 
 
 def cached_gguf(folder: Path, digest: str, cache_dir: Path, dtype: str = "auto") -> Path:
@@ -24,7 +27,7 @@ def cached_gguf(folder: Path, digest: str, cache_dir: Path, dtype: str = "auto")
         raise InvalidError(
             f"dtype {dtype!r} is not supported by llamacpp: use {' or '.join(DTYPES)}"
         )
-    directory = cache_dir / "gguf"
+    directory = cache_dir / FOLDER
     directory.mkdir(parents=True, exist_ok=True)
     target = directory / f"{digest}.v{CONVERTER_VERSION}.{dtype}.gguf"
     if target.exists():
@@ -33,6 +36,23 @@ def cached_gguf(folder: Path, digest: str, cache_dir: Path, dtype: str = "auto")
         if not target.exists():
             _convert(folder, target, digest, dtype)
     return target
+
+
+def sweep_converted(cache_dir: Path, published: Callable[[], Collection[str]]) -> int:
+    """Remove what was made of versions that the weight store has no longer (V7); how many files went.
+
+    `published` is asked after the files are listed: a version is published before it is converted, so what
+    is listed and not published was deleted, and is not merely new. An engine keeps what it has open.
+    """
+    try:
+        listed = {path: _MADE_OF.match(path.name) for path in (cache_dir / FOLDER).iterdir()}
+    except FileNotFoundError:
+        return 0
+    kept = frozenset(published())
+    gone = [path for path, made in listed.items() if made and made["digest"] not in kept]
+    for path in gone:
+        path.unlink(missing_ok=True)
+    return len(gone)
 
 
 def _convert(folder: Path, target: Path, digest: str, dtype: str) -> None:
