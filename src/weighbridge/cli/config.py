@@ -110,6 +110,13 @@ def with_keys(
     return {**profile, "base_url": base_url, **keys}
 
 
+def with_value(profile: Mapping[str, str], name: str, value: str) -> Mapping[str, str]:
+    """The profile with one member set; another server's address takes the stored keys with it."""
+    moved = name == "base_url" and profile.get(name, value).rstrip("/") != value.rstrip("/")
+    kept = {key: old for key, old in profile.items() if not (moved and key in SECRETS)}
+    return {**kept, name: value}
+
+
 def masked(name: str, value: str) -> str:
     """A value as it may be shown: of a key only its kind and public id, as in `wb_admin_k1…`."""
     if name not in SECRETS:

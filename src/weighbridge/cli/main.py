@@ -96,9 +96,12 @@ def config_set(
             raise UsageError(f"There is no value for {name}.")
         if plain(stored) != stored:
             raise UsageError(f"The value for {name} has control characters; was it copied whole?")
-        members = {**config.read_profile(profile_file()), name: stored}
+        before = config.read_profile(profile_file())
+        members = config.with_value(before, name, stored)
         config.write_profile(profile_file(), members)
         output.note(f"{name} is stored in {profile_file()}.")
+        if gone := [key for key in before if key not in members]:
+            output.note(f"Removed, for they were the other server's: {', '.join(gone)}.")
 
 
 def config_unset(name: Name) -> None:

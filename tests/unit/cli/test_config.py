@@ -94,3 +94,14 @@ def test_an_unreadable_profile_is_named(bare, profile):
 )
 def test_masked(name, value, shown):
     assert config.masked(name, value) == shown
+
+
+def test_keys_of_one_server_are_never_sent_to_the_next(bare, monkeypatch):
+    for url in ("https://a.test", "https://a.test/"):
+        assert bare("config", "set", "base_url", url).code == 0
+        monkeypatch.setattr("sys.stdin", io.StringIO("wb_admin_k1_SECRET\n"))
+        assert bare("config", "set", "admin_key").code == 0
+        assert "wb_admin_k1" in bare("config", "show").out
+    run = bare("config", "set", "base_url", "https://b.test")
+    assert "admin_key" in run.err
+    assert "wb_admin_k1" not in bare("config", "show").out
