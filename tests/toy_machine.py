@@ -129,7 +129,7 @@ class ToyEngine:
     name: str = "llamacpp"
 
     def capabilities(self, settings: EngineSettings) -> EngineCapabilities:
-        return EngineCapabilities(choices_max=2)
+        return EngineCapabilities(choices_max=2, min_tokens=True)
 
     def command(self, launch: EngineLaunch) -> EngineCommand:
         return EngineCommand(["engine", launch.served_name], secrets={"TOKEN": launch.token})

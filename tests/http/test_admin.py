@@ -144,7 +144,7 @@ async def test_an_architecture_is_registered_from_a_base_model(
     body = {
         "model_arch_id": "tiny-1.0",
         "source": source,
-        "engine": {"context_tokens": 512, "env": {"A": "1"}},
+        "engine": {"context_tokens": 512, "env": {"A": "1"}, "health_path": "/healthz"},
         "org_names": ["my-org"],
     }
     answer = await operator("POST", f"{ADMIN}/architectures", body)
@@ -154,7 +154,7 @@ async def test_an_architecture_is_registered_from_a_base_model(
         "model_arch_id": "tiny-1.0", "source": source, "digest": made["digest"], "tensors": 1, "parameters": 6,
         "engine": {
             "engine": "llamacpp", "context_tokens": 512, "slots": 4, "threads": 1, "dtype": None, "extra_args": [],
-            "env": {"A": "1"}, "command": [], "start_timeout_s": 600.0,
+            "env": {"A": "1"}, "command": [], "health_path": "/healthz", "start_timeout_s": 600.0,
         },
         "org_names": ["my-org"], "created": CREATED, "updated": CREATED,
     }  # fmt: skip
@@ -188,6 +188,7 @@ async def test_an_architecture_is_registered_from_a_base_model(
         ({"engine": {"env": {"A=B": "1"}}}, "wrong_api_format"),
         ({"engine": {"env": {"A": "x\x00"}}}, "wrong_api_format"),
         ({"engine": {"start_timeout_s": 0}}, "wrong_api_format"),
+        ({"engine": {"health_path": "health"}}, "wrong_api_format"),
         ({"engine": {"trust_remote_code": True}}, "wrong_api_format"),
     ],
 )

@@ -6,7 +6,6 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
@@ -65,7 +64,6 @@ def routes_app(clock: Clock) -> FastAPI:
     app.add_exception_handler(WeighbridgeError, errors.answer_domain_error)
     app.add_exception_handler(RequestValidationError, errors.answer_validation_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
-    app.add_exception_handler(SQLAlchemyError, errors.answer_database_error)
     app.add_middleware(Edge, clock=clock)
     return app
 

@@ -1,19 +1,24 @@
-"""What routes are given: the parts of the control plane, and the caller."""
+"""What routes are given: the parts of the control plane, the caller, and what he was answered before."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Header, Request
+from pydantic import BaseModel
 
 from weighbridge.accounts.model import ApiKey, Org
+from weighbridge.api.errors import InFlightError, KeyReusedError
 from weighbridge.clock import Clock
 from weighbridge.engines.base import Engine
 from weighbridge.ingest.s3 import S3Access
 from weighbridge.routing.acks import GatewayView
 from weighbridge.runtimes.base import Runtime
 from weighbridge.settings import Settings
-from weighbridge.storage.database import Database
+from weighbridge.storage import idempotency
+from weighbridge.storage.database import Database, Transaction
 from weighbridge.weights.filesystem import FilesystemStore
 
 
@@ -63,3 +68,61 @@ def member_of(request: Request) -> Member:
 
 Control = Annotated[Parts, Depends(parts_of)]
 Management = Annotated[Member, Depends(member_of)]
+
+Answered = TypeVar("Answered", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """A request's Idempotency-Key at work (D7); without one, nothing is looked up or kept.
+
+    Only what succeeded is kept: a refused request has done nothing, so it may be tried again.
+    """
+
+    key: str | None
+    org_id: str
+    request_digest: bytes
+    now: datetime
+
+    async def answer(self, tx: Transaction, kind: type[Answered]) -> Answered | None:
+        """What this very request was answered before; None when it is to be done now."""
+        if self.key is None:
+            return None
+        if not await idempotency.hold(tx, self.org_id, self.key):
+            raise InFlightError(
+                "The first request with this Idempotency-Key has not ended yet; ask again shortly."
+            )
+        kept = await idempotency.find(tx, self.org_id, self.key, now=self.now)
+        if kept is None:
+            return None
+        if kept.request_digest != self.request_digest:
+            raise KeyReusedError(
+                "This Idempotency-Key was used with another request; take a new one for each request.",
+                param="Idempotency-Key",
+            )
+        return kind.model_validate_json(kept.answer)
+
+    async def keep(self, tx: Transaction, answer: BaseModel) -> None:
+        if self.key is not None:
+            kept = idempotency.KeptAnswer(self.request_digest, answer.model_dump_json())
+            await idempotency.keep(tx, self.org_id, self.key, kept, now=self.now)
+
+
+async def once_of(
+    request: Request,
+    control: Control,
+    caller: Management,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            pattern=r"^[!-~]{1,255}$",
+            description="The same key and request within 24 hours get the same answer, and nothing is done again.",
+        ),
+    ] = None,
+) -> Once:
+    digest = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
+    digest.update(await request.body())
+    return Once(idempotency_key, caller.org.id, digest.digest(), control.clock.now())
+
+
+AtMostOnce = Annotated[Once, Depends(once_of)]

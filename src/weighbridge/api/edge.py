@@ -1,5 +1,7 @@
 """The outermost layer of the app: request ids, trailing slashes, one log line per request, and no bare failure."""
 
+import re
+
 import structlog
 from starlette.datastructures import MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -11,6 +13,7 @@ from weighbridge.clock import Clock
 log = structlog.get_logger()
 
 REQUEST_ID = "x-request-id"
+WELL_FORMED_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 
 
 class Edge:
@@ -24,7 +27,7 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = self._clock.new_short_id()
+        request_id = _given_id(scope) or self._clock.new_short_id()
         started = self._clock.monotonic()
         status = 0
 
@@ -59,6 +62,14 @@ class Edge:
                 status=status,
                 duration_ms=round((self._clock.monotonic() - started) * 1000, 1),
             )
+
+
+def _given_id(scope: Scope) -> str | None:
+    """The gateway's id of the request, so that its log, ours and the caller's answer name the same one."""
+    for name, value in scope["headers"]:
+        if name == REQUEST_ID.encode() and WELL_FORMED_ID.fullmatch(value):
+            return str(value, "ascii")
+    return None
 
 
 def _without_trailing_slash(scope: Scope) -> Scope:

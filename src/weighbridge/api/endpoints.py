@@ -15,7 +15,7 @@ from weighbridge.api.answers import (
     EndpointSummary,
     unix_s,
 )
-from weighbridge.api.deps import Control, Management
+from weighbridge.api.deps import AtMostOnce, Control, Management
 from weighbridge.api.versions import own_org
 from weighbridge.endpoints import service
 from weighbridge.errors import NotFoundError
@@ -74,11 +74,13 @@ async def endpoint_status(endpoint_id: str, caller: Management, control: Control
     operation_id="deploy_model_to_endpoint_route_management_v1_endpoints__endpoint_id__deployModel_post",
 )
 async def deploy_model(
-    endpoint_id: str, body: DeployRequest, caller: Management, control: Control
+    endpoint_id: str, body: DeployRequest, caller: Management, control: Control, once: AtMostOnce
 ) -> DeployOperation:
     """Queue the rollout of a model version to an endpoint of the same architecture."""
     name = VersionName.parse(body.model)
     async with control.database.begin() as tx:
+        if (before := await once.answer(tx, DeployOperation)) is not None:
+            return before
         deployment = await rollouts.deploy(
             tx,
             caller.org,
@@ -88,8 +90,10 @@ async def deploy_model(
             now=control.clock.now(),
             queue_max=control.settings.deployment_queue_max,
         )
+        answer = DeployOperation.of(deployment, caller.org)
+        await once.keep(tx, answer)
     _wake(control)
-    return DeployOperation.of(deployment, caller.org)
+    return answer
 
 
 def _wake(control: Control) -> None:

@@ -10,8 +10,6 @@ import structlog
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from weighbridge.errors import (
@@ -45,6 +43,18 @@ class ContentTypeError(InvalidError):
     code = "unsupported_content_type"
 
 
+class KeyReusedError(InvalidError):
+    """An Idempotency-Key came back with another request."""
+
+    code = "idempotency_key_reused"
+
+
+class InFlightError(ConflictError):
+    """The request that brought this Idempotency-Key first has not ended yet."""
+
+    code = "request_in_flight"
+
+
 TABLE: Mapping[type[WeighbridgeError], tuple[int, str]] = {
     InvalidError: (400, "invalid_request_error"),
     UnauthenticatedError: (401, "invalid_request_error"),
@@ -54,6 +64,7 @@ TABLE: Mapping[type[WeighbridgeError], tuple[int, str]] = {
     StaleError: (409, "conflict_error"),
     BodyTooLargeError: (413, "invalid_request_error"),
     ContentTypeError: (415, "invalid_request_error"),
+    KeyReusedError: (422, "invalid_request_error"),
     LimitError: (429, "too_many_requests_error"),
     WeighbridgeError: (500, "server_error"),
     UnavailableError: (503, "service_unavailable_error"),
@@ -107,7 +118,7 @@ def _headers(error: WeighbridgeError) -> Mapping[str, str]:
     match error:
         case UnauthenticatedError():
             return {"www-authenticate": "Bearer"}
-        case StaleError():
+        case StaleError() | InFlightError():
             return {"x-should-retry": "true"}
         case ConflictError():
             # The SDKs retry a 409 by themselves; this one stays until somebody changes something.
@@ -165,19 +176,4 @@ async def answer_http_error(request: Request, error: Exception) -> Response:
         type_="invalid_request_error",
         code="invalid_request",
         headers=error.headers,
-    )
-
-
-async def answer_database_error(_request: Request, error: Exception) -> Response:
-    """Locks held too long and a pool run dry pass by themselves; any other database error is our mistake."""
-    assert isinstance(error, SQLAlchemyError)
-    if not isinstance(error, PoolTimeoutError | OperationalError):
-        raise error
-    log.warning("api.database_busy", error=type(error).__name__)
-    return flat(
-        503,
-        "The database is busy; nothing was changed. Try again shortly.",
-        type_="service_unavailable_error",
-        code="database_busy",
-        headers={"retry-after": str(RETRY_AFTER_S)},
     )

@@ -16,7 +16,7 @@ from weighbridge.api.answers import (
     VersionAliases,
     version_name,
 )
-from weighbridge.api.deps import Control, Management, Member
+from weighbridge.api.deps import AtMostOnce, Control, Management, Member
 from weighbridge.registry import service
 from weighbridge.registry.names import ALIASES_MAX, parse_ref
 
@@ -82,11 +82,13 @@ async def list_architectures(
     operation_id="upload_new_model_version_route_management_v1_orgs__org_name__models_upload_post",
 )
 async def upload(
-    org_name: str, body: UploadRequest, caller: Management, control: Control
+    org_name: str, body: UploadRequest, caller: Management, control: Control, once: AtMostOnce
 ) -> ModelVersionOperation:
     """Register a new model version and start copying its weights from S3."""
     org = own_org(caller, org_name)
     async with control.database.begin() as tx:
+        if (before := await once.answer(tx, ModelVersionOperation)) is not None:
+            return before
         version = await service.upload(
             tx,
             org,
@@ -97,8 +99,10 @@ async def upload(
             version_id=control.clock.new_uuid(),
             now=control.clock.now(),
         )
+        answer = ModelVersionOperation.of(version, org, control.settings.state_vocabulary)
+        await once.keep(tx, answer)
     control.wake("ingest")
-    return ModelVersionOperation.of(version, org, control.settings.state_vocabulary)
+    return answer
 
 
 @router.get(

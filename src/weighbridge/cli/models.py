@@ -58,6 +58,9 @@ def arch_register(
     command: Annotated[
         str | None, typer.Option(help="Command line of the `command` engine, quoted as in a shell.")
     ] = None,
+    health_path: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Where the `command` engine says it is up.")
+    ] = None,
     org: Annotated[
         list[str] | None,
         typer.Option(metavar="ORG", help="Only these orgs may use it; repeatable."),
@@ -73,7 +76,8 @@ def arch_register(
         "start_timeout_s": start_timeout_s,
         "extra_args": extra_arg or None,
         "env": dict(_pair(item) for item in env) if env else None,
-        "command": shlex.split(command) if command else None,
+        "command": _words(command) if command else None,
+        "health_path": health_path,
     }
     registered = session.client.admin.architectures.register(
         arch,
@@ -257,6 +261,13 @@ def _show_architecture(session: Session, arch: Architecture) -> None:
 def _short(version: ModelVersion) -> str:
     name = VersionName.parse(version.name)
     return f"{name.model_arch_id}/{name.version} --org {name.org_name}"
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"--command is not quoted as in a shell: {error}.") from error
 
 
 def _pair(item: str) -> tuple[str, str]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from weighbridge.errors import InvalidError
+
 TOKEN_VARIABLE = "WEIGHBRIDGE_ENGINE_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 """Where an engine of ours, or a command of the operator's, finds the token it must demand."""
 
@@ -18,9 +20,9 @@ class EngineSettings:
     slots: int = 4
     threads: int = 1
     dtype: str | None = None
-    extra_args: Sequence[str] = ()
+    extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
-    command: Sequence[str] = ()
+    command: tuple[str, ...] = ()
     health_path: str = "/health"
     start_timeout_s: float = 600.0
 
@@ -77,6 +79,7 @@ class EngineCapabilities:
     json_schema: bool = True
     tools: bool = False
     reasoning: bool = False
+    min_tokens: bool = False
     choices_max: int = 1
 
 
@@ -102,3 +105,14 @@ class Engine(Protocol):
 
     async def load(self, url: str, launch: EngineLaunch) -> EngineLoad | None:
         """Requests running and waiting, or None when the engine does not say."""
+
+
+def find_engine(known: Mapping[str, Engine], name: str) -> Engine:
+    """Raises InvalidError for a name that is not among those this server can start."""
+    if name not in known:
+        raise InvalidError(
+            f"There is no engine '{name}' here; there are: {', '.join(sorted(known))}.",
+            code="unknown_engine",
+            param="engine.engine",
+        )
+    return known[name]

@@ -8,17 +8,9 @@ from weighbridge.engines.base import Engine
 from weighbridge.engines.command import CommandEngine
 from weighbridge.engines.llamacpp import LlamaCpp
 from weighbridge.engines.vllm import Vllm
-from weighbridge.errors import InvalidError
 
 
 def engines(session: aiohttp.ClientSession) -> Mapping[str, Engine]:
     """All of them; `session` asks their replicas and belongs to the caller."""
     known: tuple[Engine, ...] = (LlamaCpp(session), Vllm(session), CommandEngine(session))
     return {engine.name: engine for engine in known}
-
-
-def find_engine(known: Mapping[str, Engine], name: str) -> Engine:
-    """Raises InvalidError for a name nobody knows."""
-    if name not in known:
-        raise InvalidError(f"engine {name!r} is unknown; known are {', '.join(sorted(known))}")
-    return known[name]

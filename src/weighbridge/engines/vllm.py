@@ -52,10 +52,11 @@ class Vllm:
         self._session = session
 
     def capabilities(self, settings: EngineSettings) -> EngineCapabilities:
-        flags = {argument.split("=", 1)[0] for argument in settings.extra_args}
+        flags = _flags(settings)
         return EngineCapabilities(
             tools={"--enable-auto-tool-choice", "--tool-call-parser"} <= flags,
             reasoning="--reasoning-parser" in flags,
+            min_tokens=True,
             choices_max=CHOICES_MAX,
         )
 
@@ -94,10 +95,15 @@ class Vllm:
 
 
 def _check(settings: EngineSettings) -> None:
-    flags = {argument.split("=", 1)[0] for argument in settings.extra_args}
-    if taken := sorted(flags & OWN_FLAGS):
+    if taken := sorted(_flags(settings) & OWN_FLAGS):
         raise InvalidError(
             f"extra_args of vllm may not hold {', '.join(taken)}: weighbridge sets it"
         )
     if taken := sorted(settings.env.keys() & OWN_VARIABLES):
         raise InvalidError(f"env of vllm may not hold {', '.join(taken)}")
+
+
+def _flags(settings: EngineSettings) -> frozenset[str]:
+    """As vLLM reads them: to its parser `--api_key=x` is `--api-key x`."""
+    words = (argument.split("=", 1)[0] for argument in settings.extra_args)
+    return frozenset(word.replace("_", "-") for word in words if word.startswith("--"))

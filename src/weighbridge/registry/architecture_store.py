@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 
+import msgspec
 from sqlalchemy import Row, Select, delete, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
@@ -31,21 +32,10 @@ def _architecture(row: Row[tuple[object, ...]]) -> Architecture:
         source_uri=row.source_uri,
         base_digest=row.base_digest,
         tensors=tuple(TensorSpec(name, dtype, tuple(shape)) for name, dtype, shape in row.tensors),
-        engine=_engine(row.engine),
+        engine=msgspec.convert(row.engine, EngineSettings),
         org_ids=frozenset(row.org_ids),
         created_at=row.created_at,
         updated_at=row.updated_at,
-    )
-
-
-def _engine(stored: dict[str, object]) -> EngineSettings:
-    settings = EngineSettings(**stored)  # type: ignore[arg-type]  # JSON that asdict() below wrote
-    return EngineSettings(
-        **{
-            **stored,  # type: ignore[arg-type]  # as above
-            "extra_args": tuple(settings.extra_args),
-            "command": tuple(settings.command),
-        }
     )
 
 

@@ -1,12 +1,10 @@
 """What to start for a replica: its engine's command and its place in the weight store."""
 
 import asyncio
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from weighbridge.engines.base import Engine, EngineLaunch, served_name
-from weighbridge.errors import InvalidError
 from weighbridge.replicas.store import Watched
 from weighbridge.routing.tokens import replica_token
 from weighbridge.runtimes.base import ReplicaSpec, Resources, Weights
@@ -32,16 +30,6 @@ def engine_launch(watched: Watched, pepper: bytes, cache_dir: Path) -> EngineLau
         settings=watched.engine,
         cache_dir=str(cache_dir),
     )
-
-
-def engine_of(watched: Watched, engines: Mapping[str, Engine]) -> Engine:
-    """Raises InvalidError for an engine this server does not have."""
-    engine = engines.get(watched.engine.engine)
-    if engine is None:
-        raise InvalidError(
-            f"engine {watched.engine.engine!r} is not available here; known: {sorted(engines)}"
-        )
-    return engine
 
 
 async def replica_spec(

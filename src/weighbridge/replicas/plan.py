@@ -8,6 +8,9 @@ from weighbridge.engines.base import ProbeOutcome
 from weighbridge.replicas.model import Replica, ReplicaLimits, ReplicaState
 from weighbridge.runtimes.base import ReplicaStatus, RuntimeState
 
+REASON_CHARS_MAX = 500
+"""A reason may hold what an engine, or a stranger on its port, has answered."""
+
 
 class Command(StrEnum):
     """What a step asks of the runtime; each is idempotent."""
@@ -235,11 +238,11 @@ def _lost(replica: Replica, reason: str, now: datetime) -> Step:
 
 
 def _become(replica: Replica, state: ReplicaState, reason: str, now: datetime) -> Replica:
-    return replace(replica, state=state, reason=reason, state_since=now)
+    return replace(_say(replica, reason), state=state, state_since=now)
 
 
 def _say(replica: Replica, reason: str) -> Replica:
-    return replace(replica, reason=reason)
+    return replace(replica, reason=reason[:REASON_CHARS_MAX])
 
 
 def _exit_words(process: ReplicaStatus) -> str:

@@ -9,14 +9,13 @@ import structlog
 
 from weighbridge.clock import Clock
 from weighbridge.control.wake import Wake
-from weighbridge.engines.base import Engine, ProbeOutcome
+from weighbridge.engines.base import Engine, ProbeOutcome, find_engine
 from weighbridge.errors import InvalidError, LimitError, NotFoundError, StaleError, UnavailableError
 from weighbridge.replicas import store
 from weighbridge.replicas.launch import (
     OWNER,
     VersionStore,
     engine_launch,
-    engine_of,
     replica_spec,
 )
 from weighbridge.replicas.model import Replica, ReplicaLimits, ReplicaState
@@ -28,6 +27,7 @@ from weighbridge.runtimes.base import ReplicaStatus, Runtime, RuntimeState
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
+from weighbridge.telemetry.logs import redact
 
 log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ ACK_POLL_S = 0.05
 DRAIN_POLL_S = 0.25
 PLACE_POLL_S = 1.0
 LOG_TAIL_BYTES = 4096
-LOG_LINE_CHARS = 300
+LOG_LINE_CHARS_MAX = 300
 
 
 def replica_limits(settings: Settings) -> ReplicaLimits:
@@ -157,14 +157,15 @@ class ReplicaReconciler:
             ReplicaState.FAILED,
             ReplicaState.FAILING,
         ):
-            line = await self._last_line(after.id)
+            token = engine_launch(one, self._pepper, self._cache_dir).token
+            line = last_line(await self._output(after.id), token)
             if line and one.replica.state is not ReplicaState.FAILING:
                 return replace(step, after=replace(after, reason=f"{after.reason}: {line}"))
         return step
 
     async def _launch(self, one: Watched, step: Step, now: datetime) -> Step:
         try:
-            engine = engine_of(one, self._engines)
+            engine = find_engine(self._engines, one.engine.engine)
             launch = engine_launch(one, self._pepper, self._cache_dir)
             spec = await replica_spec(
                 one, engine, launch, self._store, grace_s=self._limits.stop_grace_s
@@ -179,13 +180,11 @@ class ReplicaReconciler:
         log.info("replica.launched", replica_id=spec.name, endpoint_id=one.replica.endpoint_id)
         return Step(step.after)
 
-    async def _last_line(self, replica_id: str) -> str:
+    async def _output(self, replica_id: str) -> str:
         try:
-            tail = await self._runtime.logs(replica_id, LOG_TAIL_BYTES)
+            return await self._runtime.logs(replica_id, LOG_TAIL_BYTES)
         except UnavailableError:
             return ""
-        lines = tail.strip().splitlines()
-        return lines[-1].strip()[:LOG_LINE_CHARS] if lines else ""
 
     async def _record(self, steps: Sequence[tuple[Watched, Step]]) -> frozenset[str]:
         """Write what changed in one transaction, by id; the replicas that somebody else changed meanwhile."""
@@ -316,6 +315,16 @@ class ReplicaReconciler:
                 return IDLE_S
             case _:
                 return self._limits.probe_start_period_s
+
+
+def last_line(output: str, token: str) -> str:
+    """What an engine said last, for the reason that its customer reads: one line, cut, without secrets (T5)."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    # Before the cut, which could leave half of a secret that nothing recognizes.
+    line = redact(lines[-1].replace(token, "[secret]"))
+    return "".join(filter(str.isprintable, line)).strip()[:LOG_LINE_CHARS_MAX]
 
 
 def _expected(replica: Replica) -> ProbeOutcome | None:

@@ -184,4 +184,5 @@ def _endpoint_route(
         json_schema=can.json_schema,
         tools=can.tools,
         reasoning=can.reasoning,
+        min_tokens=can.min_tokens,
     )

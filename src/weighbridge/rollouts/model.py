@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-QUEUE_MAX = 16
-"""Deployments that may wait on one endpoint (R1), unless the operator says otherwise."""
-
 
 class RolloutStatus(StrEnum):
     """The public API's words (wire.md 1.2, operation 9)."""
@@ -104,7 +101,6 @@ class RolloutLimits:
     """As `backoff_s`, for the replacement of replicas while no rollout is active."""
     failures_window_s: float = 900.0
     """Failures older than this no longer slow a replacement down."""
-    queue_max: int = QUEUE_MAX
 
     def failures_max(self, replicas: int) -> int:
         """How many failures end a rollout to this many replicas: a quarter of them, at least two (R13)."""

@@ -1,6 +1,6 @@
 """Which replicas to adopt, remove and start on the way to one version, within an endpoint's limits. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -200,8 +200,13 @@ def restart_at(
     return backoff_end(ended, strikes, limits.backoff_s)
 
 
-def recent_failures(replicas: Sequence[Replica]) -> list[Replica]:
+def recent_failures(replicas: Iterable[Replica]) -> list[Replica]:
     return [r for r in replicas if r.state in (ReplicaState.FAILED, ReplicaState.LOST)]
+
+
+def uncounted(replicas: Iterable[Replica]) -> tuple[str, ...]:
+    """Failures and losses that are on no account yet; until they are, they stay in sight however old."""
+    return tuple(sorted(r.id for r in recent_failures(replicas) if not r.failure_counted))
 
 
 def backoff_end(ended: Sequence[Replica], strikes: int, steps_s: Sequence[float]) -> datetime:

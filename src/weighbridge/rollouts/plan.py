@@ -1,13 +1,21 @@
 """Decide the next step of a rollout. Pure: no clock, no database, no network."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from weighbridge.endpoints.model import Endpoint
 from weighbridge.replicas.model import Replica, ReplicaState
 from weighbridge.rollouts.model import Deployment, RolloutLimits, RolloutStatus
-from weighbridge.rollouts.moves import Action, Aim, Moves, Shape, converge, is_available
+from weighbridge.rollouts.moves import (
+    Action,
+    Aim,
+    Moves,
+    Shape,
+    converge,
+    is_available,
+    uncounted,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,7 @@ def _start(seen: Seen, now: datetime) -> Plan:
         started_at=now,
         progress_at=now,
     )
-    return Plan(started, counted=_uncounted(seen.replicas))
+    return Plan(started, counted=uncounted(seen.replicas))
 
 
 def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
@@ -122,7 +130,7 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
     return Plan(
         deployment,
         moves.actions,
-        _uncounted(seen.replicas),
+        uncounted(seen.replicas),
         _first(now, *moves.next_at, *deadlines),
     )
 
@@ -140,7 +148,7 @@ def _finish(
             ),
             error_message=None,
         )
-        return Plan(watched, moves.actions, _uncounted(seen.replicas), baked_at)
+        return Plan(watched, moves.actions, uncounted(seen.replicas), baked_at)
     done = replace(
         deployment,
         status=RolloutStatus.DONE,
@@ -148,7 +156,7 @@ def _finish(
         error_message=None,
         finished_at=now,
     )
-    return Plan(done, moves.actions, _uncounted(seen.replicas))
+    return Plan(done, moves.actions, uncounted(seen.replicas))
 
 
 def _restore(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
@@ -191,7 +199,7 @@ def _restore(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
         else f"going back: {_progress_words(restored, deployment, base)}",
     )
     return Plan(
-        deployment, moves.actions, _uncounted(seen.replicas), _first(now, deadline, *moves.next_at)
+        deployment, moves.actions, uncounted(seen.replicas), _first(now, deadline, *moves.next_at)
     )
 
 
@@ -206,7 +214,7 @@ def _restored(seen: Seen, deployment: Deployment, moves: Moves, now: datetime) -
         updated_replicas=0,
         finished_at=now,
     )
-    return Plan(back, moves.actions, _uncounted(seen.replicas))
+    return Plan(back, moves.actions, uncounted(seen.replicas))
 
 
 def _turn_back(seen: Seen, deployment: Deployment, cause: str, now: datetime) -> Plan:
@@ -217,7 +225,7 @@ def _turn_back(seen: Seen, deployment: Deployment, cause: str, now: datetime) ->
         error_message=cause,
         progress_at=now,
     )
-    return Plan(back, counted=_uncounted(seen.replicas))
+    return Plan(back, counted=uncounted(seen.replicas))
 
 
 def _end(
@@ -225,7 +233,7 @@ def _end(
 ) -> Plan:
     """A final status that changes no replica: what is ready serves on, whatever its version (R5)."""
     ended = replace(deployment, status=status, reason=words, error_message=words, finished_at=now)
-    return Plan(ended, counted=_uncounted(seen.replicas))
+    return Plan(ended, counted=uncounted(seen.replicas))
 
 
 def _endpoint_gone(seen: Seen, deployment: Deployment, now: datetime) -> Plan:
@@ -268,16 +276,6 @@ def _new_failures(seen: Seen, account: Deployment) -> int:
     return sum(
         r.state is ReplicaState.FAILED and not r.failure_counted and r.deployment_id == account.id
         for r in seen.replicas
-    )
-
-
-def _uncounted(replicas: Iterable[Replica]) -> tuple[str, ...]:
-    return tuple(
-        sorted(
-            r.id
-            for r in replicas
-            if r.state in (ReplicaState.FAILED, ReplicaState.LOST) and not r.failure_counted
-        )
     )
 
 

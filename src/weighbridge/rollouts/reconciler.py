@@ -42,7 +42,6 @@ def rollout_limits(settings: Settings) -> RolloutLimits:
         total_s=settings.rollout_total_s,
         rollback_progress_s=settings.rollback_progress_s,
         capacity_s=settings.capacity_wait_s,
-        queue_max=settings.deployment_queue_max,
     )
 
 
@@ -67,9 +66,14 @@ class RolloutReconciler:
 
     async def reconcile(self) -> float:
         """One pass over the endpoints that could need something; returns how long nothing will, in seconds."""
+        held = self._lease_of()
         async with self._database.begin() as tx:
-            await self._fence(tx)
+            await lease.require(tx, held)
+            if self._epoch != held.epoch:
+                # Someone else led until now, or nobody did.
+                await store.rearm_progress(tx, self._clock.now())
             endpoint_ids = await store.restless(tx)
+        self._epoch = held.epoch
         pause_s = IDLE_S
         for endpoint_id in endpoint_ids:
             try:
@@ -79,14 +83,6 @@ class RolloutReconciler:
                 log.debug("rollout.stale", endpoint_id=endpoint_id, reason=error.message)
                 pause_s = 0.0
         return pause_s
-
-    async def _fence(self, tx: Transaction) -> None:
-        held = self._lease_of()
-        await lease.require(tx, held)
-        if self._epoch != held.epoch:
-            # Someone else led until now, or nobody did.
-            await store.rearm_progress(tx, self._clock.now())
-            self._epoch = held.epoch
 
     async def _settle(self, endpoint_id: str) -> float:
         """Step until nothing is left to do now."""
@@ -158,6 +154,7 @@ class _Step:
     async def _keep(self, tx: Transaction) -> tuple[bool, datetime | None]:
         size = 0 if self.row.deleted else self.row.endpoint.replicas
         upkeep = steady_plan(self.base, tuple(self.replicas.values()), size, self.now, self.limits)
+        await replica_store.count_failures(tx, upkeep.counted)
         await self._act(tx, upkeep.actions)
         if upkeep.actions:
             log.info(

@@ -10,7 +10,7 @@ from weighbridge.registry import service as registry_service
 from weighbridge.registry.model import ModelVersion, SyncStatus
 from weighbridge.registry.names import VersionName
 from weighbridge.rollouts import store
-from weighbridge.rollouts.model import QUEUE_MAX, Deployment, RolloutStatus
+from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.storage.counters import next_value
 from weighbridge.storage.database import Transaction
 
@@ -26,7 +26,7 @@ async def deploy(
     *,
     deployment_id: str,
     now: datetime,
-    queue_max: int = QUEUE_MAX,
+    queue_max: int,
 ) -> Deployment:
     """Queue the rollout of a version; the reference is resolved here, once (R7, R8).
 
@@ -178,7 +178,7 @@ async def rollback(
     *,
     deployment_id: str,
     now: datetime,
-    queue_max: int = QUEUE_MAX,
+    queue_max: int,
 ) -> Deployment:
     """Queue the rollout of the version that served before the one that serves now.
 

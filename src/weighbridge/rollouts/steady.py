@@ -15,13 +15,17 @@ from weighbridge.rollouts.moves import (
     backoff_end,
     is_available,
     recent_failures,
+    uncounted,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:
+    """As `Plan`, for an endpoint without a rollout; a failure counted here is on no rollout's account."""
+
     actions: tuple[Action, ...]
     reason: str
+    counted: tuple[str, ...]
     next_at: datetime | None = None
 
 
@@ -54,13 +58,15 @@ def steady_plan(
     missing = size - len(rest)
     ready = sum(r.state is ReplicaState.READY for r in rest[:size])
     words = f"{ready}/{size} replicas ready"
+    counted = uncounted(replicas)
     if missing <= 0 or base is None:
-        return Upkeep(tuple(actions), words)
+        return Upkeep(tuple(actions), words, counted)
     at = _restart_at(replicas, size, limits)
     if at is not None and now < at:
-        return Upkeep(tuple(actions), f"{words}; replacing {missing} at {at.isoformat()}", at)
+        words = f"{words}; replacing {missing} at {at.isoformat()}"
+        return Upkeep(tuple(actions), words, counted, at)
     actions += [StartReplica(base.id)] * missing
-    return Upkeep(tuple(actions), f"{words}; replacing {missing}")
+    return Upkeep(tuple(actions), f"{words}; replacing {missing}", counted)
 
 
 def _restart_at(replicas: Sequence[Replica], size: int, limits: RolloutLimits) -> datetime | None:

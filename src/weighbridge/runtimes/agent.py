@@ -27,7 +27,6 @@ log = structlog.get_logger()
 
 CONNECTIONS_MAX = 64
 IDLE_TIMEOUT_S = 60.0
-BACKLOG = 64
 LOCK_NAME = "agent.lock"
 PEER = struct.Struct("3i")
 """struct ucred of SO_PEERCRED: pid, uid, gid."""
@@ -54,7 +53,7 @@ async def serve(place: Place, socket_path: Path) -> None:
     node.adopt_leftovers()
     agent = Agent(node)
     server = await asyncio.start_unix_server(
-        agent.converse, sock=_listen(socket_path), limit=wire.REQUEST_BYTES_MAX
+        agent.converse, sock=wire.private_listener(socket_path), limit=wire.REQUEST_BYTES_MAX
     )
     log.info("agent.ready", node=place.node, slots=place.room.slots)
     await stopping.wait()
@@ -145,21 +144,6 @@ def _is_trusted(writer: asyncio.StreamWriter) -> bool:
     peer: socket.socket = writer.get_extra_info("socket")
     credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, PEER.size)
     return PEER.unpack(credentials)[1] in (os.geteuid(), 0)
-
-
-def _listen(path: Path) -> socket.socket:
-    """The lock of this agent is held, so a socket that is there is a dead one's."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
-    try:
-        with wire.socket_address(path) as address:
-            listener.bind(address)
-    finally:
-        os.umask(mask)
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener
 
 
 def _arguments() -> tuple[Place, DataDir]:

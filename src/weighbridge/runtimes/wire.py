@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ LABELS_BYTES_MAX = 4096
 LOG_TAIL_BYTES_MAX = 1024 * 1024
 LOG_BYTES_MIN = 4096
 GRACE_S_MAX = 3600.0
+BACKLOG = 64
 SOCKET_PATH_BYTES_MAX = 107
 """Of a socket's address (unix(7))."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
@@ -105,3 +107,21 @@ def socket_address(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{directory}/{path.name}"
     finally:
         os.close(directory)
+
+
+def private_listener(path: Path) -> socket.socket:
+    """A unix socket that only our own user can reach, in the place of one that a dead process left.
+
+    The caller holds the lock of the service whose socket this is.
+    """
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        with socket_address(path) as address:
+            listener.bind(address)
+    finally:
+        os.umask(mask)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener

@@ -25,9 +25,18 @@ class Caller:
     def get(self, path: str, **query: str) -> object:
         return self._transport.request("GET", path, key=self._key(), query=query or None)
 
-    def post(self, path: str, body: Json | None = None) -> object:
-        """Never repeated where a first try may have been carried out."""
-        return self._transport.request("POST", path, key=self._key(), body=body, repeatable=False)
+    def post(
+        self, path: str, body: Json | None = None, *, idempotency_key: str | None = None
+    ) -> object:
+        """Without an idempotency key never repeated where a first try may have been carried out."""
+        return self._transport.request(
+            "POST",
+            path,
+            key=self._key(),
+            body=body,
+            idempotency_key=idempotency_key,
+            repeatable=idempotency_key is not None,
+        )
 
     def patch(self, path: str, body: Json) -> object:
         return self._transport.request("PATCH", path, key=self._key(), body=body)
@@ -58,17 +67,21 @@ class Models:
         *,
         version_aliases: Sequence[str] = (),
         system_fingerprint_suffix: str | None = None,
+        idempotency_key: str | None = None,
     ) -> ModelVersion:
-        """Ask for a new version; answers at once, `waiting.wait_for_sync` waits for the copy."""
+        """Ask for a new version; answers at once, `waiting.wait_for_sync` waits for the copy.
+
+        With an `idempotency_key` of yours (a day long, per request) the call may be repeated after a lost
+        answer; a server that does not know the header makes a version each time.
+        """
         model: dict[str, object] = {"weight_uri": weight_uri}
         if version_aliases:
             model["version_aliases"] = list(version_aliases)
         if system_fingerprint_suffix is not None:
             model["system_fingerprint_suffix"] = system_fingerprint_suffix
         path = f"/management/v1/orgs/{segment(org_name)}/models:upload"
-        return ModelVersion.read(
-            self._caller.post(path, {"model_arch_id": model_arch_id, "model": model})
-        )
+        body: Json = {"model_arch_id": model_arch_id, "model": model}
+        return ModelVersion.read(self._caller.post(path, body, idempotency_key=idempotency_key))
 
 
 class Versions:
@@ -112,10 +125,17 @@ class Endpoints:
     def get(self, endpoint_id: str) -> Endpoint:
         return Endpoint.read(self._caller.get(_endpoint_path(endpoint_id)))
 
-    def deploy(self, endpoint_id: str, model: VersionName | str) -> Deployment:
-        """Ask for a rollout; answers at once, `waiting.wait_for_deployment` waits for its end."""
+    def deploy(
+        self, endpoint_id: str, model: VersionName | str, *, idempotency_key: str | None = None
+    ) -> Deployment:
+        """Ask for a rollout; answers at once, `waiting.wait_for_deployment` waits for its end.
+
+        `idempotency_key` as in `Models.upload`.
+        """
         answer = self._caller.post(
-            f"{_endpoint_path(endpoint_id)}:deployModel", {"model": str(model)}
+            f"{_endpoint_path(endpoint_id)}:deployModel",
+            {"model": str(model)},
+            idempotency_key=idempotency_key,
         )
         return Deployment.read(answer)
 

@@ -70,6 +70,7 @@ class Transport:
         key: str,
         body: Json | None = None,
         query: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
         repeatable: bool = True,
     ) -> object:
         """The decoded JSON of the answer; raises ClientError.
@@ -77,10 +78,17 @@ class Transport:
         What is not `repeatable` is sent again only when it certainly was not carried out: no connection came
         about, the server was too busy (429), or it says so itself (`x-should-retry: true`).
         """
+        request = self._http.build_request(
+            method,
+            self.base_url + path,
+            headers=_authorization(key) | _idempotency(idempotency_key),
+            json=body,
+            params=query,
+        )
         for attempt in range(self._retries_max + 1):
             error: ConnectionFailedError | StatusError
             try:
-                status, headers, content = self._once(method, path, key, body, query)
+                status, headers, content = self._once(request, f"{method} {path}")
             except ConnectionFailedError as failure:
                 error = failure
                 delay_s = backoff_s(attempt) if repeatable or not failure.sent else None
@@ -112,21 +120,11 @@ class Transport:
         finally:
             response.close()
 
-    def _once(
-        self,
-        method: str,
-        path: str,
-        key: str,
-        body: Json | None,
-        query: Mapping[str, str] | None,
-    ) -> tuple[int, httpx.Headers, bytes]:
-        request = self._http.build_request(
-            method, self.base_url + path, headers=_authorization(key), json=body, params=query
-        )
+    def _once(self, request: httpx.Request, asked: str) -> tuple[int, httpx.Headers, bytes]:
         try:
             response = self._http.send(request, stream=True)
             try:
-                content = _limited(response, f"{method} {path}")
+                content = _limited(response, asked)
             finally:
                 response.close()
         except httpx.HTTPError as error:
@@ -214,8 +212,12 @@ def _lenient(content: bytes) -> object:
     return body
 
 
-def _authorization(key: str) -> Mapping[str, str]:
+def _authorization(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
+
+
+def _idempotency(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"idempotency-key": key}
 
 
 def _version() -> str:

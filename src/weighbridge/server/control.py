@@ -4,6 +4,7 @@ It holds nothing but a lease. Killed at any line, the next one goes on from the 
 """
 
 import asyncio
+import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
@@ -11,6 +12,7 @@ from contextlib import AsyncExitStack
 import aiohttp
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from weighbridge.api.app import create_app
 from weighbridge.api.deps import Parts
@@ -28,6 +30,7 @@ from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.tokens import load_pepper
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.runtimes.processes import hold_lock
+from weighbridge.runtimes.wire import private_listener
 from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
 from weighbridge.storage.database import Database
@@ -105,20 +108,35 @@ async def serve(settings: Settings) -> None:
             acks=GatewayView(open_acks(paths.acks_file)),
         )
         loops = _loops(parts, wake, keeper, holder, stack)
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(parts),
-                uds=str(paths.control_socket),
-                log_config=None,
-                access_log=False,
-                timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
-            )
-        )
+        listener = stack.enter_context(private_listener(paths.control_socket))
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop.run()) for loop in loops]
-            await server.serve()
+            await _answer(create_app(parts), listener)
             for task in tasks:
                 task.cancel()
+
+
+async def _answer(app: FastAPI, listener: socket.socket) -> None:
+    """Serve HTTP until SIGTERM or SIGINT."""
+    # Given a path instead, uvicorn would open the socket to every user.
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            fd=listener.fileno(),
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
+        )
+    )
+
+    def stop() -> None:
+        server.should_exit = True
+
+    # uvicorn raises the signal once more when it has stopped: without a handler of ours that would end
+    # the process before anything is given back.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    await server.serve()
 
 
 def _loops(
@@ -164,6 +182,8 @@ def main() -> int:
     configure_logs("control", settings.log_level)
     try:
         with hold_lock(settings.paths.run / "control.lock"):
+            # It may be an operator's own directory; what lies there is for nobody else.
+            settings.paths.run.chmod(0o700)
             asyncio.run(serve(settings))
     except SetupError as error:
         print(error.message, file=sys.stderr)  # noqa: T201 - the supervisor shows this line

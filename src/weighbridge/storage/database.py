@@ -5,10 +5,11 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from weighbridge.errors import UnavailableError
+from weighbridge.errors import SetupError, UnavailableError
 
 POOL_CONNECTIONS = 8
 POOL_OVERFLOW = 8
@@ -21,13 +22,23 @@ Transaction = AsyncConnection
 
 
 def driver_url(url: str) -> URL:
-    """The same database through psycopg; accepts postgresql:// and postgres://."""
-    parsed = make_url(url.replace("postgres://", "postgresql://", 1))
+    """The same database through psycopg; SetupError unless it begins with postgresql:// or postgres://."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("postgresql", "postgres"):
+        # The URL itself is not shown: it may hold a password.
+        raise SetupError(
+            "WEIGHBRIDGE_DATABASE_URL is not the address of a PostgreSQL database; "
+            "it reads postgresql://user:password@host/database.",
+            code="database_url",
+        )
     return parsed.set(drivername="postgresql+psycopg")
 
 
 class Database:
-    """Short transactions on PostgreSQL; raises UnavailableError when the server cannot be reached (D8)."""
+    """Short transactions on PostgreSQL; UnavailableError when it is away, or too busy for now (D8)."""
 
     def __init__(self, url: str, *, schema: str | None = None) -> None:
         options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
@@ -49,15 +60,18 @@ class Database:
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Transaction]:
         """One unit of work: committed at the end of the block, rolled back by an exception."""
+        committing = False
         try:
             async with self._engine.begin() as connection:
                 yield connection
+                committing = True
+        except PoolTimeoutError as error:
+            raise _busy() from error
         except DBAPIError as error:
-            if error.connection_invalidated or _is_connect_failure(error):
-                raise UnavailableError(
-                    "The database cannot be reached; nothing was changed. Try again shortly.",
-                    code="database_unavailable",
-                ) from error
+            if error.connection_invalidated or _is_away(error):
+                raise _unavailable(committing=committing) from error
+            if isinstance(error, OperationalError):
+                raise _busy() from error
             raise
 
     async def ping(self) -> None:
@@ -68,7 +82,23 @@ class Database:
         await self._engine.dispose()
 
 
-def _is_connect_failure(error: DBAPIError) -> bool:
+def _unavailable(*, committing: bool) -> UnavailableError:
+    done = "whether the change was stored is not known" if committing else "nothing was changed"
+    return UnavailableError(
+        f"The database cannot be reached; {done}. Try again shortly.", code="database_unavailable"
+    )
+
+
+def _busy() -> UnavailableError:
+    """Locks held too long, statements cut off, deadlocks and a pool run dry pass by themselves."""
+    return UnavailableError(
+        "The database is busy; nothing was changed. Try again shortly.", code="database_busy"
+    )
+
+
+def _is_away(error: DBAPIError) -> bool:
     state = getattr(error.orig, "sqlstate", None)
-    # No SQLSTATE: the server never answered. 57P0x: it is shutting down or starting. 25006: read-only.
-    return state is None or state.startswith("57P0") or state in {"25006", "53300"}
+    if state is None:  # the server never answered, or the driver refused a value before asking
+        return isinstance(error, OperationalError | InterfaceError)
+    # 57P0x: it is shutting down or starting. 25006: read-only. 53300: it has no connection left.
+    return state.startswith("57P0") or state in {"25006", "53300"}

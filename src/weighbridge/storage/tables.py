@@ -54,6 +54,17 @@ counters = Table(
     Column("value", BigInteger, nullable=False),
 )
 
+# What was answered to a request that carried an Idempotency-Key (D7).
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("org_id", ForeignKey("orgs.id"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("request_digest", LargeBinary, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False, index=True),
+)
+
 orgs = Table(
     "orgs",
     metadata,

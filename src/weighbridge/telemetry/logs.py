@@ -9,8 +9,9 @@ import structlog
 
 SECRET = re.compile(
     r"\bwb[a-z]?_(?:mgmt|inf|both|admin)_[A-Za-z0-9_-]+|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
+    r"|(?<=\b[Bb]earer )[A-Za-z0-9._~+/=-]{8,}|\bhf_[A-Za-z0-9]{16,}"
 )
-"""Our keys and AWS access keys, wherever they appear in a rendered line (T5)."""
+"""Our keys, AWS access keys, bearer tokens and model hubs' keys, wherever they stand in a line (T5)."""
 
 
 def redact(line: str) -> str:

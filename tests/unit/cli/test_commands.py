@@ -218,6 +218,7 @@ def test_architectures_are_registered_with_what_was_said(server, weighbridge):
     run = weighbridge(
         *("arch", "register", "llama", "/models/llama", "--slots", "4"),
         *("--env", "A=b=c", "--command", "serve '{model}' --port {port}"),
+        *("--health-path", "/up"),
     )
     assert run.code == 0
     assert "1,000,000" in run.out
@@ -228,8 +229,15 @@ def test_architectures_are_registered_with_what_was_said(server, weighbridge):
             "slots": 4,
             "env": {"A": "b=c"},
             "command": ["serve", "{model}", "--port", "{port}"],
+            "health_path": "/up",
         },
     }
+
+
+def test_a_command_with_an_open_quote_is_a_usage_error(weighbridge):
+    run = weighbridge("arch", "register", "llama", "/models/llama", "--command", "serve 'x")
+    assert run.code == 2
+    assert "not quoted" in run.err
 
 
 def test_orgs_and_keys(server, weighbridge):

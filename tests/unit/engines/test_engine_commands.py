@@ -6,8 +6,14 @@ from dataclasses import replace
 import aiohttp
 import pytest
 
-from weighbridge.engines.base import TOKEN_VARIABLE, EngineLaunch, EngineSettings, served_name
-from weighbridge.engines.catalog import engines, find_engine
+from weighbridge.engines.base import (
+    TOKEN_VARIABLE,
+    EngineLaunch,
+    EngineSettings,
+    find_engine,
+    served_name,
+)
+from weighbridge.engines.catalog import engines
 from weighbridge.errors import InvalidError
 
 TOKEN = "the-token-of-this-launch"
@@ -46,7 +52,9 @@ def value_of(argv: tuple[str, ...], flag: str) -> str:
 async def test_the_catalog_knows_its_engines_by_name(known):
     assert known.keys() == {"llamacpp", "vllm", "command"}
     assert find_engine(known, "vllm").name == "vllm"
-    with pytest.raises(InvalidError, match="'tgi' is unknown; known are command, llamacpp, vllm"):
+    with pytest.raises(
+        InvalidError, match="no engine 'tgi' here; there are: command, llamacpp, vllm"
+    ):
         find_engine(known, "tgi")
 
 
@@ -135,6 +143,8 @@ async def test_vllm_may_be_another_program(known):
         {"extra_args": ("--api-key=x",)},
         {"extra_args": ("--served-model-name", "other")},
         {"extra_args": ("--host=0.0.0.0",)},
+        {"extra_args": ("--served_model_name", "other")},
+        {"extra_args": ("--api_key=x",)},
         {"env": {"VLLM_API_KEY": "x"}},
         {"env": {"VLLM_SERVER_DEV_MODE": "1"}},
     ],
@@ -180,6 +190,7 @@ async def test_a_command_that_could_not_be_proved_is_refused(known, settings, sa
         ("vllm", ("--enable-auto-tool-choice",), False, False),
         ("vllm", ("--enable-auto-tool-choice", "--tool-call-parser=hermes"), True, False),
         ("vllm", ("--reasoning-parser", "qwen3"), False, True),
+        ("vllm", ("--reasoning_parser=qwen3",), False, True),
         ("command", (), False, False),
         ("command", ("--tool-call-parser", "qwen25"), True, False),
         ("llamacpp", (), True, False),
@@ -190,3 +201,8 @@ async def test_capabilities_follow_from_the_settings(known, engine, extra_args, 
     found = known[engine].capabilities(settings)
     assert (found.tools, found.reasoning) == (tools, reasoning)
     assert found.choices_max >= 1
+
+
+async def test_only_vllm_can_be_held_to_a_least_number_of_tokens(known):
+    can = {name: engine.capabilities(EngineSettings()).min_tokens for name, engine in known.items()}
+    assert can == {"llamacpp": False, "vllm": True, "command": False}

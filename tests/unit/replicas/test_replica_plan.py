@@ -8,7 +8,7 @@ import pytest
 from toy_world import START, replica, serving
 from weighbridge.engines.base import ProbeOutcome
 from weighbridge.replicas.model import TRANSITIONS, Replica, ReplicaLimits, ReplicaState
-from weighbridge.replicas.plan import Command, Probe, Seen, plan
+from weighbridge.replicas.plan import REASON_CHARS_MAX, Command, Probe, Seen, plan
 from weighbridge.replicas.probe import Asked, due
 from weighbridge.replicas.reconciler import mass_failures
 from weighbridge.runtimes.base import ReplicaStatus, RuntimeState
@@ -184,3 +184,9 @@ def test_a_starting_replica_is_probed_often_and_a_ready_one_seldom() -> None:
     assert at(here(S.READY, probe_failures=2), 2.0, generated_s=31.0) is False
     for state in (S.PENDING, S.DRAINING, S.STOPPING, S.FAILING):
         assert at(here(state), 60.0) is None
+
+
+def test_a_stranger_on_its_port_cannot_fill_the_reason() -> None:
+    loud = Probe(ProbeOutcome.WRONG_IDENTITY, "it serves " + "x" * 100_000)
+    after = plan(here(S.WARMING), Seen(process=RUNNING, probe=loud), NOW, LIMITS).after
+    assert (after.state, len(after.reason)) == (S.FAILING, REASON_CHARS_MAX)

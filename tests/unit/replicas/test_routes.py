@@ -62,6 +62,7 @@ async def test_a_ready_replica_is_named_with_what_the_gateway_needs(machine: Mac
     (endpoint,) = table(machine).endpoints
     assert (endpoint.endpoint_id, endpoint.org_name, endpoint.arch_id) == ("chat", "acme", "tiny")
     assert (endpoint.deployed, endpoint.rolling_out, endpoint.choices_max) == (False, False, 2)
+    assert endpoint.min_tokens
     (route,) = endpoint.replicas
     assert (route.replica_id, route.url, route.incarnation) == ("a", "http://toy/a", "i1")
     assert route.served_name == "a.digest-v1"

@@ -24,6 +24,7 @@ from weighbridge.storage.tables import (
 )
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+QUEUE_MAX = 16
 ACME = Org("org_1", "acme", "x1", None, NOW)
 OTHER = Org("org_2", "other", "x2", None, NOW)
 
@@ -88,8 +89,15 @@ async def tx(database: Database) -> AsyncIterator[Transaction]:
         yield opened
 
 
+async def go_back(tx: Transaction, deployment_id: str) -> Deployment:
+    return await service.rollback(
+        tx, ACME, "chat", deployment_id=deployment_id, now=NOW, queue_max=QUEUE_MAX
+    )
+
+
 async def submit(tx: Transaction, number: int, ref: int | str = 1, **changes: object) -> Deployment:
-    values = {"deployment_id": f"d{number}", "now": NOW + timedelta(seconds=number), **changes}
+    values = {"deployment_id": f"d{number}", "now": NOW + timedelta(seconds=number)}
+    values |= {"queue_max": QUEUE_MAX, **changes}
     return await service.deploy(tx, ACME, "chat", VersionName("acme", "tiny", ref), **values)
 
 
@@ -126,7 +134,9 @@ async def test_what_cannot_be_deployed_is_refused_and_leaves_no_row(
     tx: Transaction, org: Org, endpoint_id: str, name: VersionName, error: type[Exception]
 ) -> None:
     with pytest.raises(error):
-        await service.deploy(tx, org, endpoint_id, name, deployment_id="d1", now=NOW)
+        await service.deploy(
+            tx, org, endpoint_id, name, deployment_id="d1", now=NOW, queue_max=QUEUE_MAX
+        )
     assert await store.open_of(tx, "chat") == []
 
 
@@ -223,26 +233,26 @@ async def test_the_active_then_the_waiting_then_the_serving_then_history_are_lis
 async def test_a_rollback_queues_the_version_that_served_before(tx: Transaction) -> None:
     await finish(tx, 1, 1)
     await finish(tx, 2, 2)
-    back = await service.rollback(tx, ACME, "chat", deployment_id="d3", now=NOW)
+    back = await go_back(tx, "d3")
     assert (back.version_number, back.status) == (1, RolloutStatus.NOT_STARTED)
     with pytest.raises(ConflictError, match="cancel it"):
-        await service.rollback(tx, ACME, "chat", deployment_id="d4", now=NOW)
+        await go_back(tx, "d4")
 
 
 async def test_without_an_earlier_version_there_is_nothing_to_roll_back_to(
     tx: Transaction,
 ) -> None:
     with pytest.raises(ConflictError):
-        await service.rollback(tx, ACME, "chat", deployment_id="d1", now=NOW)
+        await go_back(tx, "d1")
     await finish(tx, 1, 1)
     with pytest.raises(ConflictError):
-        await service.rollback(tx, ACME, "chat", deployment_id="d2", now=NOW)
+        await go_back(tx, "d2")
     await finish(tx, 3, 2)
     await tx.execute(
         update(model_versions).where(model_versions.c.id == "v1").values(deleted_at=text("now()"))
     )
     with pytest.raises(ConflictError, match="was deleted"):
-        await service.rollback(tx, ACME, "chat", deployment_id="d4", now=NOW)
+        await go_back(tx, "d4")
 
 
 async def test_time_without_a_controller_is_not_held_against_an_active_rollout(

@@ -73,6 +73,14 @@ def test_an_upload_that_certainly_did_not_happen_is_sent_again(server, answer):
         assert upload(client).version_id == 1
 
 
+def test_an_upload_with_an_idempotency_key_is_sent_again_with_the_same_one(server):
+    server.on("POST", UPLOAD, httpx.ReadTimeout("lost"), VERSION)
+    with server.client() as client:
+        made = client.models.upload("acme", "m", "s3://b/p", idempotency_key="job-12")
+    assert made.sync_status == "queued"
+    assert [r.headers.get("idempotency-key") for r in server.requests] == ["job-12"] * 2
+
+
 def test_the_pause_the_server_asks_for_is_kept(server):
     answer = httpx.Response(429, headers={"retry-after": "7"})
     server.on("GET", MODELS, answer, {"model_architectures": []})

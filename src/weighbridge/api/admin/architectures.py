@@ -11,8 +11,7 @@ from weighbridge.accounts import service as accounts
 from weighbridge.api.admin.router import Body, admin_router
 from weighbridge.api.answers import Answer, unix_s
 from weighbridge.api.deps import Control, Parts
-from weighbridge.engines.base import EngineLaunch, EngineSettings, served_name
-from weighbridge.errors import InvalidError
+from weighbridge.engines.base import EngineLaunch, EngineSettings, find_engine, served_name
 from weighbridge.ingest.base_model import read_base_model
 from weighbridge.registry import service
 from weighbridge.registry.model import Architecture
@@ -38,6 +37,7 @@ class Engine(Body):
     extra_args: list[Text] = Field(default=[], max_length=256)
     env: dict[EnvName, Text] = Field(default={}, max_length=256)
     command: list[Text] = Field(default=[], max_length=256)
+    health_path: Annotated[str, StringConstraints(pattern=r"^/[!-~]{0,255}$")] = "/health"
     start_timeout_s: float = Field(default=600.0, gt=0, le=86_400, allow_inf_nan=False)
 
     def settings(self) -> EngineSettings:
@@ -50,6 +50,7 @@ class Engine(Body):
             extra_args=tuple(self.extra_args),
             env=dict(self.env),
             command=tuple(self.command),
+            health_path=self.health_path,
             start_timeout_s=self.start_timeout_s,
         )
 
@@ -64,6 +65,7 @@ class Engine(Body):
             extra_args=list(settings.extra_args),
             env=dict(settings.env),
             command=list(settings.command),
+            health_path=settings.health_path,
             start_timeout_s=settings.start_timeout_s,
         )
 
@@ -134,14 +136,7 @@ async def register(body: ArchitectureRequest, control: Control) -> ArchitectureA
 
 def check_engine(parts: Parts, settings: EngineSettings) -> None:
     """InvalidError when no such engine is here or it cannot be started with these settings."""
-    engine = parts.engines.get(settings.engine)
-    if engine is None:
-        raise InvalidError(
-            f"There is no engine '{settings.engine}' here; there are: {', '.join(sorted(parts.engines))}.",
-            code="unknown_engine",
-            param="engine.engine",
-        )
-    engine.command(
+    find_engine(parts.engines, settings.engine).command(
         EngineLaunch(
             replica_id="check",
             digest="0" * 64,

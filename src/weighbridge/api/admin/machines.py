@@ -13,11 +13,11 @@ from weighbridge.api.deps import Control
 from weighbridge.endpoints import service as endpoints
 from weighbridge.errors import NotFoundError, UnavailableError
 from weighbridge.replicas import store as replicas
+from weighbridge.replicas.launch import OWNER
 from weighbridge.runtimes.base import Resources, Runtime
 
 LOG_TAIL_BYTES = 64 * 1024
-LOG_TAIL_BYTES_MAX = 4 * 1024 * 1024
-OWNER = {"owner": "weighbridge"}
+LOG_TAIL_BYTES_MAX = 1024 * 1024
 
 router = admin_router()
 

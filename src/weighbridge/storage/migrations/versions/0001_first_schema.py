@@ -43,6 +43,16 @@ def upgrade() -> None:
     sa.UniqueConstraint('name', name=op.f('uq_orgs_name')),
     sa.UniqueConstraint('s3_external_id', name=op.f('uq_orgs_s3_external_id'))
     )
+    op.create_table('idempotency_keys',
+    sa.Column('org_id', sa.Text(), nullable=False),
+    sa.Column('key', sa.Text(), nullable=False),
+    sa.Column('request_digest', sa.LargeBinary(), nullable=False),
+    sa.Column('answer', sa.Text(), nullable=False),
+    sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['org_id'], ['orgs.id'], name=op.f('fk_idempotency_keys_org_id_orgs')),
+    sa.PrimaryKeyConstraint('org_id', 'key', name=op.f('pk_idempotency_keys'))
+    )
+    op.create_index(op.f('ix_idempotency_keys_created_at'), 'idempotency_keys', ['created_at'], unique=False)
     op.create_table('api_keys',
     sa.Column('id', sa.Text(), nullable=False),
     sa.Column('org_id', sa.Text(), nullable=True),

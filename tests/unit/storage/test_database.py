@@ -1,0 +1,71 @@
+"""The pool and the units of work: how a database that is busy, gone or wrong shows to callers (D8)."""
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from weighbridge.errors import UnavailableError
+from weighbridge.storage import database as module
+from weighbridge.storage.database import Database
+
+ABSENT = "postgresql://somebody:hush@/postgres?host=/nonexistent"
+
+
+async def test_a_pool_run_dry_is_a_passing_trouble(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "POOL_CONNECTIONS", 1)
+    monkeypatch.setattr(module, "POOL_OVERFLOW", 0)
+    monkeypatch.setattr(module, "POOL_WAIT_S", 0.1)
+    small = Database(database_url)
+    async with small.begin():
+        with pytest.raises(UnavailableError) as caught:
+            await small.ping()
+    await small.close()
+    assert caught.value.code == "database_busy"
+
+
+async def wait_for_the_lock(database: Database) -> None:
+    async with database.begin() as tx:
+        await tx.execute(text("SET LOCAL lock_timeout = '50ms'"))
+        await tx.execute(text("SELECT * FROM counters"))
+
+
+async def lose_the_connection(database: Database) -> None:
+    """Everything in the block goes well; the server has gone when it is to be committed."""
+    async with database.begin() as tx:
+        pid = (await tx.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+        async with database.begin() as other:
+            await other.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+
+
+async def test_a_lock_that_is_held_too_long_is_a_passing_trouble(database: Database) -> None:
+    async with database.begin() as holder:
+        await holder.execute(text("LOCK TABLE counters IN ACCESS EXCLUSIVE MODE"))
+        with pytest.raises(UnavailableError) as caught:
+            await wait_for_the_lock(database)
+    assert caught.value.code == "database_busy"
+
+
+async def test_a_value_that_no_column_can_hold_is_not_taken_for_an_outage(
+    database: Database,
+) -> None:
+    with pytest.raises(DBAPIError):
+        async with database.begin() as tx:
+            await tx.execute(text("SELECT CAST(:value AS text)"), {"value": "a\0b"})
+
+
+async def test_a_commit_whose_answer_is_lost_is_not_called_undone(database: Database) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        await lose_the_connection(database)
+    assert caught.value.code == "database_unavailable"
+    assert "nothing was changed" not in caught.value.message
+    await database.ping()
+
+
+async def test_a_database_that_is_not_there_is_unavailable() -> None:
+    absent = Database(ABSENT)
+    with pytest.raises(UnavailableError) as caught:
+        await absent.ping()
+    await absent.close()
+    assert caught.value.code == "database_unavailable"
