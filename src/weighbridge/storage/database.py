@@ -5,10 +5,10 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from weighbridge.errors import UnavailableError
+from weighbridge.errors import SetupError, UnavailableError
 
 POOL_CONNECTIONS = 8
 POOL_OVERFLOW = 8
@@ -21,8 +21,18 @@ Transaction = AsyncConnection
 
 
 def driver_url(url: str) -> URL:
-    """The same database through psycopg; accepts postgresql:// and postgres://."""
-    parsed = make_url(url.replace("postgres://", "postgresql://", 1))
+    """The same database through psycopg; SetupError unless it begins with postgresql:// or postgres://."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() not in ("postgresql", "postgres"):
+        # The URL itself is not shown: it may hold a password.
+        raise SetupError(
+            "WEIGHBRIDGE_DATABASE_URL is not the address of a PostgreSQL database; "
+            "it reads postgresql://user:password@host/database.",
+            code="database_url",
+        )
     return parsed.set(drivername="postgresql+psycopg")
 
 
