@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         asyncio.run(supervise(options))
     except SetupError as error:
-        print(f"weighbridge: {error.message}", file=sys.stderr)  # noqa: T201 - a user reads it
+        print(error.message, file=sys.stderr)  # noqa: T201 - a user reads it
         return EXIT_SETUP
     return 0
 
