@@ -1,10 +1,15 @@
 """Documents say what is so: figures come from result files, settings and errors are all described."""
 
+import re
 from pathlib import Path
 
 import pytest
 from benchmarks.tables import DOCUMENTS, rendered
+from pydantic.fields import FieldInfo
 
+from weighbridge.registry.model import SyncStatus
+from weighbridge.replicas.model import ReplicaState
+from weighbridge.rollouts.model import RolloutStatus
 from weighbridge.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +21,26 @@ def test_tables_of_figures_are_those_of_the_result_files(document: Path) -> None
     assert rendered(text) == text, "run: python -m benchmarks.tables"
 
 
-def test_every_setting_is_documented() -> None:
+def test_every_setting_is_documented_with_its_default() -> None:
     text = (ROOT / "docs" / "operating.md").read_text()
-    missing = [name for name in Settings.model_fields if f"WEIGHBRIDGE_{name.upper()}" not in text]
+    missing = [
+        f"| `WEIGHBRIDGE_{name.upper()}` | {shown} |"
+        for name, field in Settings.model_fields.items()
+        if (shown := _shown(field)) is not None
+        and f"| `WEIGHBRIDGE_{name.upper()}` | {shown} |" not in text
+    ]
     assert missing == []
+    assert "| `WEIGHBRIDGE_DATA_DIR` |" in text
+
+
+def test_every_state_and_noun_of_a_state_machine_is_a_concept() -> None:
+    text = (ROOT / "docs" / "concepts.md").read_text()
+    states = {*ReplicaState, *RolloutStatus, *SyncStatus}
+    assert {state for state in states if not re.search(rf"\b{state}\b", text)} == set()
+
+
+def _shown(field: FieldInfo) -> str | None:
+    """The default as the table shows it; None for one that depends on the user."""
+    if field.default_factory is not None:
+        return None
+    return "" if field.default is None else f"`{field.default}`"

@@ -146,7 +146,7 @@ async def revoke(tx: Transaction, key_id: str, *, now: datetime) -> ApiKey:
     found = await store.key_with_digest(tx, key_id) if _is_key_id(key_id) else None
     if found is None:
         raise NotFoundError(f"Key {quoted(key_id)} does not exist.", code="key_not_found")
-    if await store.lasting_admin_keys(tx, now) == [key_id]:
+    if await store.working_admin_keys(tx, now) == [key_id]:
         raise ConflictError(
             f"Key {key_id} is the last working admin key; create another one first.",
             code="last_admin_key",

@@ -107,7 +107,7 @@ async def lock_admin_keys(tx: Transaction) -> None:
     await tx.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADMIN_LOCK})
 
 
-async def lasting_admin_keys(tx: Transaction, now: datetime) -> Sequence[str]:
+async def working_admin_keys(tx: Transaction, now: datetime) -> Sequence[str]:
     """Ids of the admin keys that work at `now`."""
     query = select(api_keys.c.id).where(
         api_keys.c.kind == KeyKind.ADMIN.value,

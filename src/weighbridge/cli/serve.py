@@ -1,4 +1,4 @@
-"""The commands that start and stop a server on this machine; the only ones that import it."""
+"""The commands that start, stop and rescue a server on this machine; the only ones that import it."""
 
 import json
 import sys
@@ -68,8 +68,25 @@ def down(data_dir: DataDirectory = None, as_json: AsJson = False) -> None:
     raise typer.Exit(code)
 
 
+def new_admin_key(data_dir: DataDirectory = None, as_json: AsJson = False) -> None:
+    """Make another admin key here, without one: for when all are lost. Prints the key and nothing else."""
+    output = Output(as_json=as_json)
+    with reported(output):
+        settings = _settings(data_dir=data_dir, host=None, port=None)
+        # Only here, so that a client's installation need not load the server.
+        from weighbridge.server.admin_key import new_admin_key as make  # noqa: PLC0415
+
+        key = make(settings)
+        if as_json:
+            output.show({"key": key}, "")
+        else:
+            sys.stdout.write(f"{key}\n")
+            output.note("This is the only time the key is shown.")
+
+
 def install(program: typer.Typer) -> None:
     panel = "Start and stop"
+    program.command("new-admin-key", rich_help_panel=panel)(new_admin_key)
     program.command("up", rich_help_panel=panel)(up)
     program.command("down", rich_help_panel=panel)(down)
 

@@ -9,10 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from weighbridge.endpoints.model import Endpoint
 from weighbridge.errors import StaleError
 from weighbridge.storage.database import Transaction
-from weighbridge.storage.tables import deployments, endpoints
-
-# The final words of a rollout's status, which this layer may not import; tables.py knows them too.
-_ROLLOUT_FINAL = ("done", "rolled_back", "error", "cancelled")
+from weighbridge.storage.tables import ROLLOUT_FINAL, deployments, endpoints
 
 
 def _endpoint(row: Row[tuple[object, ...]]) -> Endpoint:
@@ -110,7 +107,7 @@ async def open_deployment(tx: Transaction, endpoint_id: str) -> str | None:
         select(deployments.c.id)
         .where(
             deployments.c.endpoint_id == endpoint_id,
-            deployments.c.status.not_in(_ROLLOUT_FINAL),
+            deployments.c.status.not_in(ROLLOUT_FINAL),
         )
         .order_by(deployments.c.sequence)
         .limit(1)

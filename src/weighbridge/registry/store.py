@@ -10,6 +10,8 @@ from weighbridge.errors import StaleError
 from weighbridge.registry.model import ModelVersion, SyncStatus
 from weighbridge.storage.database import Transaction
 from weighbridge.storage.tables import (
+    REPLICA_FINAL,
+    ROLLOUT_FINAL,
     aliases,
     deployments,
     endpoints,
@@ -17,11 +19,6 @@ from weighbridge.storage.tables import (
     replicas,
     version_counters,
 )
-
-# The final words of the layers above, which this one may not import; the indexes in tables.py spell them too.
-_REPLICA_FINAL = ("stopped", "failed", "lost")
-_ROLLOUT_FINAL = ("done", "rolled_back", "error", "cancelled")
-
 
 _alias_list = func.array(
     select(aliases.c.alias)
@@ -186,13 +183,13 @@ async def uses(tx: Transaction, version_id: str) -> Sequence[str]:
     """Who needs a version (V6), each as a phrase for a message; empty when it may be deleted."""
     running = (
         select(replicas.c.endpoint_id)
-        .where(replicas.c.version_id == version_id, replicas.c.state.not_in(_REPLICA_FINAL))
+        .where(replicas.c.version_id == version_id, replicas.c.state.not_in(REPLICA_FINAL))
         .distinct()
         .order_by(replicas.c.endpoint_id)
     )
     wanted = (
         select(deployments.c.id, deployments.c.endpoint_id)
-        .where(deployments.c.version_id == version_id, deployments.c.status.not_in(_ROLLOUT_FINAL))
+        .where(deployments.c.version_id == version_id, deployments.c.status.not_in(ROLLOUT_FINAL))
         .order_by(deployments.c.sequence)
     )
     last_good = (

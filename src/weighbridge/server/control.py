@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from contextlib import AsyncExitStack
+from functools import partial
 
 import aiohttp
 import structlog
@@ -34,6 +35,7 @@ from weighbridge.runtimes.wire import private_listener
 from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
 from weighbridge.storage.database import Database
+from weighbridge.storage.pruning import prune
 from weighbridge.telemetry.logs import configure_logs
 from weighbridge.weights.filesystem import FilesystemStore
 
@@ -41,6 +43,7 @@ log = structlog.get_logger()
 
 LEASE_NAME = "controller"
 SHUTDOWN_GRACE_S = 5
+PRUNE_PERIOD_S = 3600.0
 EXIT_SETUP = 78
 """EX_CONFIG of sysexits.h: starting again will not help."""
 
@@ -174,7 +177,17 @@ def _loops(
         "replicas": replicas.reconcile,
         "routes": routes.reconcile,
     }
-    return [Loop(name, step, wake) for name, step in passes.items()]
+    pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)
+    return [pruning, *(Loop(name, step, wake) for name, step in passes.items())]
+
+
+async def _prune(parts: Parts, keeper: ControllerLease) -> float:
+    async with parts.database.begin() as tx:
+        await leases.require(tx, keeper.current())
+        removed = await prune(tx, parts.clock.now())
+    if any(removed.values()):
+        log.info("rows.pruned", **removed)
+    return PRUNE_PERIOD_S
 
 
 def main() -> int:

@@ -19,6 +19,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
+# The final words of states that are kept here and decided above; two indexes and some queries need them.
+REPLICA_FINAL = ("stopped", "failed", "lost")
+ROLLOUT_FINAL = ("done", "rolled_back", "error", "cancelled")
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(column_0_label)s",
@@ -269,6 +273,6 @@ replicas = Table(
         "uq_replicas_slot",
         "slot",
         unique=True,
-        postgresql_where=text("state NOT IN ('stopped', 'failed', 'lost')"),
+        postgresql_where=text(f"state NOT IN {REPLICA_FINAL}"),
     ),
 )

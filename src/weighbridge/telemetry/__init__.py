@@ -1,1 +1,1 @@
-"""Logs, metrics and usage."""
+"""Logs."""
