@@ -11,7 +11,7 @@ from s3 import running_s3
 
 @pytest.fixture(scope="session")
 def shared_site(make_public_directory: Callable[[], Path]) -> Iterator[Installation]:
-    """Serves version 1 on acme-chat. Tests that use it stand in the xdist group `installation`."""
+    """Serves version 1 on acme-chat; one for each worker whose tests ask for it."""
     with running_s3() as s3, installed(make_public_directory(), s3) as site:
         site.prepare()
         site.deploy(1)

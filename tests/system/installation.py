@@ -255,11 +255,13 @@ class Installation:
 
     def engines(self) -> dict[str, ProcessIdentity]:
         """The living engines by their replica's id."""
-        return {
-            p.mark.name: p.identity
-            for p in find_marked(self.run_dir)
-            if p.mark.role == ENGINE_ROLE and os.getpgid(p.identity.pid) == p.identity.pid
-        }
+        found = {}
+        for process in find_marked(self.run_dir):
+            with suppress(ProcessLookupError):
+                is_leader = os.getpgid(process.identity.pid) == process.identity.pid
+                if process.mark.role == ENGINE_ROLE and is_leader:
+                    found[process.mark.name] = process.identity
+        return found
 
     def kill(self, process: ProcessIdentity) -> None:
         send_signal(process, signal.SIGKILL)

@@ -21,7 +21,7 @@ from installation import (
 
 from weighbridge.sdk import wait_for_deployment
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("installation")]
+pytestmark = pytest.mark.system
 
 MESSAGES = [{"role": "user", "content": QUESTION}]
 SDKS = {"openai": openai, "cerebras": cerebras}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from installation import ANSWERS, environment, processes_of, weighbridge
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.system
 
 LIMIT_S = 180.0
 

@@ -15,7 +15,7 @@ from weighbridge.sdk import (
     wait_for_sync,
 )
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("installation")]
+pytestmark = pytest.mark.system
 
 FRAIL, ENDPOINT = "frail", "acme-frail"
 SERVE = """

@@ -9,7 +9,7 @@ from installation import ORG, Installation, processes_of, until
 from weighbridge.routing.tokens import replica_token
 from weighbridge.sdk import AuthenticationError, Client
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("installation")]
+pytestmark = pytest.mark.system
 
 REVOKED_WITHIN_S = 1.0
 

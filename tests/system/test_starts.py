@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from installation import environment, installed, processes_of, until, weighbridge
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("starts")]
+pytestmark = pytest.mark.system
 
 AS_ROOT = os.geteuid() == 0
 

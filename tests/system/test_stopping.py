@@ -12,7 +12,7 @@ from installation import ANSWERS, ARCH, BUCKET, ENDPOINT, ORG, Installation, unt
 from s3 import running_s3
 from weighbridge.sdk import wait_for_deployment
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("stopping")]
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture(scope="module")
