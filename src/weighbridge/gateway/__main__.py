@@ -18,6 +18,7 @@ from weighbridge.gateway.port import DataDirLock, PortReservation, listen
 from weighbridge.gateway.proxy.probes import ProbeSite
 from weighbridge.gateway.wire.client import Clients
 from weighbridge.gateway.wire.limits import Limits
+from weighbridge.gateway.wire.outbox import Outbox
 from weighbridge.gateway.wire.timers import Timers
 from weighbridge.gateway.worker import EXIT_SETUP
 from weighbridge.routing.acks import WORKERS_MAX, GatewayView, clear_column, open_acks
@@ -109,7 +110,7 @@ async def _reserve(options: Options, columns: Columns) -> PortReservation:
 async def _probes(options: Options) -> AsyncIterator[int]:
     clock = Clock()
     timers = Timers(clock.monotonic())
-    clients = Clients(ProbeSite(options.data_dir.run), timers, Limits(), clock)
+    clients = Clients(ProbeSite(options.data_dir.run), timers, Outbox(), Limits(), clock)
     reservation = PortReservation(options.probe_host, options.probe_port)
     try:
         listener = listen(options.probe_host, reservation.port)

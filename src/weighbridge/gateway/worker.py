@@ -30,6 +30,7 @@ from weighbridge.gateway.snapshots import Snapshots
 from weighbridge.gateway.table import CurrentTables
 from weighbridge.gateway.wire.client import Clients
 from weighbridge.gateway.wire.limits import Limits
+from weighbridge.gateway.wire.outbox import Outbox
 from weighbridge.gateway.wire.timers import Timers
 from weighbridge.gateway.wire.upstream import Address, Upstreams
 from weighbridge.routing.acks import GatewayView, WorkerColumn, open_acks
@@ -110,7 +111,8 @@ def _site(
     clock = Clock()
     pepper = load_pepper(options.pepper_dir)
     timers = Timers(clock.monotonic())
-    upstreams = Upstreams(timers, limits.connect_s)
+    outbox = Outbox()
+    upstreams = Upstreams(timers, outbox, limits.connect_s)
     access = AccessLog(sys.stderr.fileno(), f"gateway-{worker}", options.log_level, clock.now)
     site = PublicSite(
         desk=Desk(snapshots, snapshots.current, pepper, Figures(), access, limits, clock),
@@ -118,7 +120,7 @@ def _site(
         upstreams=upstreams,
         control=Address(unix_path=str(options.data_dir.control_socket)),
     )
-    return _Worker(site, Clients(site, timers, limits, clock), column)
+    return _Worker(site, Clients(site, timers, outbox, limits, clock), column)
 
 
 async def _drain(clients: Clients, drain_s: float) -> None:

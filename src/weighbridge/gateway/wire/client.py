@@ -4,6 +4,7 @@ It frames, keeps time and holds back; what a request means is its visit's affair
 """
 
 import asyncio
+from typing import cast
 
 from weighbridge.clock import Clock
 from weighbridge.errors import InvalidError, LimitError, WeighbridgeError
@@ -20,6 +21,7 @@ from weighbridge.gateway.wire.limits import (
     WRITE_BUFFER_BYTES,
     Limits,
 )
+from weighbridge.gateway.wire.outbox import Outbox
 from weighbridge.gateway.wire.replies import CONTINUE, http_date
 from weighbridge.gateway.wire.timers import Timers
 from weighbridge.gateway.wire.visits import Phase, Site, Visit
@@ -49,7 +51,7 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
     )  # fmt: skip
 
     def __init__(self, clients: "Clients") -> None:
-        super().__init__()
+        super().__init__(clients.outbox)
         self.due_s = 0.0
         self.due_tick = 0
         self._clients = clients
@@ -68,7 +70,8 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        # uvloop's transports are asyncio's in all but their class.
+        transport = cast("asyncio.Transport", transport)
         self._transport = transport
         transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         self._clients.open.add(self)
@@ -160,6 +163,7 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
 
     def close(self) -> None:
         if self._transport is not None:
+            self._outbox.flush()
             self._transport.close()
 
     def retire(self) -> None:
@@ -325,6 +329,7 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
         self._phase, self._discarded = _CLOSING, 0
         self._wait(self._clients.limits.discard_s)
         if self._transport is not None:
+            self._outbox.flush()
             self._transport.write_eof()
             if self._paused:
                 self._paused = False
@@ -352,9 +357,12 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
 class Clients:
     """The open connections of one listener, and what they share."""
 
-    def __init__(self, site: Site, timers: Timers, limits: Limits, clock: Clock) -> None:
+    def __init__(
+        self, site: Site, timers: Timers, outbox: Outbox, limits: Limits, clock: Clock
+    ) -> None:
         self.site = site
         self.timers = timers
+        self.outbox = outbox
         self.limits = limits
         self.clock = clock
         self.open: set[ClientConnection] = set()

@@ -2,7 +2,7 @@
 
 import asyncio
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, cast
 
 from msgspec import Struct
 
@@ -17,6 +17,7 @@ from weighbridge.gateway.wire.limits import (
     UPSTREAM_IDLE_MAX,
     UPSTREAM_KEEPALIVE_S,
 )
+from weighbridge.gateway.wire.outbox import Outbox
 from weighbridge.gateway.wire.timers import Timers
 
 
@@ -63,8 +64,9 @@ _CONNECTING, _HEAD, _BODY, _IDLE, _CLOSED = Phase
 class Upstreams:
     """A worker's connections to all upstreams, with a pool of idle ones for each address."""
 
-    def __init__(self, timers: Timers, connect_s: float) -> None:
+    def __init__(self, timers: Timers, outbox: Outbox, connect_s: float) -> None:
         self.timers = timers
+        self.outbox = outbox
         self._connect_s = connect_s
         self._idle: dict[Address, list[UpstreamConnection]] = {}
         self._connecting: set[asyncio.Task[None]] = set()
@@ -154,7 +156,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._request = request
         else:
             self._phase, self.reused = _HEAD, True
-            self._transport.write(request)
+            self._upstreams.outbox.put(self._transport, request)
 
     def pause(self) -> None:
         if self._transport is not None:
@@ -188,14 +190,15 @@ class UpstreamConnection(asyncio.Protocol):
     # What the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        # uvloop's transports are asyncio's in all but their class.
+        transport = cast("asyncio.Transport", transport)
         self._transport = transport
         if self._asker is None:
             transport.abort()
             return
         request, self._request = self._request, b""
         self._phase = _HEAD
-        transport.write(request)
+        self._upstreams.outbox.put(transport, request)
 
     def data_received(self, data: bytes) -> None:
         if self._phase is _BODY:

@@ -4,15 +4,17 @@ import asyncio
 from abc import abstractmethod
 
 from weighbridge.gateway.wire.heads import AnswerHead, Fields
+from weighbridge.gateway.wire.outbox import Outbox
 from weighbridge.gateway.wire.replies import LAST_CHUNK, foreign_head, reply_head
 
 
 class AnswerWriter:
     """How it writes follows from the request: its version, its method, and whether the connection is kept."""
 
-    __slots__ = ("_bodyless", "_chunked", "_minor", "_transport", "keep")
+    __slots__ = ("_bodyless", "_chunked", "_minor", "_outbox", "_transport", "keep")
 
-    def __init__(self) -> None:
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
         self.keep = True
         self._transport: asyncio.Transport | None = None
         self._minor = 1
@@ -51,7 +53,7 @@ class AnswerWriter:
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:
-            self._transport.write(data)
+            self._outbox.put(self._transport, data)
 
     def abort(self) -> None:
         """End the connection so that a cut answer cannot be taken for a whole one."""
