@@ -11,10 +11,14 @@ SECRET = re.compile(
     r"\bwb[a-z]?_(?:mgmt|inf|both|admin)_[A-Za-z0-9_-]+|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
 )
 """Our keys and AWS access keys, wherever they appear in a rendered line (T5)."""
+_MARKS = ("wb", "AKIA", "ASIA")
+"""One of them is in every text that `SECRET` finds; looking for them is much quicker."""
 
 
 def redact(line: str) -> str:
-    return SECRET.sub("[secret]", line)
+    if any(mark in line for mark in _MARKS):
+        return SECRET.sub("[secret]", line)
+    return line
 
 
 class _Renderer:

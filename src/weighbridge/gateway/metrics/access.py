@@ -100,7 +100,7 @@ class AccessLog:
             self.flush()
 
     def _timestamp(self) -> str:
-        return f"{self._now().astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+        return f"{self._now().astimezone(UTC).replace(tzinfo=None).isoformat()}Z"
 
 
 @lru_cache(maxsize=4096)

@@ -64,7 +64,7 @@ class ControlVisit(Answering):
         head = self._head
         fields = _passable(head.fields, head.every("connection"), _NOT_SENT)
         fields += [("x-request-id", self.record.request_id), ("connection", "close")]
-        if body or "content-length" in head.first or "transfer-encoding" in head.first:
+        if body or "content-length" in head.values or "transfer-encoding" in head.values:
             fields.append(("content-length", str(len(body))))
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
         # The path goes on as it came: `models%3Aupload` must not become something else.
@@ -93,7 +93,7 @@ class ControlVisit(Answering):
             self._wait()
 
     def answer_head(self, head: AnswerHead, *, length_known: bool) -> None:
-        fields = _passable(head.fields, [head.first.get("connection", "")], _NOT_PASSED_ON)
+        fields = _passable(head.fields, [head.values.get("connection", "")], _NOT_PASSED_ON)
         fields.append(("x-request-id", self.record.request_id))
         self.record.status = head.status
         self._passing = True

@@ -22,6 +22,8 @@ from weighbridge.gateway.wire.visits import Client
 from weighbridge.routing.model import KeyEntry, ReplicaRoute
 
 REFUSAL_BYTES_MAX = 64 * 1024
+IDLE_GRAIN_S = 1.0
+"""The deadline of a stream is moved on at most this often."""
 _WRONG_IDENTITY = frozenset({401, 403, 404, 421})
 _EVENT_TYPE = "text/event-stream"
 _STREAM_FIELDS = (
@@ -63,7 +65,7 @@ class InferenceVisit(Answering):
 
     __slots__ = (
         "_admitted", "_answer", "_created_unix_s", "_fresh", "_head", "_identity", "_key",
-        "_received", "_received_bytes", "_replica", "_replicas", "_state", "_tried", "_upstream",
+        "_received", "_received_bytes", "_replica", "_replicas", "_state", "_tried", "_upstream", "_waiting_since_s",
     )  # fmt: skip
 
     def __init__(
@@ -80,7 +82,7 @@ class InferenceVisit(Answering):
         self._state = _ACCEPTED
         self._created_unix_s = desk.clock.now().timestamp()
         self._tried: list[str] = []
-        self._fresh = False
+        self._waiting_since_s = 0.0
         self._upstream: UpstreamConnection | None = None
         self._replica: ReplicaRoute | None = None
         self._answer: AnswerStream | None = None
@@ -104,8 +106,8 @@ class InferenceVisit(Answering):
             admitted = self._admitted = admit(
                 head.path,
                 body,
-                content_type=head.first.get("content-type", ""),
-                content_encoding=",".join(head.every("content-encoding")),
+                content_type=head.values.get("content-type", ""),
+                content_encoding=head.values.get("content-encoding", ""),
                 tables=self.desk.tables(),
                 key=self._key,
             )
@@ -145,7 +147,7 @@ class InferenceVisit(Answering):
         status = head.status
         if status == 200 and not self._admitted.stream:
             self._state = _WHOLE
-        elif status == 200 and head.first.get("content-type", "").startswith(_EVENT_TYPE):
+        elif status == 200 and head.values.get("content-type", "").startswith(_EVENT_TYPE):
             self._state, self._answer = _PROVING, AnswerStream(self._identity)
         elif status in _WRONG_IDENTITY:
             what = f"A replica answered {status} to its own token"
@@ -243,9 +245,9 @@ class InferenceVisit(Answering):
     # Answering.
 
     def _reply_whole(self) -> None:
-        self.record.first_byte_s = self.desk.clock.monotonic()
+        now_s = self.record.first_byte_s = self.desk.clock.monotonic()
         try:
-            answer = whole_answer(b"".join(self._received), self._identity, self._elapsed())
+            answer = whole_answer(b"".join(self._received), self._identity, self._elapsed(now_s))
         except UnavailableError as error:
             self._attempt_failed(error)
             return
@@ -258,9 +260,9 @@ class InferenceVisit(Answering):
         answer = self._answer
         if answer is None or self._state is _DONE:
             return
-        seen = answer.events
+        seen, now_s = answer.events, self.desk.clock.monotonic()
         try:
-            frames = answer.feed(data, self._elapsed())
+            frames = answer.feed(data, self._elapsed(now_s))
         except UnavailableError as error:
             if answer.unsent and self._state is _STREAMING:
                 self._send(answer.unsent)
@@ -270,7 +272,7 @@ class InferenceVisit(Answering):
             self._send(frames)
         if answer.complete:
             self._complete()
-        elif answer.events > seen:
+        elif answer.events > seen and now_s - self._waiting_since_s > IDLE_GRAIN_S:
             # Comments do not count: an engine that only keeps the line open is idle.
             self._wait(self.desk.limits.idle_s)
 
@@ -283,7 +285,7 @@ class InferenceVisit(Answering):
             self._break_off(UnavailableError("The engine broke off the answer", code="answer_cut"))
             return
         try:
-            frames = answer.end(self._elapsed())
+            frames = answer.end(self._elapsed(self.desk.clock.monotonic()))
         except UnavailableError as early:
             self._break_off(early)
             return
@@ -344,8 +346,8 @@ class InferenceVisit(Answering):
             top_logprobs=admitted.top_logprobs,
         )
 
-    def _elapsed(self) -> Elapsed:
-        now_s, record = self.desk.clock.monotonic(), self.record
+    def _elapsed(self, now_s: float) -> Elapsed:
+        record = self.record
         first_s = now_s if record.first_byte_s is None else record.first_byte_s
         return Elapsed(first_s - record.started_s, now_s - record.started_s)
 
@@ -364,8 +366,9 @@ class InferenceVisit(Answering):
             record.completion_tokens = usage.completion_tokens or 0
 
     def _wait(self, wait_s: float) -> None:
+        now_s = self._waiting_since_s = self.desk.clock.monotonic()
         deadline_s = self.record.started_s + self.desk.limits.request_max_s
-        self.client.deadline(min(deadline_s, self.desk.clock.monotonic() + wait_s))
+        self.client.deadline(min(deadline_s, now_s + wait_s))
 
 
 class TooLateError(UnavailableError):

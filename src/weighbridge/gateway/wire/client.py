@@ -207,7 +207,7 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
         self._ahead = b""
         self._minor = head.minor
         self._bodyless = head.method == "HEAD"
-        self.keep = stays_open(head.minor, head.first.get("connection")) and (
+        self.keep = stays_open(head.minor, head.values.get("connection")) and (
             not self._clients.retiring
         )
         self._begin(head, data[end + 4 :])
@@ -232,7 +232,7 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
             self._limit = visit.accept()
             if isinstance(self._decoder, LengthBody) and self._decoder.left_bytes > self._limit:
                 raise _too_large(self._limit)
-            expect = head.first.get("expect")
+            expect = head.values.get("expect")
             if expect is not None:
                 self._expected(expect.lower(), received)
         except WeighbridgeError as error:

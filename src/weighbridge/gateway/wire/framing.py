@@ -10,8 +10,10 @@ from weighbridge.gateway.wire.heads import AnswerHead, MalformedError, RequestHe
 from weighbridge.gateway.wire.limits import CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX
 
 LENGTH_DIGITS_MAX = 15
+CHUNK_DIGITS_MAX = 8
+_HEX_DIGITS = b"0123456789abcdefABCDEF"
 _LENGTH = re.compile(rf"[0-9]{{1,{LENGTH_DIGITS_MAX}}}")
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[\t ]*;[\t -~\x80-\xff]*)?")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,%d})(?:[\t ]*;[\t -~\x80-\xff]*)?" % CHUNK_DIGITS_MAX)
 _BODYLESS = frozenset({204, 304})
 
 
@@ -86,7 +88,13 @@ class ChunkedBody:
 
     def feed(self, received: bytes) -> bytes:
         """Raises MalformedError as soon as the bytes cannot be a chunked body."""
-        data = self._held + received if self._held else received
+        if self._at is _SIZE and not self._held:
+            whole = _one_chunk(received)
+            if whole:
+                return whole
+        return self._chunks(self._held + received if self._held else received)
+
+    def _chunks(self, data: bytes) -> bytes:
         pieces: list[bytes] = []
         start, end = 0, len(data)
         while start < end:
@@ -153,7 +161,7 @@ Body = LengthBody | ChunkedBody | CloseBody
 
 def request_body(head: RequestHead) -> LengthBody | ChunkedBody:
     """The decoder for a request's body. Raises MalformedError for all that RFC 9112 6.3 lets be read in two ways."""
-    coding, length = head.first.get("transfer-encoding"), head.first.get("content-length")
+    coding, length = head.values.get("transfer-encoding"), head.values.get("content-length")
     if coding is None:
         return LengthBody(0 if length is None else _length(length))
     if length is not None:
@@ -165,7 +173,7 @@ def request_body(head: RequestHead) -> LengthBody | ChunkedBody:
 
 def answer_body(head: AnswerHead, method: str) -> Body:
     """The decoder for the body of an answer to `method`; raises MalformedError."""
-    coding, length = head.first.get("transfer-encoding"), head.first.get("content-length")
+    coding, length = head.values.get("transfer-encoding"), head.values.get("content-length")
     if coding is not None and (length is not None or coding.lower() != "chunked"):
         raise MalformedError("The answer's framing can be read in two ways")
     if method == "HEAD" or head.status in _BODYLESS:
@@ -182,6 +190,18 @@ def stays_open(minor: int, connection: str | None) -> bool:
     if connection is None:
         return True
     return "close" not in {option.strip(" \t") for option in connection.lower().split(",")}
+
+
+def _one_chunk(received: bytes) -> bytes:
+    """The data of exactly one chunk, as a stream's events come; empty for anything else."""
+    end = received.find(b"\r\n", 0, CHUNK_DIGITS_MAX + 2)
+    digits = received[:end]
+    if end < 1 or digits.translate(None, _HEX_DIGITS):
+        return b""
+    size = int(digits, 16)
+    if len(received) != end + size + 4 or not received.endswith(b"\r\n"):
+        return b""
+    return received[end + 2 : -2]
 
 
 def _length(text: str) -> int:

@@ -38,14 +38,14 @@ class MalformedError(InvalidError):
 
 
 class RequestHead(Struct, frozen=True, gc=False):
-    """`first` has one value per name; where a name may come more often, ask `every`."""
+    """`values` has one per name; of a field that came more than once they are joined by commas (RFC 9110, 5.2)."""
 
     method: str
     target: str
     path: str
     minor: int
     fields: Fields
-    first: dict[str, str]
+    values: dict[str, str]
 
     def every(self, name: str) -> Sequence[str]:
         return [value for other, value in self.fields if other == name]
@@ -56,7 +56,7 @@ class AnswerHead(Struct, frozen=True, gc=False):
     reason: str
     minor: int
     fields: Fields
-    first: dict[str, str]
+    values: dict[str, str]
 
 
 def read_request_head(head: bytes) -> RequestHead:
@@ -77,11 +77,11 @@ def read_request_head(head: bytes) -> RequestHead:
         # Absolute form names the host a second time, and only proxies need it.
         raise MalformedError("The request's target must be a path that begins with /")
     fields = _fields(lines)
-    first = _first(fields)
-    host = first.get("host")
+    values = _values(fields)
+    host = values.get("host")
     if (host is None and minor == 1) or (host is not None and _HOST.fullmatch(host) is None):
         raise MalformedError("The request needs one Host field that names a host")
-    return RequestHead(method, target, target.partition("?")[0], minor, fields, first)
+    return RequestHead(method, target, target.partition("?")[0], minor, fields, values)
 
 
 def read_answer_head(head: bytes) -> AnswerHead:
@@ -91,7 +91,7 @@ def read_answer_head(head: bytes) -> AnswerHead:
     if found is None:
         raise MalformedError("The status line is not that of HTTP/1.1")
     fields = _fields(lines)
-    return AnswerHead(int(found[2]), found[3] or "", int(found[1]), fields, _first(fields))
+    return AnswerHead(int(found[2]), found[3] or "", int(found[1]), fields, _values(fields))
 
 
 def check_trailer(line: bytes) -> None:
@@ -112,6 +112,17 @@ def _lines(head: bytes) -> list[str]:
 def _fields(lines: Sequence[str]) -> Fields:
     if len(lines) > FIELDS_MAX + 1:
         raise MalformedError(f"The head has more than {FIELDS_MAX} fields")
+    try:
+        return [
+            (_NAMES[name], value.strip(" \t"))
+            for name, value in [line.split(":", 1) for line in lines[1:]]
+        ]
+    except (KeyError, ValueError):
+        return _unusual_fields(lines)
+
+
+def _unusual_fields(lines: Sequence[str]) -> Fields:
+    """With a name that is new here, or with what is no field."""
     fields: Fields = []
     for line in lines[1:]:
         name, colon, value = line.partition(":")
@@ -122,14 +133,15 @@ def _fields(lines: Sequence[str]) -> Fields:
     return fields
 
 
-def _first(fields: Fields) -> dict[str, str]:
-    first = dict(reversed(fields))
-    if len(first) != len(fields):
-        names = [name for name, _ in fields]
-        for name in _ONCE:
-            if names.count(name) > 1:
+def _values(fields: Fields) -> dict[str, str]:
+    values = dict(fields)
+    if len(values) != len(fields):
+        values = {}
+        for name, value in fields:
+            if name in values and name in _ONCE:
                 raise MalformedError(f"The head has the field {name} twice")
-    return first
+            values[name] = f"{values[name]}, {value}" if name in values else value
+    return values
 
 
 _NAMES: dict[str, str] = {}

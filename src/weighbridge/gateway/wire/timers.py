@@ -34,9 +34,11 @@ class Timers:
         self._handle: asyncio.TimerHandle | None = None
 
     def set(self, item: Timed, due_s: float) -> None:
-        item.due_s = due_s
+        waits, due_before_s, item.due_s = item.due_tick, item.due_s, due_s
+        if waits and due_s >= due_before_s:
+            return
         tick = max(_tick_of(due_s), self._tick) + 1
-        if not item.due_tick or tick < item.due_tick:
+        if not waits or tick < waits:
             self._take_out(item)
             item.due_tick = tick
             self._turns.setdefault(tick, {})[item] = None

@@ -252,7 +252,7 @@ class UpstreamConnection(asyncio.Protocol):
                 return
             self._held = b""
             self._phase = _BODY
-            self._keep = stays_open(head.minor, head.first.get("connection"))
+            self._keep = stays_open(head.minor, head.values.get("connection"))
             known = isinstance(self._decoder, LengthBody)
             if self._asker is not None:
                 self._asker.answer_head(head, length_known=known)
