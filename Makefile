@@ -28,7 +28,7 @@ run: $(STAMP) ## Start a server on this machine and stay up
 	@$(BIN)/weighbridge up
 
 test: $(STAMP) ## Run the whole test suite
-	@$(CLEAN) $(BIN)/python -m pytest -n 2 --dist loadgroup
+	@$(CLEAN) $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP) ## Format, lint, types, import directions
 	@$(BIN)/ruff format --check .

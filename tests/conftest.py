@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,20 @@ def public_tmp_path() -> Iterator[Path]:
     path = _public_directory("wb-")
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def make_public_directory() -> Iterator[Callable[[], Path]]:
+    """As public_tmp_path, for fixtures that live longer than a test."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(_public_directory("wb-"))
+        return made[-1]
+
+    yield make
+    for path in made:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:

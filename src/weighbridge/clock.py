@@ -1,8 +1,8 @@
 """The one home of wall time, monotonic time, random ids and secrets; everything else takes them as arguments."""
 
+import os
 import secrets
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,12 +22,14 @@ def steady_now() -> Callable[[], datetime]:
     return lambda: began + timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME) - began_s)
 
 
-def monotonic_s() -> float:
-    return time.monotonic()
+monotonic_s = time.monotonic
 
 
 def new_uuid() -> str:
-    return str(uuid.uuid4())  # noqa: TID251 - this is its home
+    """A random UUID (version 4), written out by hand: the library's takes three times as long."""
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
 
 def new_short_id(length: int = 10) -> str:

@@ -7,7 +7,7 @@ import typer
 from rich.console import RenderableType
 
 from weighbridge.cli import config
-from weighbridge.cli.output import cell, facts, moment, plain, table
+from weighbridge.cli.output import facts, moment, plain, table
 from weighbridge.cli.session import OrgName, Session, Yes, profile_file, with_session
 from weighbridge.sdk import ApiKey, Org
 
@@ -122,12 +122,15 @@ def key_revoke(
 def status(session: Session) -> None:
     """Show how the server is."""
     found = session.client.admin.status()
-    known = {"version": found.version, "database": found.database}
-    shown = {*known, "gateways", "time"}
-    rest = {name: value for name, value in found.raw.items() if name not in shown}
-    gateways = [cell(gateway) for gateway in found.gateways] or ["none"]
-    view = facts({"server": session.client.base_url, **known, "gateways": gateways, **rest})
-    session.output.show(found.raw, view)
+    workers = [f"process {gateway.get('pid', '?')}" for gateway in found.gateways]
+    members = {
+        "server": session.client.base_url,
+        "version": found.version,
+        "database": found.database,
+        "node agent": found.raw.get("runtime"),
+        "gateway": workers or "no worker runs",
+    }
+    session.output.show(found.raw, facts(members))
 
 
 def replicas(

@@ -77,12 +77,12 @@ def endpoint_show(session: Session, endpoint: EndpointId) -> None:
             item.version,
             item.version_alias,
             item.state,
-            _counters(item),
+            _fraction(item),
             moment(item.created),
         )
         for item in found.deployed_models
     ]
-    columns = ("DEPLOYMENT", "VERSION", "ASKED AS", "STATE", "UPDATED", "CREATED")
+    columns = ("DEPLOYMENT", "VERSION", "ASKED AS", "STATE", "REPLICAS", "CREATED")
     session.output.show(found.raw, table(columns, rows))
 
 
@@ -199,7 +199,7 @@ def _show_deployment(session: Session, deployment: Deployment) -> None:
             "model": deployment.model,
             "state": deployment.state,
             "updated": _counters(deployment),
-            "reason": deployment.reason or None,
+            "reason": (deployment.reason or None) if not deployment.succeeded else None,
             "error": deployment.error_message,
             "created": moment(deployment.created),
         }
@@ -211,6 +211,12 @@ def _counters(deployment: Deployment) -> str | None:
     if deployment.total_replicas is None:
         return None
     return f"{cell(deployment.updated_replicas)} of {deployment.total_replicas} replicas"
+
+
+def _fraction(deployment: Deployment) -> str | None:
+    if deployment.total_replicas is None:
+        return None
+    return f"{cell(deployment.updated_replicas)}/{deployment.total_replicas}"
 
 
 def _show_shape(session: Session, shape: EndpointShape) -> None:

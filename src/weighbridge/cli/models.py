@@ -250,7 +250,7 @@ def _show_architecture(session: Session, arch: Architecture) -> None:
             "base model": arch.source,
             "tensors": arch.tensors,
             "parameters": f"{arch.parameters:,}",
-            "engine": arch.engine,
+            "engine": {name: value for name, value in arch.engine.items() if value},
             "orgs": arch.org_names or "every org",
             "digest": arch.digest,
             "registered": moment(arch.created),

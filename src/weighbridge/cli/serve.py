@@ -12,6 +12,7 @@ from weighbridge.cli import config
 from weighbridge.cli.output import Output
 from weighbridge.cli.session import AsJson, profile_file, reported
 from weighbridge.errors import SetupError
+from weighbridge.sdk.client import BASE_URL_DEFAULT
 from weighbridge.settings import Settings
 
 DataDirectory = Annotated[
@@ -114,10 +115,11 @@ class _News:
         elif self._output.as_json:
             _line({"event": "admin_key", "key": key})
         else:
-            self._output.out.print(_welcome(key), soft_wrap=True)
+            self._output.out.print(_welcome(key, self._url), soft_wrap=True)
 
 
-def _welcome(key: str) -> str:
+def _welcome(key: str, url: str) -> str:
+    elsewhere = f"    weighbridge config set base_url {url}\n" if url != BASE_URL_DEFAULT else ""
     return f"""
 This is the admin key. It is shown this once; keep it like a password:
 
@@ -125,7 +127,7 @@ This is the admin key. It is shown this once; keep it like a password:
 
 What to do next, in another terminal:
 
-    weighbridge config set admin_key            # paste the key
+{elsewhere}    weighbridge config set admin_key            # paste the key
     weighbridge org create ORG
     weighbridge key create both --org ORG --save
     weighbridge arch register ARCH BASE_MODEL_DIRECTORY

@@ -22,6 +22,21 @@ from weighbridge.cli.output import Output, plain, quantity, table
 from weighbridge.cli.session import Session
 from weighbridge.sdk import ClientError, Deployment, ModelVersion, Replica
 
+SYNC_WORDS = {
+    "in_progress": "starting",
+    "check": "checking",
+    "list": "listing",
+    "fetch": "fetching",
+    "commit": "publishing",
+}
+ROLLOUT_WORDS = {
+    "not_started": "queued",
+    "in_progress": "rolling out",
+    "rolling_back": "going back",
+    "rolled_back": "went back",
+}
+"""The API's words as people say them; a word that is not here is shown as it is."""
+
 
 class SyncView:
     """Call it with each answer; a context manager that owns the bar."""
@@ -56,11 +71,10 @@ class SyncView:
 
     def __call__(self, version: ModelVersion) -> None:
         progress = version.progress
-        step = progress.step if progress is not None and progress.step else version.sync_status
         if self._live:
             self._bar.update(
                 self._task,
-                description=plain(step),
+                description=plain(_sync_word(version)),
                 completed=progress.bytes_done if progress is not None else 0,
                 total=(progress.bytes_total or None) if progress is not None else None,
             )
@@ -74,15 +88,20 @@ class SyncView:
 
 
 def sync_line(version: ModelVersion) -> str:
-    """A sync in one line, as in `version 2: in_progress, fetch, 1.4 MB of 2.9 MB, 3 of 7 files`."""
-    line = f"version {version.version_id}: {version.sync_status}"
+    """A sync in one line, as in `version 2: fetching, 1.4 MB of 2.9 MB, 3 of 7 files`."""
+    line = f"version {version.version_id}: {_sync_word(version)}"
     if (progress := version.progress) is not None:
-        line += f", {progress.step}" if progress.step not in ("", version.sync_status) else ""
         if progress.bytes_total:
             line += f", {quantity(progress.bytes_done)} of {quantity(progress.bytes_total)}"
         if progress.files_total:
             line += f", {progress.files_done} of {progress.files_total} files"
-    return line
+    return plain(line)
+
+
+def _sync_word(version: ModelVersion) -> str:
+    step = version.progress.step if version.progress is not None else ""
+    word = step or version.sync_status
+    return SYNC_WORDS.get(word, word)
 
 
 class RolloutView:
@@ -137,12 +156,13 @@ class RolloutView:
 
 
 def rollout_line(deployment: Deployment) -> str:
-    """A rollout in one line, as in `version 2: in_progress, 1 of 2 replicas updated, 1/2 ready`."""
-    line = f"version {deployment.version}: {deployment.state}"
-    if deployment.total_replicas is not None and deployment.updated_replicas is not None:
-        line += f", {deployment.updated_replicas} of {deployment.total_replicas} replicas updated"
-    reason = deployment.error_message or deployment.reason
-    return plain(f"{line}, {reason}" if reason else line)
+    """A rollout in one line, as in `version 2: rolling out, 1/2 replicas ready on version 2`."""
+    word = ROLLOUT_WORDS.get(deployment.state, deployment.state)
+    detail = deployment.error_message or deployment.reason
+    if not detail and deployment.total_replicas and deployment.updated_replicas is not None:
+        detail = f"{deployment.updated_replicas} of {deployment.total_replicas} replicas updated"
+    line = f"version {deployment.version}: {word}"
+    return plain(f"{line}, {detail}" if detail not in ("", word) else line)
 
 
 def replica_counts(replicas: Sequence[Replica]) -> Table:

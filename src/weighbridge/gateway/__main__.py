@@ -10,12 +10,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
-from aiohttp import web
 
+from weighbridge.clock import Clock
 from weighbridge.errors import SetupError
-from weighbridge.gateway.http.probes import Probes
 from weighbridge.gateway.options import Options, read_options
 from weighbridge.gateway.port import DataDirLock, PortReservation, listen
+from weighbridge.gateway.proxy.probes import ProbeSite
+from weighbridge.gateway.wire.client import Clients
+from weighbridge.gateway.wire.limits import Limits
+from weighbridge.gateway.wire.outbox import Outbox
+from weighbridge.gateway.wire.timers import Timers
 from weighbridge.gateway.worker import EXIT_SETUP
 from weighbridge.routing.acks import WORKERS_MAX, GatewayView, clear_column, open_acks
 from weighbridge.settings import Settings
@@ -38,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         asyncio.run(supervise(options))
     except SetupError as error:
-        print(f"weighbridge: {error.message}", file=sys.stderr)  # noqa: T201 - a user reads it
+        print(error.message, file=sys.stderr)  # noqa: T201 - a user reads it
         return EXIT_SETUP
     return 0
 
@@ -104,16 +108,21 @@ async def _reserve(options: Options, columns: Columns) -> PortReservation:
 
 @asynccontextmanager
 async def _probes(options: Options) -> AsyncIterator[int]:
-    server = web.Server(Probes(options.data_dir.run), access_log=None)
-    runner = web.ServerRunner(server, shutdown_timeout=1)
-    await runner.setup()
+    clock = Clock()
+    timers = Timers(clock.monotonic())
+    clients = Clients(ProbeSite(options.data_dir.run), timers, Outbox(), Limits(), clock)
     reservation = PortReservation(options.probe_host, options.probe_port)
     try:
         listener = listen(options.probe_host, reservation.port)
-        await web.SockSite(runner, listener).start()
-        yield reservation.port
+        server = await asyncio.get_running_loop().create_server(clients.connect, sock=listener)
+        timers.start()
+        try:
+            yield reservation.port
+        finally:
+            server.close()
+            clients.abort()
+            timers.stop()
     finally:
-        await runner.cleanup()
         reservation.close()
 
 

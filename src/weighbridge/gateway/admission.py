@@ -1,6 +1,6 @@
 """From an authenticated body to an admitted request: what is asked, of which endpoint, in the engine's terms."""
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from weighbridge.gateway.errors import model_not_found
 from weighbridge.gateway.requests.checks import check_request
@@ -16,8 +16,7 @@ COMPLETIONS_PATH = "/v1/completions"
 INFERENCE_PATHS = frozenset({CHAT_PATH, COMPLETIONS_PATH})
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Struct, frozen=True):
     """A request that may go to a replica. `path` is the engine's path too."""
 
     path: str

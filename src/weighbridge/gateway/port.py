@@ -91,6 +91,7 @@ def _socket(host: str) -> socket.socket:
 def _setup_error(host: str, port: int, error: OSError) -> SetupError:
     if error.errno == errno.EADDRINUSE:
         return SetupError(
-            f"Port {port} on {host} is in use by another program; stop it or choose another port"
+            f"Port {port} on {host} is in use by another program; stop it, or choose another with "
+            "WEIGHBRIDGE_PORT (the public port) or WEIGHBRIDGE_PROBE_PORT (the probes)"
         )
     return SetupError(f"Cannot listen on {host} port {port}: {error.strerror}")

@@ -4,30 +4,35 @@ Started by the parent (`python -m weighbridge.gateway`), never alone: the parent
 """
 
 import asyncio
+import gc
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 import uvloop
-from aiohttp import web
 
 from weighbridge.clock import Clock
 from weighbridge.errors import SetupError
-from weighbridge.gateway.http.app import Gateway
-from weighbridge.gateway.http.choosing import COLUMNS_REFRESH_S, Choice
-from weighbridge.gateway.http.control import ControlForward
-from weighbridge.gateway.http.limits import KEEPALIVE_S, Limits
-from weighbridge.gateway.http.proxy import Proxy
-from weighbridge.gateway.http.upstream import Upstreams
+from weighbridge.gateway.metrics.access import AccessLog
 from weighbridge.gateway.metrics.figures import Figures, WorkerFigures, write_figures
 from weighbridge.gateway.options import Options, read_options
 from weighbridge.gateway.port import listen
+from weighbridge.gateway.proxy.answering import Desk
+from weighbridge.gateway.proxy.choosing import COLUMNS_REFRESH_S, Choice
+from weighbridge.gateway.proxy.replicas import Replicas
+from weighbridge.gateway.proxy.site import PublicSite
 from weighbridge.gateway.snapshots import Snapshots
 from weighbridge.gateway.table import CurrentTables
+from weighbridge.gateway.wire.client import Clients
+from weighbridge.gateway.wire.limits import Limits
+from weighbridge.gateway.wire.outbox import Outbox
+from weighbridge.gateway.wire.timers import Timers
+from weighbridge.gateway.wire.upstream import Address, Upstreams
 from weighbridge.routing.acks import GatewayView, WorkerColumn, open_acks
 from weighbridge.routing.tokens import load_pepper
 from weighbridge.settings import Settings
@@ -37,8 +42,9 @@ log = structlog.get_logger()
 
 EXIT_SETUP = 78
 """EX_CONFIG of sysexits.h: starting again without a change will not help."""
-HEADERS_MAX = 100
-HEADER_LINE_BYTES_MAX = 8190
+DRAIN_POLL_S = 0.05
+COLLECTOR_THRESHOLDS = (20_000, 20, 50)
+"""Requests leave no reference cycles, so the collector need not look for them after every few."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -67,82 +73,82 @@ async def serve(options: Options, worker: int, parent: int) -> None:
     snapshots = Snapshots(options.data_dir.routes_file, options.data_dir.keys_file, current, column)
     # The column shows generation 0 from here on, so nobody takes an old table for gone while this one loads.
     snapshots.refresh()
-    choice = Choice(current, GatewayView(memory))
-    async with _gateway(options, snapshots, choice, column) as gateway:
-        server = web.Server(
-            gateway,
-            handler_cancellation=True,
-            auto_decompress=False,
-            access_log=None,
-            keepalive_timeout=KEEPALIVE_S,
-            max_headers=HEADERS_MAX,
-            max_line_size=HEADER_LINE_BYTES_MAX,
-            max_field_size=HEADER_LINE_BYTES_MAX,
-        )
-        runner = web.ServerRunner(server, shutdown_timeout=options.drain_s)
-        await runner.setup()
-        listener = listen(options.host, options.port)
-        await web.SockSite(runner, listener).start()
-        log.info("gateway.listening", port=options.port, worker=worker)
-        chores = _Chores(options.data_dir.run, worker, parent, gateway)
-        async with asyncio.TaskGroup() as tasks:
-            watching = [
-                tasks.create_task(snapshots.watch()),
-                tasks.create_task(chores.run(stop)),
-            ]
-            await stop.wait()
-            log.info("gateway.draining", worker=worker)
-            # Tables stay fresh while the last streams run: the control plane waits for every live worker.
-            await runner.cleanup()
-            for task in watching:
-                task.cancel()
+    worker_site = _site(options, worker, snapshots, Choice(current, GatewayView(memory)), column)
+    clients = worker_site.clients
+    timers = clients.timers
+    timers.start()
+    server = await loop.create_server(clients.connect, sock=listen(options.host, options.port))
+    log.info("gateway.listening", port=options.port, worker=worker)
+    chores = _Chores(options.data_dir.run, worker, parent, worker_site)
+    gc.freeze()
+    gc.set_threshold(*COLLECTOR_THRESHOLDS)
+    async with asyncio.TaskGroup() as tasks:
+        watching = [tasks.create_task(snapshots.watch()), tasks.create_task(chores.run(stop))]
+        await stop.wait()
+        log.info("gateway.draining", worker=worker)
+        server.close()
+        # Tables stay fresh while the last streams run: the control plane waits for every live worker.
+        await _drain(clients, options.drain_s)
+        for task in watching:
+            task.cancel()
+    await worker_site.site.upstreams.close()
+    timers.stop()
+    worker_site.site.desk.access.flush()
     column.close()
 
 
-@asynccontextmanager
-async def _gateway(
-    options: Options, snapshots: Snapshots, choice: Choice, column: WorkerColumn
-) -> AsyncIterator[Gateway]:
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    site: PublicSite
+    clients: Clients
+    column: WorkerColumn
+
+
+def _site(
+    options: Options, worker: int, snapshots: Snapshots, choice: Choice, column: WorkerColumn
+) -> _Worker:
     limits = Limits(request_max_s=options.request_max_s, drain_s=options.drain_s)
     clock = Clock()
     pepper = load_pepper(options.pepper_dir)
-    upstreams = Upstreams(pepper, limits.connect_s)
-    control = ControlForward(options.data_dir.control_socket, limits)
-    try:
-        yield Gateway(
-            snapshots=snapshots,
-            current=snapshots.current,
-            pepper=pepper,
-            proxy=Proxy(choice, column, upstreams, limits, clock),
-            control=control,
-            figures=Figures(),
-            limits=limits,
-            clock=clock,
-        )
-    finally:
-        await upstreams.close()
-        await control.close()
+    timers = Timers(clock.monotonic())
+    outbox = Outbox()
+    upstreams = Upstreams(timers, outbox, limits.connect_s)
+    access = AccessLog(sys.stderr.fileno(), f"gateway-{worker}", options.log_level, clock.now)
+    site = PublicSite(
+        desk=Desk(snapshots, snapshots.current, pepper, Figures(), access, limits, clock),
+        replicas=Replicas(choice, column, upstreams, pepper),
+        upstreams=upstreams,
+        control=Address(unix_path=str(options.data_dir.control_socket)),
+    )
+    return _Worker(site, Clients(site, timers, outbox, limits, clock), column)
+
+
+async def _drain(clients: Clients, drain_s: float) -> None:
+    """Until every caller has its answer, or the limit."""
+    clients.retire()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(drain_s):
+            while clients.open:  # noqa: ASYNC110 - a set has no event
+                await asyncio.sleep(DRAIN_POLL_S)
+    clients.abort()
+    # The loop tells each connection that it is gone, which frees its replica.
+    await asyncio.sleep(0)
 
 
 class _Chores:
     """What a worker does twice a second besides answering."""
 
-    def __init__(
-        self,
-        run: Path,
-        worker: int,
-        parent: int,
-        gateway: Gateway,
-    ) -> None:
+    def __init__(self, run: Path, worker: int, parent: int, parts: _Worker) -> None:
         self._run = run
         self._worker = worker
         self._parent = parent
-        self._gateway = gateway
+        self._parts = parts
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until cancelled. An orphan stops, or it would hold the port against the next gateway."""
         while True:
-            self._gateway.proxy.choice.refresh()
+            self._parts.site.replicas.choice.refresh()
+            self._parts.clients.refresh()
             # A full disk costs figures, not requests.
             with suppress(OSError):
                 write_figures(self._run, self._figures())
@@ -151,15 +157,16 @@ class _Chores:
             await asyncio.sleep(COLUMNS_REFRESH_S)
 
     def _figures(self) -> WorkerFigures:
-        tables = self._gateway.current.tables
+        desk = self._parts.site.desk
+        tables = desk.current.tables
         return WorkerFigures(
             worker=self._worker,
             pid=os.getpid(),
-            ready=self._gateway.snapshots.loaded,
-            in_flight=sum(self._gateway.proxy.column.counts),
+            ready=desk.snapshots.loaded,
+            in_flight=sum(self._parts.column.counts),
             routes_generation=tables.routes_generation,
             keys_generation=tables.keys_generation,
-            requests=list(self._gateway.figures.rows.values()),
+            requests=list(desk.figures.rows.values()),
         )
 
 

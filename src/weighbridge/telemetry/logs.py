@@ -12,10 +12,14 @@ SECRET = re.compile(
     r"|(?<=\b[Bb]earer )[A-Za-z0-9._~+/=-]{8,}|\bhf_[A-Za-z0-9]{16,}"
 )
 """Our keys, AWS access keys, bearer tokens and model hubs' keys, wherever they stand in a line (T5)."""
+_MARKS = ("wb", "AKIA", "ASIA", "earer ", "hf_")
+"""One of them is in every text that `SECRET` finds; looking for them is much quicker."""
 
 
 def redact(line: str) -> str:
-    return SECRET.sub("[secret]", line)
+    if any(mark in line for mark in _MARKS):
+        return SECRET.sub("[secret]", line)
+    return line
 
 
 class _Renderer:

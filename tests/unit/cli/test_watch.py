@@ -105,7 +105,7 @@ def test_without_a_terminal_a_line_is_said_once(capsys):
     with RolloutView(session(Output(as_json=False), None, admin_key=None)) as view:
         for _ in range(3):
             view(deployment("in_progress", 1))
-    assert capsys.readouterr().err == "version 2: in_progress, 1 of 2 replicas updated\n"
+    assert capsys.readouterr().err == "version 2: rolling out, 1 of 2 replicas updated\n"
 
 
 def test_replicas_are_counted_by_version_and_state():

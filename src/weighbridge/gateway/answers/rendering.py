@@ -1,7 +1,8 @@
 """Parts of an answer in the public API's form: who answers, usage, times, choices and logprobs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from weighbridge.errors import UnavailableError
 from weighbridge.gateway.answers.shapes import (
@@ -24,8 +25,7 @@ class WrongIdentityError(UnavailableError):
     code = "wrong_identity"
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerIdentity:
+class AnswerIdentity(Struct, frozen=True):
     """What an answer says of itself: to the caller, and (`served_name`) what the engine must say of itself."""
 
     answer_id: str
@@ -42,8 +42,7 @@ class AnswerIdentity:
             raise WrongIdentityError(f"An engine of {self.endpoint_id} answered as another replica")
 
 
-@dataclass(frozen=True, slots=True)
-class Elapsed:
+class Elapsed(Struct, frozen=True, gc=False):
     """Seconds from the request's arrival to its first answer bytes and to now."""
 
     first_s: float

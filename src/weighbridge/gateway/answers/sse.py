@@ -32,6 +32,11 @@ class SseParser:
         self._data: list[bytes] = []
         self._name = b""
 
+    @property
+    def between_events(self) -> bool:
+        """Whether nothing is held, so that the next byte begins an event."""
+        return not (self._pieces or self._data or self._name or self._after_cr)
+
     def feed(self, received: bytes) -> Iterator[SseEvent]:
         """Raises UnavailableError when one event exceeds the limit."""
         for line in self._lines(received):

@@ -18,6 +18,7 @@ from weighbridge.gateway.answers.rendering import (
     time_info_of,
     usage_of,
 )
+from weighbridge.gateway.answers.repeated import RepeatedEvents
 from weighbridge.gateway.answers.shapes import (
     CalledFunction,
     Chunk,
@@ -54,18 +55,49 @@ class AnswerStream:
         self.events = 0
         self.chunks = 0
         self.complete = False
+        self.unsent = b""
+        """When `feed` has raised: the frames of the events before the one that failed."""
         self._identity = identity
         self._parser = SseParser()
+        self._repeated = RepeatedEvents()
         self._finish: dict[int, str] = {}
         self._open: set[int] = set()
         self._tool_calls: dict[int, list[ToolCall]] = {}
         self._text_chars: dict[int, int] = {}
+        self._text_index = 0
         self._timings: EngineTimings | None = None
         self._engine_fingerprint: str | None = None
 
     def feed(self, received: bytes, elapsed: Elapsed) -> bytes:
         """Raises UnavailableError when the engine fails or ends early, WrongIdentityError when it is another."""
         frames: list[bytes] = []
+        try:
+            if self._parser.between_events and received.endswith(b"\n\n"):
+                for event in received[:-2].split(b"\n\n"):
+                    self._one(event, frames, elapsed)
+            else:
+                self._any(received, frames, elapsed)
+        except UnavailableError:
+            self.unsent = b"".join(frames)
+            raise
+        return b"".join(frames)
+
+    def _one(self, event: bytes, frames: list[bytes], elapsed: Elapsed) -> None:
+        """One event's bytes without its empty line, or what a split at empty lines makes of anything else."""
+        known = self._repeated.frame(event) if self._parser.between_events else None
+        if known is None or self.complete:
+            self._any(event + b"\n\n", frames, elapsed)
+            if len(frames) == 1 and not self.complete and self._parser.between_events:
+                self._repeated.learn(event, self._rewrite)
+            return
+        frame, text = known
+        self.events += 1
+        self.chunks += 1
+        if not self._identity.is_chat:
+            self._text_chars[self._text_index] += len(text)
+        frames.append(frame)
+
+    def _any(self, received: bytes, frames: list[bytes], elapsed: Elapsed) -> None:
         for event in self._parser.feed(received):
             if self.complete:
                 break
@@ -73,7 +105,34 @@ class AnswerStream:
                 frames.append(self.end(elapsed))
             else:
                 frames.extend(self._event(event))
-        return b"".join(frames)
+
+    def _rewrite(self, data: bytes) -> bytes | None:
+        """As `Rewrite` asks: only for an event with one choice that carries a text and nothing else."""
+        try:
+            answer = _DECODER.decode(data)
+        except msgspec.MsgspecError:
+            return None
+        if len(answer.choices) != 1 or answer.model != self._identity.served_name:
+            return None
+        choice = answer.choices[0]
+        plain = EngineAnswer(
+            model=answer.model,
+            choices=[EngineChoice(choice.index, delta=choice.delta, text=choice.text)],
+            system_fingerprint=self._engine_fingerprint,
+        )
+        if answer != plain or choice.index not in self._open:
+            return None
+        if not self._identity.is_chat:
+            self._text_index = choice.index
+            made = TextDeltaChoice(choice.index, choice.text or "")
+            return None if choice.delta is not None else _frame(self._chunk(made))
+        message = choice.delta or EngineMessage()
+        if message.tool_calls is not None or choice.text is not None:
+            return None
+        delta = Delta(
+            role=message.role, content=message.content or None, reasoning=reasoning_of(message)
+        )
+        return _frame(self._chunk(DeltaChoice(delta, choice.index)))
 
     @property
     def finished(self) -> bool:
@@ -141,6 +200,8 @@ class AnswerStream:
             calls = self._tool_calls.pop(choice.index, None)
             if calls:
                 yield _frame(self._chunk(DeltaChoice(Delta(tool_calls=calls), choice.index)))
+            # What might follow the end of a choice is never ordinary.
+            self._repeated.forget()
             self._finish[choice.index] = finish_word(choice.finish_reason)
             self._open.discard(choice.index)
 

@@ -1,10 +1,9 @@
 """A whole (not streamed) answer of an engine turned into the caller's, and the errors an engine answers with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 
 from weighbridge.errors import InvalidError, UnavailableError
 from weighbridge.gateway.answers.rendering import (
@@ -35,8 +34,7 @@ _MESSAGE_CHARS_MAX = 500
 _CONTEXT_WORDS = ("context size", "context length", "n_ctx", "maximum context")
 
 
-@dataclass(frozen=True, slots=True)
-class WholeAnswer:
+class WholeAnswer(Struct, frozen=True):
     body: bytes
     usage: EngineUsage | None
 

@@ -54,9 +54,10 @@ class Choice:
             return None
         now_s = monotonic_s()
         cooling = {name for name, until in self._cooling.items() if until > now_s}
-        chosen = pick(newest.replicas, self._load, random.random(), {*tried, *cooling})  # noqa: S311 - no secret
-        if chosen is None:
-            chosen = pick(newest.replicas, self._load, random.random(), tried)  # noqa: S311 - no secret
+        chance = random.random()  # noqa: S311 - no secret
+        chosen = pick(newest.replicas, self._load, chance, cooling.union(tried))
+        if chosen is None and cooling:
+            chosen = pick(newest.replicas, self._load, chance, tried)
         if chosen is not None and self._load(chosen.slot) >= newest.in_flight_max:
             raise LimitError(
                 f"Every replica of {newest.endpoint_id} is busy; try again shortly",
@@ -65,4 +66,5 @@ class Choice:
         return chosen
 
     def _load(self, slot: int) -> int:
-        return sum_slot(self._columns, slot)
+        columns = self._columns
+        return max(0, columns[0][slot]) if len(columns) == 1 else sum_slot(columns, slot)

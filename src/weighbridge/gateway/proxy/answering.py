@@ -1,0 +1,100 @@
+"""What all visits share: the record of the request, and the answers that need no upstream."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from weighbridge.clock import Clock
+from weighbridge.errors import UnavailableError, WeighbridgeError
+from weighbridge.gateway.auth import authenticate
+from weighbridge.gateway.errors import error_answer
+from weighbridge.gateway.metrics.access import AccessLog, AccessRecord
+from weighbridge.gateway.metrics.figures import Figures
+from weighbridge.gateway.snapshots import Snapshots
+from weighbridge.gateway.table import CurrentTables, Tables
+from weighbridge.gateway.wire.heads import RequestHead
+from weighbridge.gateway.wire.limits import Limits
+from weighbridge.gateway.wire.visits import Client
+from weighbridge.routing.model import KeyEntry
+
+log = structlog.get_logger()
+
+JSON_TYPE = b"content-type: application/json\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What a worker's visits decide by and count in; its parts are the worker's, it holds no state."""
+
+    snapshots: Snapshots
+    current: CurrentTables
+    pepper: bytes
+    figures: Figures
+    access: AccessLog
+    limits: Limits
+    clock: Clock
+
+    def tables(self) -> Tables:
+        if not self.snapshots.loaded:
+            # Without tables every key would look wrong, and callers do not retry that.
+            raise UnavailableError(
+                "No routes are published yet; try again shortly", code="control_plane_away"
+            )
+        return self.current.tables
+
+    def caller(self, head: RequestHead, record: AccessRecord) -> KeyEntry:
+        key = authenticate(
+            head.every("authorization"), self.tables(), self.pepper, self.clock.now().timestamp()
+        )
+        record.org_id, record.key_id = key.org_id, key.key_id
+        return key
+
+
+class Answering:
+    """The part of a visit that answers and keeps the record; each visit ends in `finish`, once."""
+
+    __slots__ = ("client", "desk", "record")
+
+    def __init__(self, desk: Desk, client: Client, record: AccessRecord) -> None:
+        self.desk = desk
+        self.client = client
+        self.record = record
+
+    def refuse(self, error: WeighbridgeError) -> None:
+        answer = error_answer(error)
+        self.record.code = error.code
+        fields = b"".join(f"{name}: {value}\r\n".encode() for name, value in answer.headers.items())
+        self.reply(answer.status, JSON_TYPE + fields, answer.body)
+
+    def reply(self, status: int, fields: bytes, body: bytes) -> None:
+        self.record.status = status
+        self.finish()
+        self.client.answer(status, fields + self.request_id_line(), body)
+
+    def reply_json(self, value: Mapping[str, object]) -> None:
+        self.reply(200, JSON_TYPE, msgspec.json.encode(value))
+
+    def request_id_line(self) -> bytes:
+        return b"x-request-id: %b\r\n" % self.record.request_id.encode()
+
+    def gone(self) -> None:
+        self.finish()
+
+    def expired(self) -> None:
+        """Most visits are over before a deadline could be."""
+
+    def held_back(self) -> None:
+        """A whole answer is in the connection's buffer already."""
+
+    def let_go(self) -> None:
+        """As `held_back`."""
+
+    def finish(self) -> None:
+        self.desk.access.finish(self.record, self.desk.figures, self.desk.clock.monotonic())
+
+    def failed(self, error: Exception) -> WeighbridgeError:
+        """What to say of a fault of ours, which goes to the log."""
+        log.error("request.failed", request_id=self.record.request_id, exc_info=error)
+        return WeighbridgeError("Something went wrong here")

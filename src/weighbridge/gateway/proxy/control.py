@@ -1,0 +1,142 @@
+"""Forwarding to the control plane's unix socket: its paths, its answers, untouched but for hop-by-hop fields."""
+
+from collections.abc import Container, Sequence
+
+from weighbridge.errors import UnavailableError, WeighbridgeError
+from weighbridge.gateway.metrics.access import AccessRecord
+from weighbridge.gateway.proxy.answering import Answering, Desk
+from weighbridge.gateway.wire.heads import AnswerHead, Fields, RequestHead
+from weighbridge.gateway.wire.limits import CONTROL_BODY_BYTES_MAX
+from weighbridge.gateway.wire.upstream import Address, UpstreamConnection, Upstreams
+from weighbridge.gateway.wire.visits import Client
+
+SEGMENTS = frozenset({"management", "admin", "api", "console", "openapi.json", "docs"})
+"""First path segments that are the control plane's."""
+ANSWER_IDLE_S = 300.0
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_NOT_SENT = _HOP_BY_HOP | {"content-length", "expect", "x-request-id"}
+_NOT_PASSED_ON = _HOP_BY_HOP | {"x-request-id"}
+
+
+def is_control_path(path: str) -> bool:
+    """`path` as it came, without the query; an encoded slash or letter does not count."""
+    return path.startswith("/") and path[1:].partition("/")[0] in SEGMENTS
+
+
+class ControlVisit(Answering):
+    """Each request has a connection of its own, so none is ever sent twice."""
+
+    __slots__ = ("_address", "_head", "_passing", "_upstream", "_upstreams")
+
+    def __init__(
+        self,
+        desk: Desk,
+        client: Client,
+        record: AccessRecord,
+        head: RequestHead,
+        *,
+        upstreams: Upstreams,
+        address: Address,
+    ) -> None:
+        super().__init__(desk, client, record)
+        self._upstreams = upstreams
+        self._address = address
+        self._head = head
+        self._upstream: UpstreamConnection | None = None
+        self._passing = False
+
+    def accept(self) -> int:
+        return CONTROL_BODY_BYTES_MAX
+
+    def start(self, body: bytes) -> None:
+        head = self._head
+        fields = _passable(head.fields, head.every("connection"), _NOT_SENT)
+        fields += [("x-request-id", self.record.request_id), ("connection", "close")]
+        if body or "content-length" in head.values or "transfer-encoding" in head.values:
+            fields.append(("content-length", str(len(body))))
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
+        # The path goes on as it came: `models%3Aupload` must not become something else.
+        request = f"{head.method} {head.target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
+        self._wait()
+        self._upstream = self._upstreams.ask(self._address, head.method, request, self, fresh=True)
+
+    def refuse(self, error: WeighbridgeError) -> None:
+        self._drop()
+        super().refuse(error)
+
+    def gone(self) -> None:
+        self._drop()
+        super().gone()
+
+    def expired(self) -> None:
+        self._broke_off()
+
+    def held_back(self) -> None:
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def let_go(self) -> None:
+        if self._upstream is not None:
+            self._upstream.resume()
+            self._wait()
+
+    def answer_head(self, head: AnswerHead, *, length_known: bool) -> None:
+        fields = _passable(head.fields, [head.values.get("connection", "")], _NOT_PASSED_ON)
+        fields.append(("x-request-id", self.record.request_id))
+        self.record.status = head.status
+        self._passing = True
+        self.client.pass_on(head, fields, length_known=length_known)
+        self._wait()
+
+    def answer_data(self, data: bytes) -> None:
+        self.client.write_chunk(data)
+        self._wait()
+
+    def answer_end(self) -> None:
+        self._upstream = None
+        self.finish()
+        self.client.end_stream()
+
+    def answer_lost(self, error: UnavailableError) -> None:
+        self._upstream = None
+        self._broke_off()
+
+    def _broke_off(self) -> None:
+        if self._passing:
+            # The cut must show: without its end the answer cannot be taken for a whole one.
+            self.client.abort()
+            return
+        self.refuse(
+            UnavailableError(
+                "The control plane is away; try again shortly", code="control_plane_away"
+            )
+        )
+
+    def _drop(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+
+    def _wait(self) -> None:
+        self.client.deadline(self.desk.clock.monotonic() + ANSWER_IDLE_S)
+
+
+def _passable(fields: Fields, connection: Sequence[str], stopped: Container[str]) -> Fields:
+    named = {option.strip(" \t").lower() for line in connection for option in line.split(",")}
+    return [
+        (name, value)
+        for name, value in fields
+        if name not in stopped and name not in named and not name.startswith("x-forwarded-")
+    ]

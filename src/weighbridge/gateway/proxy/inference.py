@@ -1,0 +1,396 @@
+"""One inference request on its way: a replica is asked, another if that fails in time, and the answer goes back.
+
+Its states are a table; what an answer looks like is decided in `answers`, which replica in `choosing`.
+"""
+
+from enum import IntEnum
+
+from weighbridge.errors import InvalidError, LimitError, UnavailableError, WeighbridgeError
+from weighbridge.gateway.admission import Admitted, admit
+from weighbridge.gateway.answers.rendering import AnswerIdentity, Elapsed, WrongIdentityError
+from weighbridge.gateway.answers.shapes import EngineUsage
+from weighbridge.gateway.answers.stream import AnswerStream
+from weighbridge.gateway.answers.whole import ANSWER_BYTES_MAX, refusal_of, whole_answer
+from weighbridge.gateway.errors import error_answer, error_event
+from weighbridge.gateway.metrics.access import AccessRecord
+from weighbridge.gateway.proxy.answering import JSON_TYPE, Answering, Desk
+from weighbridge.gateway.proxy.replicas import Replicas
+from weighbridge.gateway.requests.writing import encode_for
+from weighbridge.gateway.wire.heads import AnswerHead, RequestHead
+from weighbridge.gateway.wire.upstream import UpstreamConnection
+from weighbridge.gateway.wire.visits import Client
+from weighbridge.routing.model import KeyEntry, ReplicaRoute
+
+REFUSAL_BYTES_MAX = 64 * 1024
+IDLE_GRAIN_S = 1.0
+"""The deadline of a stream is moved on at most this often."""
+_WRONG_IDENTITY = frozenset({401, 403, 404, 421})
+_EVENT_TYPE = "text/event-stream"
+_STREAM_FIELDS = (
+    b"content-type: text/event-stream; charset=utf-8\r\n"
+    b"cache-control: no-cache\r\n"
+    b"x-accel-buffering: no\r\n"
+)
+
+
+class State(IntEnum):
+    ACCEPTED = 0
+    """The caller is known; the body is not read yet."""
+    ASKED = 1
+    """A replica has the request; nothing has come back."""
+    WHOLE = 2
+    """Its answer is being read to the end."""
+    REFUSAL = 3
+    """So is its refusal."""
+    PROVING = 4
+    """Its stream has begun; nothing of it has reached the caller, so another replica may still be asked (G3)."""
+    STREAMING = 5
+    DONE = 6
+
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.ACCEPTED: frozenset({State.ASKED, State.DONE}),
+    State.ASKED: frozenset({State.ASKED, State.WHOLE, State.REFUSAL, State.PROVING, State.DONE}),
+    State.WHOLE: frozenset({State.ASKED, State.DONE}),
+    State.REFUSAL: frozenset({State.ASKED, State.DONE}),
+    State.PROVING: frozenset({State.ASKED, State.STREAMING, State.DONE}),
+    State.STREAMING: frozenset({State.DONE}),
+    State.DONE: frozenset(),
+}
+_ACCEPTED, _ASKED, _WHOLE, _REFUSAL, _PROVING, _STREAMING, _DONE = State
+
+
+class InferenceVisit(Answering):
+    """The caller's side calls it as a visit, the replica's connection as an asker; it is over once it is DONE."""
+
+    __slots__ = (
+        "_admitted", "_answer", "_created_unix_s", "_fresh", "_head", "_identity", "_key",
+        "_received", "_received_bytes", "_replica", "_replicas", "_state", "_tried", "_upstream", "_waiting_since_s",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        desk: Desk,
+        replicas: Replicas,
+        client: Client,
+        record: AccessRecord,
+        head: RequestHead,
+    ) -> None:
+        super().__init__(desk, client, record)
+        self._replicas = replicas
+        self._head = head
+        self._state = _ACCEPTED
+        self._created_unix_s = desk.clock.now().timestamp()
+        self._tried: list[str] = []
+        self._waiting_since_s = 0.0
+        self._upstream: UpstreamConnection | None = None
+        self._replica: ReplicaRoute | None = None
+        self._answer: AnswerStream | None = None
+        self._received: list[bytes] = []
+        self._received_bytes = 0
+        self._key: KeyEntry
+        self._admitted: Admitted
+        self._identity: AnswerIdentity
+
+    # The caller's side.
+
+    def accept(self) -> int:
+        if self._head.method != "POST":
+            raise InvalidError("This path takes POST only", code="method_not_allowed")
+        self._key = self.desk.caller(self._head, self.record)
+        return self.desk.limits.body_bytes_max
+
+    def start(self, body: bytes) -> None:
+        head = self._head
+        try:
+            admitted = self._admitted = admit(
+                head.path,
+                body,
+                content_type=head.values.get("content-type", ""),
+                content_encoding=head.values.get("content-encoding", ""),
+                tables=self.desk.tables(),
+                key=self._key,
+            )
+            self.record.endpoint_id = admitted.endpoint.endpoint_id
+            self._ask_next(None)
+        except WeighbridgeError as error:
+            self.refuse(error)
+        except Exception as error:  # noqa: BLE001 - the edge of a request: logged, and answered with 500
+            self.refuse(self.failed(error))
+
+    def refuse(self, error: WeighbridgeError) -> None:
+        self._let_go_of_replica()
+        self._state = _DONE
+        super().refuse(error)
+
+    def gone(self) -> None:
+        self._let_go_of_replica()
+        self._state = _DONE
+        self._count_stream()
+        super().gone()
+
+    def expired(self) -> None:
+        self._break_off(TooLateError())
+
+    def held_back(self) -> None:
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def let_go(self) -> None:
+        if self._upstream is not None:
+            self._upstream.resume()
+            self._wait(self.desk.limits.idle_s)
+
+    # The replica's side.
+
+    def answer_head(self, head: AnswerHead, *, length_known: bool) -> None:
+        status = head.status
+        if status == 200 and not self._admitted.stream:
+            self._state = _WHOLE
+        elif status == 200 and head.values.get("content-type", "").startswith(_EVENT_TYPE):
+            self._state, self._answer = _PROVING, AnswerStream(self._identity)
+        elif status in _WRONG_IDENTITY:
+            what = f"A replica answered {status} to its own token"
+            self._attempt_failed(WrongIdentityError(what))
+        elif status == 429:
+            self._attempt_failed(LimitError("The replica's queue is full", code="queue_exceeded"))
+        elif 400 <= status < 500:
+            self._state = _REFUSAL
+        else:
+            self._attempt_failed(_engine_failed(f"A replica answered {status}"))
+
+    def answer_data(self, data: bytes) -> None:
+        if self._state >= _PROVING:
+            self._events(data)
+            return
+        self._received.append(data)
+        self._received_bytes += len(data)
+        limit = REFUSAL_BYTES_MAX if self._state is _REFUSAL else ANSWER_BYTES_MAX
+        if self._received_bytes > limit:
+            self._attempt_failed(_engine_failed("A replica's answer is too long"))
+
+    def answer_end(self) -> None:
+        self._upstream = None
+        if self._state is _WHOLE:
+            self._reply_whole()
+        elif self._state is _REFUSAL:
+            self.refuse(refusal_of(b"".join(self._received), self._identity))
+        elif self._answer is not None:
+            self._stream_ended(None)
+
+    def answer_lost(self, error: UnavailableError) -> None:
+        connection, self._upstream = self._upstream, None
+        if connection is not None and connection.reused and not connection.began:
+            # llama.cpp closes many a connection without saying so; only a fresh one tells whether it lives.
+            self._ask(fresh=True)
+            return
+        if self._answer is not None:
+            self._stream_ended(error)
+        else:
+            self._attempt_failed(error)
+
+    # Asking.
+
+    def _ask_next(self, failure: WeighbridgeError | None) -> None:
+        """Choose a replica that was not tried and ask it. Raises the error to answer with when there is none."""
+        endpoint, record = self._admitted.endpoint, self.record
+        replica = None
+        if record.attempts < self.desk.limits.attempts_max:
+            replica = self._replicas.choose(endpoint, self._tried)
+        if replica is None:
+            raise _no_answer(endpoint.endpoint_id, failure)
+        self._tried.append(replica.replica_id)
+        record.attempts += 1
+        record.replica_id, record.version = replica.replica_id, replica.version
+        # Nothing comes between choice and count: whoever waits for a drained slot sees this request (G5).
+        self._replica = replica
+        self._replicas.counts[replica.slot] += 1
+        self._identity = self._identity_of(replica)
+        self._ask(fresh=False)
+
+    def _ask(self, *, fresh: bool) -> None:
+        replica = self._replica
+        assert replica is not None
+        self._state, self._received, self._received_bytes = _ASKED, [], 0
+        self._wait(self.desk.limits.first_byte_s)
+        body = encode_for(replica.served_name, self._admitted.body)
+        self._upstream = self._replicas.ask(
+            replica, self._admitted.path, body, self.record.request_id, self, fresh=fresh
+        )
+
+    def _attempt_failed(self, failure: WeighbridgeError) -> None:
+        """Nothing of this replica has reached the caller (G3)."""
+        replica = self._replica
+        assert replica is not None
+        self._let_go_of_replica()
+        self._answer = None
+        if not isinstance(failure, LimitError):
+            self._replicas.failed(replica, failure)
+        try:
+            self._ask_next(failure)
+        except WeighbridgeError as error:
+            self.refuse(error)
+
+    def _let_go_of_replica(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+        self._release()
+
+    def _release(self) -> None:
+        replica, self._replica = self._replica, None
+        if replica is not None:
+            self._replicas.counts[replica.slot] -= 1
+
+    # Answering.
+
+    def _reply_whole(self) -> None:
+        now_s = self.record.first_byte_s = self.desk.clock.monotonic()
+        try:
+            answer = whole_answer(b"".join(self._received), self._identity, self._elapsed(now_s))
+        except UnavailableError as error:
+            self._attempt_failed(error)
+            return
+        self._count_tokens(answer.usage, 0)
+        self._release()
+        self._state = _DONE
+        self.reply(200, JSON_TYPE, answer.body)
+
+    def _events(self, data: bytes) -> None:
+        answer = self._answer
+        if answer is None or self._state is _DONE:
+            return
+        seen, now_s = answer.events, self.desk.clock.monotonic()
+        try:
+            frames = answer.feed(data, self._elapsed(now_s))
+        except UnavailableError as error:
+            if answer.unsent and self._state is _STREAMING:
+                self._send(answer.unsent)
+            self._break_off(error)
+            return
+        if frames:
+            self._send(frames)
+        if answer.complete:
+            self._complete()
+        elif answer.events > seen and now_s - self._waiting_since_s > IDLE_GRAIN_S:
+            # Comments do not count: an engine that only keeps the line open is idle.
+            self._wait(self.desk.limits.idle_s)
+
+    def _stream_ended(self, error: UnavailableError | None) -> None:
+        """The engine has closed its stream. With every choice finished only its good-bye is missing."""
+        answer = self._answer
+        if answer is None or self._state is _DONE:
+            return
+        if error is not None and not answer.finished:
+            self._break_off(UnavailableError("The engine broke off the answer", code="answer_cut"))
+            return
+        try:
+            frames = answer.end(self._elapsed(self.desk.clock.monotonic()))
+        except UnavailableError as early:
+            self._break_off(early)
+            return
+        if frames:
+            self._send(frames)
+        self._complete()
+
+    def _send(self, frames: bytes) -> None:
+        if self._state is _STREAMING:
+            self.client.write_chunk(frames)
+            return
+        self._state = _STREAMING
+        self.record.first_byte_s = self.desk.clock.monotonic()
+        self.client.begin_stream(_STREAM_FIELDS + self.request_id_line(), frames)
+
+    def _complete(self) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.finish()
+        self.record.status = 200
+        self._end_stream()
+
+    def _break_off(self, error: UnavailableError) -> None:
+        """The one error event of a stream that has begun (G2); before that, another replica or the error."""
+        if self._state is not _STREAMING:
+            if isinstance(error, TooLateError):
+                self.refuse(error)
+            else:
+                self._attempt_failed(error)
+            return
+        self.record.status, self.record.code = error_answer(error).status, error.code
+        self.client.write_chunk(error_event(error, self._answer_id()))
+        self._let_go_of_replica()
+        self._end_stream()
+
+    def _end_stream(self) -> None:
+        self._release()
+        self._state = _DONE
+        self._count_stream()
+        self.finish()
+        self.client.end_stream()
+
+    # What the answer says of itself, and the record.
+
+    def _answer_id(self) -> str:
+        return ("chatcmpl-" if self._admitted.is_chat else "cmpl-") + self.record.request_id
+
+    def _identity_of(self, replica: ReplicaRoute) -> AnswerIdentity:
+        admitted = self._admitted
+        return AnswerIdentity(
+            answer_id=self._answer_id(),
+            is_chat=admitted.is_chat,
+            endpoint_id=admitted.endpoint.endpoint_id,
+            fingerprint=replica.fingerprint,
+            served_name=replica.served_name,
+            created_unix_s=self._created_unix_s,
+            tier_used=admitted.tier_used,
+            top_logprobs=admitted.top_logprobs,
+        )
+
+    def _elapsed(self, now_s: float) -> Elapsed:
+        record = self.record
+        first_s = now_s if record.first_byte_s is None else record.first_byte_s
+        return Elapsed(first_s - record.started_s, now_s - record.started_s)
+
+    def _count_stream(self) -> None:
+        if self._answer is not None:
+            self._count_tokens(self._answer.usage, self._answer.chunks)
+
+    def _count_tokens(self, usage: EngineUsage | None, chunks: int) -> None:
+        """The engine's count, or for an answer that broke off the chunks that carried tokens."""
+        record = self.record
+        if usage is None:
+            record.completion_tokens = chunks
+            record.tokens_estimated = chunks > 0
+        else:
+            record.prompt_tokens = usage.prompt_tokens
+            record.completion_tokens = usage.completion_tokens or 0
+
+    def _wait(self, wait_s: float) -> None:
+        now_s = self._waiting_since_s = self.desk.clock.monotonic()
+        deadline_s = self.record.started_s + self.desk.limits.request_max_s
+        self.client.deadline(min(deadline_s, now_s + wait_s))
+
+
+class TooLateError(UnavailableError):
+    """A deadline passed; asking another replica would only double the wait."""
+
+    code = "deadline_exceeded"
+
+    def __init__(self) -> None:
+        super().__init__("The engine did not answer in time")
+
+
+def _engine_failed(why: str) -> UnavailableError:
+    return UnavailableError(why, code="engine_failed")
+
+
+def _no_answer(endpoint_id: str, failure: WeighbridgeError | None) -> WeighbridgeError:
+    if failure is None:
+        return UnavailableError(
+            f"{endpoint_id} has no ready replica; try again shortly", code="no_ready_replica"
+        )
+    if isinstance(failure, LimitError):
+        return failure
+    return UnavailableError(
+        f"No replica of {endpoint_id} answered; try again shortly", code="replicas_failed"
+    )

@@ -1,0 +1,134 @@
+"""The public listener's paths: which visit a request becomes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from weighbridge.errors import InvalidError, WeighbridgeError
+from weighbridge.gateway.admission import INFERENCE_PATHS
+from weighbridge.gateway.errors import model_not_found
+from weighbridge.gateway.metrics.access import AccessRecord
+from weighbridge.gateway.proxy.answering import Answering, Desk
+from weighbridge.gateway.proxy.control import ControlVisit, is_control_path
+from weighbridge.gateway.proxy.inference import InferenceVisit
+from weighbridge.gateway.proxy.replicas import Replicas
+from weighbridge.gateway.table import Tables
+from weighbridge.gateway.wire.heads import RequestHead
+from weighbridge.gateway.wire.upstream import Address, Upstreams
+from weighbridge.gateway.wire.visits import Client, Visit
+from weighbridge.routing.model import EndpointRoute, KeyEntry
+
+MODELS_PATH = "/v1/models"
+PUBLIC_MODELS_PATH = "/public/v1/models"
+WARMING_PATH = "/v1/tcp_warming"
+PLAIN_BODY_BYTES_MAX = 64 * 1024
+"""Of a body that nobody will read."""
+_TEXT_TYPE = b"content-type: text/plain\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class PublicSite:
+    desk: Desk
+    replicas: Replicas
+    upstreams: Upstreams
+    control: Address
+
+    def visit(self, head: RequestHead | None, client: Client) -> Visit:
+        clock = self.desk.clock
+        path = "" if head is None else head.path
+        record = AccessRecord(clock.new_uuid(), _route_name(path, head), clock.monotonic())
+        if head is None:
+            return PlainVisit(self.desk, client, record, _nothing)
+        if path in INFERENCE_PATHS:
+            return InferenceVisit(self.desk, self.replicas, client, record, head)
+        if is_control_path(path):
+            return ControlVisit(
+                self.desk, client, record, head, upstreams=self.upstreams, address=self.control
+            )
+        return PlainVisit(self.desk, client, record, lambda made: self._answer(head, made))
+
+    def _answer(self, head: RequestHead, record: AccessRecord) -> "PlainAnswer":
+        path = head.path
+        if path == WARMING_PATH:
+            return {"status": "ok"}
+        if path == MODELS_PATH or path.startswith(f"{MODELS_PATH}/"):
+            if head.method != "GET":
+                raise InvalidError("This path takes GET only", code="method_not_allowed")
+            key = self.desk.caller(head, record)
+            return _models(self.desk.tables(), key, unquote(path[len(MODELS_PATH) + 1 :]))
+        if path == PUBLIC_MODELS_PATH:
+            # Every endpoint here is dedicated to an org, so none is public.
+            return {"object": "list", "data": []}
+        if path.startswith(f"{PUBLIC_MODELS_PATH}/"):
+            raise model_not_found(unquote(path[len(PUBLIC_MODELS_PATH) + 1 :]))
+        return None
+
+
+PlainAnswer = Mapping[str, object] | None
+"""None for a path that there is not."""
+
+
+class PlainVisit(Answering):
+    """Answered from memory. The answer is found when the head is there; the body is read over."""
+
+    __slots__ = ("_answer", "_find")
+
+    def __init__(
+        self,
+        desk: Desk,
+        client: Client,
+        record: AccessRecord,
+        find: Callable[[AccessRecord], PlainAnswer],
+    ) -> None:
+        super().__init__(desk, client, record)
+        self._find = find
+        self._answer: PlainAnswer = None
+
+    def accept(self) -> int:
+        try:
+            self._answer = self._find(self.record)
+        except WeighbridgeError:
+            raise
+        except Exception as error:
+            raise self.failed(error) from error
+        return PLAIN_BODY_BYTES_MAX
+
+    def start(self, body: bytes) -> None:
+        if self._answer is None:
+            self.reply(404, _TEXT_TYPE, b"")
+        else:
+            self.reply_json(self._answer)
+
+
+def _nothing(_record: AccessRecord) -> PlainAnswer:
+    return None
+
+
+def _route_name(path: str, head: RequestHead | None) -> str:
+    """Of a bounded set, as it labels figures; also keeps callers' ids out of the log."""
+    if path in INFERENCE_PATHS or path == WARMING_PATH:
+        return path
+    if path.startswith((MODELS_PATH, PUBLIC_MODELS_PATH)):
+        return MODELS_PATH if path.startswith(MODELS_PATH) else PUBLIC_MODELS_PATH
+    if is_control_path(path):
+        return f"/{path[1:].partition('/')[0]}"
+    return "malformed" if head is None else "unrouted"
+
+
+def _models(tables: Tables, key: KeyEntry, wanted: str) -> Mapping[str, object]:
+    if wanted:
+        endpoint = tables.endpoint(wanted, key.org_id)
+        if endpoint is None:
+            raise model_not_found(wanted)
+        return _model(endpoint)
+    visible = tables.endpoints_of(key.org_id)
+    return {"object": "list", "data": [_model(endpoint) for endpoint in visible]}
+
+
+def _model(endpoint: EndpointRoute) -> Mapping[str, object]:
+    return {
+        "id": endpoint.endpoint_id,
+        "object": "model",
+        "created": endpoint.created_unix_s,
+        "owned_by": endpoint.org_name,
+    }

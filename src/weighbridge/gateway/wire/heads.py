@@ -1,0 +1,158 @@
+"""The head of an HTTP/1.1 message, from bytes to values; strict, and of one reading only (RFC 9112).
+
+What two programs in a row could read differently is refused, never mended: that is how requests are smuggled.
+"""
+
+import re
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from weighbridge.errors import InvalidError
+from weighbridge.gateway.wire.limits import (
+    FIELD_NAME_CHARS_MAX,
+    FIELDS_MAX,
+    TARGET_CHARS_MAX,
+)
+
+Fields = list[tuple[str, str]]
+"""Lower-case names with their values, in the order they came."""
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET = re.compile(r"/[!-~]*")
+_HOST = re.compile(r"(?:[A-Za-z0-9._\-~%!$&'()*+,;=]+|\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?")
+_STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
+_MINOR_OF = {"HTTP/1.1": 1, "HTTP/1.0": 0}
+_OTHER_VERSION = re.compile(r"HTTP/[0-9](?:\.[0-9])?")
+_IN_HEADS = bytes([*b"\t\r\n", *range(0x20, 0x7F), *range(0x80, 0x100)])
+"""Bytes that may stand in a head at all: no NUL, no other control character."""
+_NAMES_KEPT_MAX = 1024
+_ONCE = frozenset({"content-length", "transfer-encoding", "host", "expect", "content-type"})
+"""Fields that must not come twice."""
+
+
+class MalformedError(InvalidError):
+    """Where this message ends and the next begins cannot be trusted, so the connection must end."""
+
+    code = "malformed_http"
+
+
+class RequestHead(Struct, frozen=True, gc=False):
+    """`values` has one per name; of a field that came more than once they are joined by commas (RFC 9110, 5.2)."""
+
+    method: str
+    target: str
+    path: str
+    minor: int
+    fields: Fields
+    values: dict[str, str]
+
+    def every(self, name: str) -> Sequence[str]:
+        return [value for other, value in self.fields if other == name]
+
+
+class AnswerHead(Struct, frozen=True, gc=False):
+    status: int
+    reason: str
+    minor: int
+    fields: Fields
+    values: dict[str, str]
+
+
+def read_request_head(head: bytes) -> RequestHead:
+    """`head` is all up to the empty line, without it. Raises MalformedError with the code of the answer."""
+    lines = _lines(head)
+    method, _, rest = lines[0].partition(" ")
+    target, _, version = rest.rpartition(" ")
+    minor = _MINOR_OF.get(version)
+    if minor is None:
+        if _OTHER_VERSION.fullmatch(version):
+            raise MalformedError("Only HTTP/1.1 and HTTP/1.0 are spoken here", code="http_version")
+        raise MalformedError("The request line is not that of HTTP/1.1")
+    if _TOKEN.fullmatch(method) is None:
+        raise MalformedError("The request's method is not a token")
+    if len(target) > TARGET_CHARS_MAX:
+        raise MalformedError("The request's target is too long", code="target_too_long")
+    if _TARGET.fullmatch(target) is None:
+        # Absolute form names the host a second time, and only proxies need it.
+        raise MalformedError("The request's target must be a path that begins with /")
+    fields = _fields(lines)
+    values = _values(fields)
+    host = values.get("host")
+    if (host is None and minor == 1) or (host is not None and _HOST.fullmatch(host) is None):
+        raise MalformedError("The request needs one Host field that names a host")
+    return RequestHead(method, target, target.partition("?")[0], minor, fields, values)
+
+
+def read_answer_head(head: bytes) -> AnswerHead:
+    """As `read_request_head`, for what an upstream answers."""
+    lines = _lines(head)
+    found = _STATUS_LINE.fullmatch(lines[0])
+    if found is None:
+        raise MalformedError("The status line is not that of HTTP/1.1")
+    fields = _fields(lines)
+    return AnswerHead(int(found[2]), found[3] or "", int(found[1]), fields, _values(fields))
+
+
+def check_trailer(line: bytes) -> None:
+    """Raises MalformedError for a trailer line that is not a field; trailers are read and dropped."""
+    _fields(["", *_lines(line)])
+
+
+def _lines(head: bytes) -> list[str]:
+    if head.translate(None, _IN_HEADS):
+        raise MalformedError("A control character stands in the head")
+    lines = head.decode("latin-1").split("\r\n")
+    breaks = len(lines) - 1
+    if head.count(b"\n") != breaks or head.count(b"\r") != breaks:
+        raise MalformedError("A line of the head does not end with CR LF")
+    return lines
+
+
+def _fields(lines: Sequence[str]) -> Fields:
+    if len(lines) > FIELDS_MAX + 1:
+        raise MalformedError(f"The head has more than {FIELDS_MAX} fields")
+    try:
+        return [
+            (_NAMES[name], value.strip(" \t"))
+            for name, value in [line.split(":", 1) for line in lines[1:]]
+        ]
+    except (KeyError, ValueError):
+        return _unusual_fields(lines)
+
+
+def _unusual_fields(lines: Sequence[str]) -> Fields:
+    """With a name that is new here, or with what is no field."""
+    fields: Fields = []
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        lower = _NAMES.get(name) or _lower_name(name)
+        if not colon:
+            raise MalformedError("A line of the head is not a field")
+        fields.append((lower, value.strip(" \t")))
+    return fields
+
+
+def _values(fields: Fields) -> dict[str, str]:
+    values = dict(fields)
+    if len(values) != len(fields):
+        values = {}
+        for name, value in fields:
+            if name in values and name in _ONCE:
+                raise MalformedError(f"The head has the field {name} twice")
+            values[name] = f"{values[name]}, {value}" if name in values else value
+    return values
+
+
+_NAMES: dict[str, str] = {}
+"""Names as they came → lower case, for those already found to be tokens."""
+
+
+def _lower_name(name: str) -> str:
+    # Space before the colon and the obsolete folding of lines both show here as names that are no tokens.
+    if len(name) > FIELD_NAME_CHARS_MAX or _TOKEN.fullmatch(name) is None:
+        raise MalformedError("A field's name is not a token")
+    lower = name.lower()
+    if len(_NAMES) < _NAMES_KEPT_MAX:
+        _NAMES[name] = lower
+    return lower

@@ -1,0 +1,85 @@
+"""One coarse clock for all deadlines of a worker: a wheel that ticks, instead of a timer per request."""
+
+import asyncio
+import math
+from typing import Protocol
+
+from weighbridge.clock import monotonic_s
+
+TICK_S = 0.05
+"""Deadlines are kept to this, and never early."""
+
+
+class Timed(Protocol):
+    """Something with at most one deadline at a time; the first two are the wheel's own.
+
+    `due_s` is monotonic seconds, infinity for none; `due_tick` is where it waits, 0 for nowhere.
+    """
+
+    due_s: float
+    due_tick: int
+
+    def expired(self) -> None: ...
+
+
+class Timers:
+    """Moving a deadline later is one assignment, so a stream may do that for every event.
+
+    The wheel looks at an item when its old turn comes, and puts it where it belongs now.
+    """
+
+    def __init__(self, now_s: float) -> None:
+        self._tick = _tick_of(now_s)
+        self._turns: dict[int, dict[Timed, None]] = {}
+        self._handle: asyncio.TimerHandle | None = None
+
+    def set(self, item: Timed, due_s: float) -> None:
+        waits, due_before_s, item.due_s = item.due_tick, item.due_s, due_s
+        if waits and due_s >= due_before_s:
+            return
+        tick = max(_tick_of(due_s), self._tick) + 1
+        if not waits or tick < waits:
+            self._take_out(item)
+            item.due_tick = tick
+            self._turns.setdefault(tick, {})[item] = None
+
+    def clear(self, item: Timed) -> None:
+        """For good: the wheel forgets the item."""
+        item.due_s = math.inf
+        self._take_out(item)
+
+    def start(self) -> None:
+        """Tick on the running loop until `stop`."""
+        self._handle = asyncio.get_running_loop().call_later(TICK_S, self._ticked)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def advance(self, now_s: float) -> None:
+        """Call `expired` of all that is due at `now_s`."""
+        first, self._tick = self._tick + 1, _tick_of(now_s)
+        for tick in range(first, self._tick + 1):
+            for item in self._turns.pop(tick, ()):
+                if item.due_tick != tick:
+                    continue  # cleared or moved by an item before it
+                item.due_tick = 0
+                if item.due_s <= now_s:
+                    item.due_s = math.inf
+                    item.expired()
+                elif item.due_s != math.inf:
+                    self.set(item, item.due_s)
+
+    def _ticked(self) -> None:
+        self.start()
+        self.advance(monotonic_s())
+
+    def _take_out(self, item: Timed) -> None:
+        turn = self._turns.get(item.due_tick)
+        if turn is not None:
+            turn.pop(item, None)
+        item.due_tick = 0
+
+
+def _tick_of(moment_s: float) -> int:
+    return int(moment_s / TICK_S)

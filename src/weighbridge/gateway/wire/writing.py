@@ -1,0 +1,71 @@
+"""The writing half of a caller's connection: an answer's head and body, whole or in chunks."""
+
+import asyncio
+from abc import abstractmethod
+
+from weighbridge.gateway.wire.heads import AnswerHead, Fields
+from weighbridge.gateway.wire.outbox import Outbox
+from weighbridge.gateway.wire.replies import LAST_CHUNK, foreign_head, reply_head
+
+
+class AnswerWriter:
+    """How it writes follows from the request: its version, its method, and whether the connection is kept."""
+
+    __slots__ = ("_bodyless", "_chunked", "_minor", "_outbox", "_transport", "keep")
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self.keep = True
+        self._transport: asyncio.Transport | None = None
+        self._minor = 1
+        self._bodyless = False
+        self._chunked = False
+
+    def answer(self, status: int, fields: bytes, body: bytes) -> None:
+        lines = b"%bcontent-length: %d\r\n%b" % (fields, len(body), self._closing_line())
+        head = reply_head(status, self._date(), lines)
+        self.write(head if self._bodyless else head + body)
+        self._answered()
+
+    def begin_stream(self, fields: bytes, first: bytes) -> None:
+        self._chunked = self._minor == 1
+        coding = b"transfer-encoding: chunked\r\n" if self._chunked else b""
+        lines = b"%b%b%b" % (fields, coding, self._closing_line())
+        self.write(reply_head(200, self._date(), lines))
+        self.write_chunk(first)
+
+    def write_chunk(self, data: bytes) -> None:
+        self.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def end_stream(self) -> None:
+        if self._chunked:
+            self.write(LAST_CHUNK)
+        self._answered()
+
+    def pass_on(self, head: AnswerHead, fields: Fields, *, length_known: bool) -> None:
+        self._chunked = not length_known and self._minor == 1
+        self.keep = self.keep and (length_known or self._chunked)
+        if self._chunked:
+            fields = [*fields, ("transfer-encoding", "chunked")]
+        if not self.keep:
+            fields = [*fields, ("connection", "close")]
+        self.write(foreign_head(head.status, head.reason, fields))
+
+    def write(self, data: bytes) -> None:
+        if self._transport is not None:
+            self._outbox.put(self._transport, data)
+
+    def abort(self) -> None:
+        """End the connection so that a cut answer cannot be taken for a whole one."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _closing_line(self) -> bytes:
+        return b"" if self.keep else b"connection: close\r\n"
+
+    @abstractmethod
+    def _date(self) -> bytes: ...
+
+    @abstractmethod
+    def _answered(self) -> None:
+        """All of the answer has been written; the visit hears nothing more."""
