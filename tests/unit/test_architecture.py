@@ -1,6 +1,7 @@
 """House laws that no linter knows: sizes, and where time and chance may be read."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def test_decisions_read_neither_clock_nor_chance(path: Path) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
     }
     assert not calls & IMPURE
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    """They are not packages, so two of one name cannot be collected in one run."""
+    names = Counter(path.name for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert {name: count for name, count in names.items() if count > 1} == {}
 
 
 def test_only_the_serve_commands_know_the_server() -> None:

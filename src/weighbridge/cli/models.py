@@ -38,12 +38,8 @@ def arch_register(
     ],
     *,
     engine: Annotated[str | None, typer.Option(help="llamacpp, vllm or command.")] = None,
-    context_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of context per request.")
-    ] = None,
-    slots: Annotated[
-        int | None, typer.Option(min=1, help="Requests a replica serves at once.")
-    ] = None,
+    context_tokens: Annotated[int | None, typer.Option(min=1, help="Context per request.")] = None,
+    slots: Annotated[int | None, typer.Option(min=1, help="Requests at once per replica.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per replica.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Number format the engine computes in.")] = None,
     start_timeout_s: Annotated[
