@@ -9,6 +9,7 @@ import socket
 import sys
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 
 import aiohttp
 import structlog
@@ -112,26 +113,20 @@ async def serve(settings: Settings) -> None:
             acks=GatewayView(open_acks(paths.acks_file)),
         )
         loops = _loops(parts, wake, keeper, holder, stack)
-        listener = stack.enter_context(private_listener(paths.control_socket))
+        app = create_app(parts)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop.run()) for loop in loops]
-            await _answer(create_app(parts), listener)
+            await _answer(app, paths.control_socket)
             for task in tasks:
                 task.cancel()
 
 
-async def _answer(app: FastAPI, listener: socket.socket) -> None:
-    """Serve HTTP until SIGTERM or SIGINT."""
-    # Given a path instead, uvicorn would open the socket to every user.
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            fd=listener.fileno(),
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
-        )
+async def _answer(app: FastAPI, path: Path) -> None:
+    """Serve HTTP until SIGTERM or SIGINT; the socket is there once both would be an orderly end."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_GRACE_S
     )
+    server = uvicorn.Server(config)
 
     def stop() -> None:
         server.should_exit = True
@@ -140,7 +135,10 @@ async def _answer(app: FastAPI, listener: socket.socket) -> None:
     # the process before anything is given back.
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    await server.serve()
+    with private_listener(path) as listener:
+        # Given the path instead, uvicorn would open the socket to every user.
+        config.fd = listener.fileno()
+        await server.serve()
 
 
 def _loops(
