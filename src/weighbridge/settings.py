@@ -148,6 +148,11 @@ class Settings(BaseSettings):
     replica_slots: int = Field(
         default=8, ge=1, le=1024, description="Engine processes this node may run at once."
     )
+    gpus: str = Field(
+        default="",
+        pattern=r"^([0-9]+(,[0-9]+)*)?$",
+        description="Accelerators of this node to give to replicas, by their ids, as in `0,1`.",
+    )
     drain_deadline_s: float = Field(
         default=1860.0, gt=0, description="Longest drain of a replica (G6)."
     )

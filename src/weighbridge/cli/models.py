@@ -19,6 +19,12 @@ Model = Annotated[
     ),
 ]
 ArchId = Annotated[str, typer.Argument(metavar="ARCH", help="The model architecture's id.")]
+ExtraArgs = Annotated[
+    list[str] | None, typer.Option(metavar="ARG", help="Passed to the engine; repeatable.")
+]
+Environment = Annotated[
+    list[str] | None, typer.Option(metavar="NAME=VALUE", help="For the engine; repeatable.")
+]
 HealthPath = Annotated[
     str | None, typer.Option(metavar="PATH", help="Where the `command` engine says it is up.")
 ]
@@ -41,6 +47,7 @@ def arch_register(
     context_tokens: Annotated[int | None, typer.Option(min=1, help="Context per request.")] = None,
     slots: Annotated[int | None, typer.Option(min=1, help="Requests at once per replica.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per replica.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="Accelerators per replica.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Number format the engine computes in.")] = None,
     start_timeout_s: Annotated[
         float | None,
@@ -48,12 +55,8 @@ def arch_register(
             "--start-timeout", metavar="SECONDS", min=0, help="Longest start of a replica."
         ),
     ] = None,
-    extra_arg: Annotated[
-        list[str] | None, typer.Option(metavar="ARG", help="Passed to the engine; repeatable.")
-    ] = None,
-    env: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="For the engine; repeatable.")
-    ] = None,
+    extra_arg: ExtraArgs = None,
+    env: Environment = None,
     command: Annotated[
         str | None, typer.Option(help="Command line of the `command` engine, quoted as in a shell.")
     ] = None,
@@ -69,6 +72,7 @@ def arch_register(
         "context_tokens": context_tokens,
         "slots": slots,
         "threads": threads,
+        "gpus": gpus,
         "dtype": dtype,
         "start_timeout_s": start_timeout_s,
         "extra_args": extra_arg or None,

@@ -13,12 +13,16 @@ TOKEN_VARIABLE = "WEIGHBRIDGE_ENGINE_TOKEN"  # noqa: S105 - the name of a variab
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How an architecture is served; stored with the architecture, the same for all its versions."""
+    """How an architecture is served; stored with the architecture, the same for all its versions.
+
+    `gpus` accelerators of the node belong to one replica alone; it sees no others.
+    """
 
     engine: str = "llamacpp"
     context_tokens: int | None = None
     slots: int = 4
     threads: int = 1
+    gpus: int = 0
     dtype: str | None = None
     extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)

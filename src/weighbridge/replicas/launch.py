@@ -57,6 +57,6 @@ async def replica_spec(
             "deployment": replica.deployment_id,
             "version": str(replica.version_number),
         },
-        resources=Resources(cpus=float(watched.engine.threads)),
+        resources=Resources(cpus=float(watched.engine.threads), gpus=float(watched.engine.gpus)),
         grace_s=grace_s,
     )

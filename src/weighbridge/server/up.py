@@ -89,7 +89,14 @@ def services(settings: Settings, database_url: str) -> list[Service]:
     }
     environment["WEIGHBRIDGE_DATA_DIR"] = str(paths.root)
     python = [sys.executable, "-m"]
-    agent_options = ["--data-dir", str(paths.root), "--slots", str(settings.replica_slots)]
+    agent_options = [
+        "--data-dir",
+        str(paths.root),
+        "--slots",
+        str(settings.replica_slots),
+        "--gpus",
+        settings.gpus,
+    ]
     return [
         Service(
             "agent",

@@ -33,6 +33,7 @@ class Engine(Body):
     context_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
     slots: int = Field(default=4, ge=1, le=4096)
     threads: int = Field(default=1, ge=1, le=1024)
+    gpus: int = Field(default=0, ge=0, le=64, description="Accelerators per replica.")
     dtype: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,32}$")] | None = None
     extra_args: list[Text] = Field(default=[], max_length=256)
     env: dict[EnvName, Text] = Field(default={}, max_length=256)
@@ -46,6 +47,7 @@ class Engine(Body):
             context_tokens=self.context_tokens,
             slots=self.slots,
             threads=self.threads,
+            gpus=self.gpus,
             dtype=self.dtype,
             extra_args=tuple(self.extra_args),
             env=dict(self.env),
@@ -61,6 +63,7 @@ class Engine(Body):
             context_tokens=settings.context_tokens,
             slots=settings.slots,
             threads=settings.threads,
+            gpus=settings.gpus,
             dtype=settings.dtype,
             extra_args=list(settings.extra_args),
             env=dict(settings.env),
