@@ -19,8 +19,7 @@ from weighbridge.weights.config import CONFIG_FILE, parse_config
 from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
 from weighbridge.weights.shard_index import (
     INDEX_FILE,
-    check_index_files,
-    check_index_tensors,
+    index_problems,
     parse_index,
 )
 from weighbridge.weights.tensors import TensorSpec, compare_tables
@@ -36,7 +35,7 @@ _KEPT = re.compile(
 )
 _LIMITS = SyncLimits(
     bytes_max=0,
-    part_bytes=HEAD_BYTES * 64,
+    part_bytes=16 * 1024 * 1024,
     parts_parallel=8,
     stall_s=30.0,
     total_s=600.0,
@@ -99,8 +98,8 @@ def _tensors(source: str, folder: _Folder) -> Sequence[TensorSpec]:
     headers = {name: _header(folder, name) for name in shards}
     if INDEX_FILE in folder.sizes:
         weight_map = parse_index(folder.read(INDEX_FILE, 0, folder.sizes[INDEX_FILE]))
-        check_index_files(weight_map, shards)
-        check_index_tensors(weight_map, headers)
+        for problem in index_problems(weight_map, shards, headers):
+            raise InvalidError(problem.message, code=problem.code, param="source")
     table = sorted(spec for specs in headers.values() for spec in specs)
     if difference := compare_tables(table, headers):
         raise _incomplete(source, f"is ambiguous: {difference.describe()}")

@@ -22,6 +22,8 @@ from weighbridge.settings import Settings
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 30
+LOOKS_PARALLEL = 32
+"""HEADs and header reads in flight: small and many, so their number of round trips is what takes the time."""
 SESSION_POLICY_CHARACTERS_MAX = 2048
 SESSION_NAME = "weighbridge-sync"
 
@@ -41,7 +43,7 @@ class S3Access:
             read_timeout=READ_TIMEOUT_S,
             # Retries are ours: one budget for requests and bodies, and they stop when the sync is cancelled.
             retries={"total_max_attempts": 1},
-            max_pool_connections=settings.sync_parts_parallel + 2,
+            max_pool_connections=max(settings.sync_parts_parallel, LOOKS_PARALLEL) + 2,
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             tcp_keepalive=True,
