@@ -13,7 +13,8 @@ from weighbridge.ingest.model import PinnedFile, S3Prefix, SyncLimits
 from weighbridge.ingest.plan import TENSOR_SUFFIX
 from weighbridge.ingest.pulse import Pulse
 from weighbridge.ingest.s3.access import S3Access
-from weighbridge.ingest.s3.faults import Reader, SourceError
+from weighbridge.ingest.s3.faults import SourceError
+from weighbridge.ingest.s3.policies import Reader
 from weighbridge.ingest.s3.source import HEAD_BYTES, Source
 from weighbridge.weights.config import CONFIG_FILE, parse_config
 from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header

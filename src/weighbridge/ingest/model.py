@@ -51,6 +51,12 @@ class S3Prefix:
         """What every key of the folder starts with."""
         return f"{self.prefix}/"
 
+    @property
+    def parent(self) -> str:
+        """What every key beside the folder starts with; empty at the bucket's root."""
+        above, slash, _ = self.prefix.rpartition("/")
+        return above + slash
+
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}"
 

@@ -14,8 +14,10 @@ from weighbridge.errors import InvalidError, NotFoundError, StaleError, Weighbri
 from weighbridge.ingest import store
 from weighbridge.ingest.fetch import FetchOrder, disk_fault, fetch, reserve
 from weighbridge.ingest.model import PinnedFile, S3Prefix, SyncLimits, SyncOrder
+from weighbridge.ingest.s3 import bindings
 from weighbridge.ingest.s3.access import S3Access
-from weighbridge.ingest.s3.faults import Reader, Retry, SourceError
+from weighbridge.ingest.s3.faults import Retry, SourceError
+from weighbridge.ingest.s3.policies import Reader
 from weighbridge.ingest.s3.source import Source
 from weighbridge.ingest.s3.survey import pin_folder, read_headers, tensor_files
 from weighbridge.ingest.watch import SyncCancelledError, Watch
@@ -100,11 +102,13 @@ class Sync:
 
     async def _work(self) -> str:
         source_prefix = S3Prefix.parse(self._order.weight_uri)
-        role_arn = self._parts.access.role_for(self._order.role_arn)
-        if role_arn is None:
+        reader = self._parts.access.reader(
+            source_prefix, self._order.role_arn, self._order.external_id
+        )
+        if reader.role_arn is None:
             # T7 asks for a role per org; without one every org reads with the same identity.
             self._log.warning("sync.uses_own_credentials")
-        reader = Reader(source_prefix, role_arn, self._order.external_id)
+        await self._check_bucket(reader)
         base, wish = await self._in_thread(self._base)
         files = self._order.files or await self._snapshot(reader)
         tensors = tensor_files(files)
@@ -121,6 +125,10 @@ class Sync:
         raise SourceError(
             "The weight store lost files of this version thrice.", code="STORE_FAILED"
         )
+
+    async def _check_bucket(self, reader: Reader) -> None:
+        async with self._parts.database.begin() as tx:
+            await bindings.require(tx, reader, self._order.org_id)
 
     def _base(self) -> tuple[Manifest, Wish]:
         try:
@@ -146,6 +154,7 @@ class Sync:
                 code="TOO_LARGE",
             )
         async with self._parts.database.begin() as tx:
+            await bindings.bind(tx, reader, self._order.org_id)
             await store.record_snapshot(tx, self._held, self._id, pinned, totals=totals)
         self._log.info("sync.pinned", files=len(totals), bytes=size)
         return pinned

@@ -21,13 +21,13 @@ from weighbridge.ingest.model import ListedObject, PinnedFile, SyncLimits
 from weighbridge.ingest.pulse import Pulse
 from weighbridge.ingest.s3.access import LOOKS_PARALLEL, S3Access
 from weighbridge.ingest.s3.faults import (
-    Reader,
     Retry,
     SourceError,
     archived,
     source_changed,
     translate,
 )
+from weighbridge.ingest.s3.policies import Reader
 from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
 from weighbridge.weights.tensors import TensorSpec
 
