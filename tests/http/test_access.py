@@ -24,6 +24,7 @@ UPLOAD = {"model_arch_id": ARCH, "model": {"weight_uri": "s3://my-bucket/weights
 MANAGEMENT: Mapping[tuple[str, str], tuple[object, int]] = {
     ("GET", "/management/v1/orgs/{org_name}/models"): (None, 200),
     ("POST", "/management/v1/orgs/{org_name}/models:upload"): (UPLOAD, 200),
+    ("POST", "/management/v1/orgs/{org_name}/models:explainAccess"): ({"weight_uri": "s3://b"}, 200),
     ("GET", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions"): (None, 200),
     ("GET", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions/{version_id}"): (None, 200),
     ("PATCH", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions/{version_id}"): (ALIASES, 200),

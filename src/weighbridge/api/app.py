@@ -16,12 +16,14 @@ from weighbridge.api.admin import endpoints as admin_endpoints
 from weighbridge.api.answers import Problem
 from weighbridge.api.deps import Parts
 from weighbridge.api.edge import Edge
+from weighbridge.api.inspection import explain
 from weighbridge.clock import Clock
 from weighbridge.errors import WeighbridgeError
 
 API_VERSION = "1.0.0"
 ROUTERS: tuple[APIRouter, ...] = (
     versions.router,
+    explain.router,
     endpoints.router,
     orgs.router,
     keys.router,

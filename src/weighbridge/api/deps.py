@@ -1,12 +1,13 @@
 """What routes are given: the parts of the control plane, and the caller."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from weighbridge.accounts.model import ApiKey, Org
+from weighbridge.api.inspection.quota import CallQuota
 from weighbridge.clock import Clock
 from weighbridge.engines.base import Engine
 from weighbridge.ingest.s3 import S3Access
@@ -31,6 +32,9 @@ class Parts:
     runtime: Runtime
     engines: Mapping[str, Engine]
     acks: GatewayView
+    doctor_calls: CallQuota = field(
+        default_factory=lambda: CallQuota(calls_max=6, window_s=60.0, running_max=4)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from weighbridge.clock import monotonic_s
-from weighbridge.errors import InvalidError
+from weighbridge.errors import InvalidError, NotFoundError
 from weighbridge.ingest.model import PinnedFile, S3Prefix, SyncLimits
 from weighbridge.ingest.plan import TENSOR_SUFFIX
 from weighbridge.ingest.pulse import Pulse
@@ -17,6 +17,8 @@ from weighbridge.ingest.s3.faults import SourceError
 from weighbridge.ingest.s3.policies import Reader
 from weighbridge.ingest.s3.source import HEAD_BYTES, Source
 from weighbridge.weights.config import CONFIG_FILE, parse_config
+from weighbridge.weights.filesystem import FilesystemStore
+from weighbridge.weights.manifest import Manifest
 from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
 from weighbridge.weights.shard_index import (
     INDEX_FILE,
@@ -24,6 +26,7 @@ from weighbridge.weights.shard_index import (
     parse_index,
 )
 from weighbridge.weights.tensors import TensorSpec, compare_tables
+from weighbridge.weights.verdict import Wish
 
 FILE_BYTES_MAX = 128 * 1024 * 1024
 """Of one kept file; the largest tokenizers have some 40 MB."""
@@ -68,6 +71,23 @@ async def read_base_model(source: str, s3: S3Access) -> BaseModel:
         raise InvalidError(
             f"The base model {source} cannot be read: {error.strerror}.", param="source"
         ) from error
+
+
+def read_wish(
+    store: FilesystemStore, arch_id: str, base_digest: str, tensors: Sequence[TensorSpec]
+) -> tuple[Manifest, Wish]:
+    """An architecture's own files, and what uploads must fit; SourceError BASE_MISSING. Blocking."""
+    try:
+        base = store.manifest(base_digest)
+        entry = base.by_path()[CONFIG_FILE]
+        config = store.blob_path(entry.digest).read_bytes()
+    except (NotFoundError, KeyError, FileNotFoundError) as error:
+        raise SourceError(
+            f"The files of architecture {arch_id} are not in the weight store. "
+            "Its operator must register it again.",
+            code="BASE_MISSING",
+        ) from error
+    return base, Wish(arch_id, tensors, config)
 
 
 class _Folder(Protocol):

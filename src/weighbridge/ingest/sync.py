@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import structlog
 
-from weighbridge.errors import InvalidError, NotFoundError, StaleError, WeighbridgeError
+from weighbridge.errors import InvalidError, StaleError, WeighbridgeError
 from weighbridge.ingest import store
+from weighbridge.ingest.base_model import read_wish
 from weighbridge.ingest.fetch import FetchOrder, disk_fault, fetch, reserve
 from weighbridge.ingest.model import PinnedFile, S3Prefix, SyncLimits, SyncOrder
 from weighbridge.ingest.s3 import bindings
@@ -25,7 +26,6 @@ from weighbridge.registry.model import SyncStatus
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
 from weighbridge.storage.lease import Lease
-from weighbridge.weights.config import CONFIG_FILE
 from weighbridge.weights.filesystem import FilesystemStore, MissingBlobError
 from weighbridge.weights.manifest import FileEntry, Manifest
 from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
@@ -131,17 +131,8 @@ class Sync:
             await bindings.require(tx, reader, self._order.org_id)
 
     def _base(self) -> tuple[Manifest, Wish]:
-        try:
-            base = self._parts.store.manifest(self._order.base_digest)
-            entry = base.by_path()[CONFIG_FILE]
-            config = self._parts.store.blob_path(entry.digest).read_bytes()
-        except (NotFoundError, KeyError, FileNotFoundError) as error:
-            raise SourceError(
-                f"The files of architecture {self._order.arch_id} are not in the weight store. "
-                "Its operator must register it again.",
-                code="BASE_MISSING",
-            ) from error
-        return base, Wish(self._order.arch_id, self._order.tensors, config)
+        order = self._order
+        return read_wish(self._parts.store, order.arch_id, order.base_digest, order.tensors)
 
     async def _snapshot(self, reader: Reader) -> Sequence[PinnedFile]:
         """List and pin once, and store it: every later read, of this claim or the next, is of these revisions (W3)."""

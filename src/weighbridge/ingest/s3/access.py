@@ -116,7 +116,7 @@ class S3Access:
         """The IAM user or role this server is, as a policy's principal; None when STS does not say."""
         try:
             arn = str(self._sts().get_caller_identity()["Arn"])
-        except (ClientError, BotoCoreError):
+        except (ClientError, BotoCoreError, KeyError):
             return None
         assumed = _ASSUMED_ROLE.fullmatch(arn)
         return arn if assumed is None else "arn:{}:iam::{}:role/{}".format(*assumed.groups())
