@@ -35,6 +35,9 @@ class Parts:
     doctor_calls: CallQuota = field(
         default_factory=lambda: CallQuota(calls_max=6, window_s=60.0, running_max=4)
     )
+    diff_calls: CallQuota = field(
+        default_factory=lambda: CallQuota(calls_max=30, window_s=60.0, running_max=2)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,12 @@ from rich.progress import (
     DownloadColumn,
     Progress,
     TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 from rich.table import Table
 
-from weighbridge.cli.output import Output, plain, quantity, table
+from weighbridge.cli.output import Output, duration, plain, quantity, table
 from weighbridge.cli.session import Session
-from weighbridge.sdk import ClientError, Deployment, ModelVersion, Replica
+from weighbridge.sdk import ClientError, Deployment, ModelVersion, Replica, SyncProgress
 
 
 class SyncView:
@@ -32,11 +30,10 @@ class SyncView:
             TextColumn("{task.description}"),
             BarColumn(),
             DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[pace]}"),
             console=output.err,
         )
-        self._task = self._bar.add_task("queued", total=None)
+        self._task = self._bar.add_task("queued", total=None, pace="")
         self._live = output.err.is_terminal and not output.as_json
         self._said = ""
 
@@ -63,6 +60,7 @@ class SyncView:
                 description=plain(step),
                 completed=progress.bytes_done if progress is not None else 0,
                 total=(progress.bytes_total or None) if progress is not None else None,
+                pace=pace(progress),
             )
         else:
             self._say(sync_line(version))
@@ -71,6 +69,20 @@ class SyncView:
         if line != self._said:
             self._output.note(line)
             self._said = line
+
+
+def pace(progress: SyncProgress | None) -> str:
+    """The server's own rate, rest and retries, as in `12.5 MB/s, 3 min left, 2 retries`."""
+    if progress is None:
+        return ""
+    parts = []
+    if progress.bytes_per_s:
+        parts.append(f"{quantity(progress.bytes_per_s)}/s")
+    if progress.eta_s is not None:
+        parts.append(f"{duration(progress.eta_s)} left")
+    if progress.retries:
+        parts.append(f"{progress.retries} retries")
+    return ", ".join(parts)
 
 
 def sync_line(version: ModelVersion) -> str:
@@ -82,6 +94,7 @@ def sync_line(version: ModelVersion) -> str:
             line += f", {quantity(progress.bytes_done)} of {quantity(progress.bytes_total)}"
         if progress.files_total:
             line += f", {progress.files_done} of {progress.files_total} files"
+        line += f", {words}" if (words := pace(progress)) else ""
     return line
 
 

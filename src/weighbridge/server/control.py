@@ -32,6 +32,8 @@ from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
 from weighbridge.storage.database import Database
 from weighbridge.telemetry.logs import configure_logs
+from weighbridge.weights.diff.reconciler import TensorDigestReconciler
+from weighbridge.weights.diff.shelf import TensorShelf
 from weighbridge.weights.filesystem import FilesystemStore
 
 log = structlog.get_logger()
@@ -130,6 +132,8 @@ def _loops(
         database, parts.store, parts.s3, clock, settings, holder=holder, wake=lambda: wake("ingest")
     )
     stack.push_async_callback(ingest.close)
+    digests = TensorDigestReconciler(parts.store, TensorShelf(settings.paths.store))
+    stack.push_async_callback(digests.close)
     rollouts = RolloutReconciler(
         database, clock, wake, keeper.current, limits=rollout_limits(settings)
     )
@@ -152,6 +156,7 @@ def _loops(
     passes = {
         "lease": keeper.keep,
         "ingest": ingest.reconcile,
+        "tensor_digests": digests.reconcile,
         "rollouts": rollouts.reconcile,
         "replicas": replicas.reconcile,
         "routes": routes.reconcile,

@@ -291,6 +291,7 @@ class Source:
             failures=failures,
             reason=fault.message,
         )
+        self._pulse.add_retry()
         wait_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16))
         self._pulse.pause(wait_s * (0.5 + self._jitter() / 2))
 
