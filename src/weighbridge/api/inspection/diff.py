@@ -85,11 +85,12 @@ def summary(difference: Difference) -> str:
 async def diff(
     org_name: str,
     model_arch_id: str,
-    from_: Annotated[str, Query(alias="from")],
-    to: str,
-    *,
     caller: Management,
     control: Control,
+    *,
+    # Empty rather than required: whose org it is comes before what is asked (T2).
+    from_: Annotated[str, Query(alias="from")] = "",
+    to: str = "",
 ) -> VersionsDiff:
     """In which tensors one version differs from another, and by how much."""
     org = own_org(caller, org_name)

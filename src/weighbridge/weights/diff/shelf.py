@@ -42,10 +42,13 @@ class TensorShelf:
         return {path.stem for path in self._directory.glob("*.json") if is_digest(path.stem)}
 
     def of_blob(self, digest: str) -> Sequence[PlacedTensor] | None:
-        """None when they are not hashed yet, or the file is damaged."""
+        """None when they are not hashed yet; a damaged file is removed, to be made again."""
         try:
             lines = msgspec.json.decode(self._path(digest).read_bytes(), type=list[_Line])
-        except (FileNotFoundError, msgspec.MsgspecError):
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError:
+            self._path(digest).unlink(missing_ok=True)
             return None
         return [
             PlacedTensor(TensorSpec(one.name, one.dtype, one.shape), one.begin, one.end, one.digest)
