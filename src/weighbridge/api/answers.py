@@ -64,7 +64,9 @@ class SyncProgress(Answer):
         default=None, description="Of late; absent while nothing is fetched."
     )
     eta_s: int | None = Field(default=None, description="Until the last byte, at that rate.")
-    retries: int = Field(default=0, description="Requests that had to be asked again.")
+    retries: int | None = Field(
+        default=None, description="Requests that had to be asked again; absent where none."
+    )
 
     @classmethod
     def of(cls, version: ModelVersion) -> Self:
@@ -78,7 +80,7 @@ class SyncProgress(Answer):
             files_done=version.files_done,
             bytes_per_s=None if rate is None else int(rate),
             eta_s=None if not rate else math.ceil(left / rate),
-            retries=version.retries,
+            retries=version.retries or None,
         )
 
 
