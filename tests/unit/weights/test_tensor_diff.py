@@ -11,7 +11,7 @@ from safetensors_files import encode, header_of, safetensors_file
 from weighbridge.errors import UnavailableError
 from weighbridge.weights.diff.change import decoded
 from weighbridge.weights.diff.compare import Change, Difference, compare, tensors_of
-from weighbridge.weights.diff.reconciler import TensorDigestReconciler
+from weighbridge.weights.diff.reconciler import IDLE_S, PASSES_BETWEEN_TRIES, TensorDigestReconciler
 from weighbridge.weights.diff.shelf import StoppedError, TensorShelf, hash_tensors
 from weighbridge.weights.filesystem import FilesystemStore
 from weighbridge.weights.manifest import FileEntry, Manifest
@@ -167,3 +167,19 @@ def test_numbers_of_every_format_are_read(dtype: str, content: bytes, values: li
     assert decoded(dtype, content).tolist() == values
     assert math.isnan(decoded("F8_E4M3", b"\x7f")[0])
     assert math.isinf(decoded("F8_E5M2", b"\x7c")[0])
+
+
+async def test_a_file_that_cannot_be_read_is_tried_again_later(
+    store: FilesystemStore, shelf: TensorShelf
+) -> None:
+    content = file_of([1, 2, 3, 4], [5, 6])
+    publish(store, m=content)
+    digest, _ = store.put_bytes(content)
+    aside = store.blob_path(digest).rename(store.blob_path(digest).with_suffix(".aside"))
+    reconciler = TensorDigestReconciler(store, shelf)
+    assert [await reconciler.reconcile() for _ in range(2)] == [0.0, IDLE_S]
+    aside.rename(store.blob_path(digest))
+    for _ in range(PASSES_BETWEEN_TRIES):
+        await reconciler.reconcile()
+    await reconciler.close()
+    assert shelf.known() == {digest}

@@ -40,11 +40,15 @@ class Asking:
 
     def __init__(self, reader: Reader, now: Callable[[], float]) -> None:
         self._now = now
-        self._deadline = now() + PROBE_S
+        self._began = now()
+        self._deadline = self._began + PROBE_S
         self.reader = reader
         self.client: Any = None  # botocore builds client classes at run time
         self.steps: list[Step] = []
         self.look_alikes: list[LookAlike] = []
+
+    def spent_s(self) -> float:
+        return self._now() - self._began
 
     def ask(self, operation: str, key: str | None, call: Callable[[Any], Result]) -> Result:
         """What `call` of the client returns; SourceError, or TimeIsUpError before a request that would be late."""

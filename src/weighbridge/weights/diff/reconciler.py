@@ -14,6 +14,8 @@ from weighbridge.weights.filesystem import FilesystemStore
 log = structlog.get_logger()
 
 IDLE_S = 5.0
+PASSES_BETWEEN_TRIES = 60
+"""How long a file that could not be read is left alone."""
 
 
 class TensorDigestReconciler:
@@ -24,7 +26,7 @@ class TensorDigestReconciler:
         self._shelf = shelf
         self._stop = threading.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensor-digests")
-        self._unreadable: set[str] = set()
+        self._unreadable: dict[str, int] = {}
 
     async def reconcile(self) -> float:
         """One pass hashes at most one file."""
@@ -40,8 +42,10 @@ class TensorDigestReconciler:
     def _pass(self) -> bool:
         wanted = self._wanted()
         self._shelf.sweep(wanted)
-        self._unreadable &= wanted
-        missing = sorted(wanted - self._shelf.known() - self._unreadable)
+        self._unreadable = {
+            digest: passes - 1 for digest, passes in self._unreadable.items() if passes > 1
+        }
+        missing = sorted(wanted - self._shelf.known() - self._unreadable.keys())
         if not missing:
             return False
         digest = missing[0]
@@ -50,9 +54,9 @@ class TensorDigestReconciler:
         except StoppedError:
             return False
         except FileNotFoundError:
-            self._unreadable.add(digest)  # collected meanwhile
+            self._unreadable[digest] = PASSES_BETWEEN_TRIES  # collected meanwhile
         except (OSError, InvalidError) as error:
-            self._unreadable.add(digest)
+            self._unreadable[digest] = PASSES_BETWEEN_TRIES
             log.warning("tensors.unreadable", blob=digest, reason=str(error))
         else:
             log.info("tensors.hashed", blob=digest)
