@@ -29,15 +29,34 @@ class Asked:
     token: str
 
 
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Any request: `operation` in the words of the API, `form` is an STS request's body."""
+
+    operation: str
+    key: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    form: Mapping[str, str]
+
+
 @dataclass(slots=True)
 class S3Stub:
-    """`fault(asked, number)` names what goes wrong with the number-th object GET (from 0), or returns ""."""
+    """`fault(asked, number)` names what goes wrong with the number-th object GET (from 0), or returns "".
+
+    `refusal(request)` may answer any request with a status and an S3 error code instead. `head_members` are
+    more headers of an object's HEAD.
+    """
 
     endpoint_url: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
     fault: Callable[[Asked, int], str] = lambda asked, number: ""
     list_pages: list[str] = field(default_factory=list)
+    refusal: Callable[["Request"], tuple[int, str] | None] = lambda request: None
+    head_members: dict[str, dict[str, str]] = field(default_factory=dict)
+    storage_classes: dict[str, str] = field(default_factory=dict)
+    identity: str = "arn:aws:sts::210987654321:assumed-role/weighbridge/session"
     credentials_s: float = 3600.0
     bytes_per_s: float = 0.0
     gets: list[Asked] = field(default_factory=list)
@@ -75,6 +94,15 @@ class _Requests(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         form = {name: values[0] for name, values in parse_qs(body).items()}
+        if self.refused(form["Action"], form):
+            return
+        if form["Action"] == "GetCallerIdentity":
+            self.answer(
+                200,
+                "<GetCallerIdentityResponse><GetCallerIdentityResult>"
+                f"<Arn>{self.state.identity}</Arn></GetCallerIdentityResult></GetCallerIdentityResponse>",
+            )
+            return
         self.state.roles.append(form)
         ends = datetime.now(UTC) + timedelta(seconds=self.state.credentials_s)  # noqa: TID251
         credentials = {
@@ -90,8 +118,32 @@ class _Requests(BaseHTTPRequestHandler):
             f"<Credentials>{inner}</Credentials></AssumeRoleResult></AssumeRoleResponse>",
         )
 
+    def refused(self, operation: str, form: Mapping[str, str] | None = None) -> bool:
+        """Answer as the test wants it, if it does."""
+        url = urlsplit(self.path)
+        query = {
+            name: values[0] for name, values in parse_qs(url.query, keep_blank_values=True).items()
+        }
+        refusal = self.state.refusal(
+            Request(operation, self.key(), query, dict(self.headers), form or {})
+        )
+        if refusal is None:
+            return False
+        status, code = refusal
+        if self.command == "HEAD":
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+        else:
+            code, _, message = code.partition(": ")
+            error = f"<Error><Code>{code}</Code><Message>{message or 'no'}</Message></Error>"
+            self.answer(status, f"<E>{error}</E>" if form else error)
+        return True
+
     def do_HEAD(self) -> None:
         key = self.key()
+        if self.refused("HeadObject"):
+            return
         if key not in self.state.objects:
             self.send_response(404)
             self.send_header("Content-Length", "0")
@@ -104,12 +156,21 @@ class _Requests(BaseHTTPRequestHandler):
         if key in self.state.checksums:
             self.send_header("x-amz-checksum-crc64nvme", self.state.checksums[key])
             self.send_header("x-amz-checksum-type", "FULL_OBJECT")
+        for name, value in self.state.head_members.get(key, {}).items():
+            self.send_header(name, value)
         self.end_headers()
 
     def do_GET(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
         if "list-type" in query:
-            self.list_page(query["prefix"][0])
+            if not self.refused("ListObjectsV2"):
+                self.list_page(query.get("prefix", [""])[0])
+            return
+        if "location" in parse_qs(urlsplit(self.path).query, keep_blank_values=True):
+            if not self.refused("GetBucketLocation"):
+                self.answer(200, "<LocationConstraint>eu-west-1</LocationConstraint>")
+            return
+        if self.refused("GetObject"):
             return
         first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
         token = self.headers.get("X-Amz-Security-Token", "")
@@ -163,11 +224,21 @@ class _Requests(BaseHTTPRequestHandler):
             self.answer(200, self.state.list_pages[0])
             return
         contents = "".join(
-            f"<Contents><Key>{escape(key)}</Key><Size>{len(content)}</Size><ETag>x</ETag></Contents>"
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(content)}</Size><ETag>x</ETag>"
+            f"<StorageClass>{self.state.storage_classes.get(key, 'STANDARD')}</StorageClass></Contents>"
             for key, content in sorted(self.state.objects.items())
-            if key.startswith(prefix)
+            if key.startswith(prefix) and "/" not in key.removeprefix(prefix)
         )
-        self.answer(200, listing(contents))
+        folders = {
+            key[: key.index("/", len(prefix)) + 1]
+            for key in self.state.objects
+            if key.startswith(prefix) and "/" in key.removeprefix(prefix)
+        }
+        beneath = "".join(
+            f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>"
+            for name in sorted(folders)
+        )
+        self.answer(200, listing(contents + beneath))
 
     def answer(self, status: int, text: str) -> None:
         body = text.encode()
@@ -178,8 +249,8 @@ class _Requests(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def key(self) -> str:
-        """Path-style: /bucket/key."""
-        return unquote(urlsplit(self.path).path).split("/", 2)[2]
+        """Path-style: /bucket/key; empty for the bucket itself and for STS."""
+        return "/".join(unquote(urlsplit(self.path).path).split("/")[2:])
 
 
 def etag_of(content: bytes) -> str:

@@ -13,7 +13,7 @@ from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.api.app import routes_app
 from weighbridge.clock import Clock
 from weighbridge.replicas.model import ReplicaState
-from weighbridge.storage.tables import deployments, replicas
+from weighbridge.storage.tables import bucket_bindings, deployments, replicas
 
 ALIASES: dict[str, list[str]] = {"version_aliases": []}
 DEPLOY = {"model": f"orgs/my-org/models/{ARCH}/versions/1"}
@@ -24,7 +24,9 @@ UPLOAD = {"model_arch_id": ARCH, "model": {"weight_uri": "s3://my-bucket/weights
 MANAGEMENT: Mapping[tuple[str, str], tuple[object, int]] = {
     ("GET", "/management/v1/orgs/{org_name}/models"): (None, 200),
     ("POST", "/management/v1/orgs/{org_name}/models:upload"): (UPLOAD, 200),
+    ("POST", "/management/v1/orgs/{org_name}/models:explainAccess"): ({"weight_uri": "s3://b"}, 200),
     ("GET", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions"): (None, 200),
+    ("GET", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions:diff"): (None, 400),
     ("GET", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions/{version_id}"): (None, 200),
     ("PATCH", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions/{version_id}"): (ALIASES, 200),
     ("DELETE", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions/{version_id}"): (None, 409),
@@ -40,6 +42,9 @@ ADMIN: Mapping[tuple[str, str], tuple[object, int]] = {
     ("GET", "/admin/v1/orgs"): (None, 200),
     ("GET", "/admin/v1/orgs/{org_name}"): (None, 200),
     ("PATCH", "/admin/v1/orgs/{org_name}"): ({"s3_role_arn": None}, 200),
+    ("GET", "/admin/v1/orgs/{org_name}/s3-setup"): (None, 400),
+    ("GET", "/admin/v1/buckets"): (None, 200),
+    ("DELETE", "/admin/v1/buckets/{bucket}"): (None, 200),
     ("POST", "/admin/v1/keys"): ({"kind": "inference", "org_name": "my-org", "name": "x"}, 200),
     ("GET", "/admin/v1/keys"): (None, 200),
     ("DELETE", "/admin/v1/keys/{key_id}"): (None, 200),
@@ -100,7 +105,11 @@ async def objects(world: World, org: Org, member: Caller) -> dict[str, str]:
             )
         )
     key, _ = await world.key(KeyKind.INFERENCE, org)
-    return {
+    async with world.database.begin() as tx:
+        await tx.execute(
+            bucket_bindings.insert().values(bucket="my-bucket", org_id=org.id, bound_at=world.time)
+        )
+    return {"bucket": "my-bucket",
         "org_name": "my-org", "model_arch_id": ARCH, "version_id": "1", "endpoint_id": "my-org-llama",
         "deployment_id": deployment_id, "key_id": key.id, "replica_id": "r1",
     }  # fmt: skip
@@ -247,8 +256,15 @@ async def test_another_orgs_objects_look_exactly_like_none(world: World) -> None
     await make_everything(world)
     after = await look()
     assert after == before
-    own = {"/management/v1/orgs/{org_name}/models", "/management/v1/orgs/{org_name}/endpoints"}
+    own = {
+        "/management/v1/orgs/{org_name}/models",
+        "/management/v1/orgs/{org_name}/models:explainAccess",
+        "/management/v1/orgs/{org_name}/endpoints",
+    }
     versions = "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions"
     for (_, path, org_name, _), answer in after.items():
         mine = org_name == "stranger" and (path in own or path == versions)
-        assert answer[0] == (200 if mine else 404), (path, org_name)
+        expected = 200 if mine else 404
+        if org_name == "stranger" and path == f"{versions}:diff":
+            expected = 400
+        assert answer[0] == expected, (path, org_name)

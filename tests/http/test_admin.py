@@ -154,7 +154,8 @@ async def test_an_architecture_is_registered_from_a_base_model(
         "model_arch_id": "tiny-1.0", "source": source, "digest": made["digest"], "tensors": 1, "parameters": 6,
         "engine": {
             "engine": "llamacpp", "context_tokens": 512, "slots": 4, "threads": 1, "gpus": 0,
-            "dtype": None, "extra_args": [], "env": {"A": "1"}, "command": [], "health_path": "/healthz", "start_timeout_s": 600.0,
+            "dtype": None, "extra_args": [], "env": {"A": "1"}, "command": [], "health_path": "/healthz",
+            "start_timeout_s": 600.0,
         },
         "org_names": ["my-org"], "created": CREATED, "updated": CREATED,
     }  # fmt: skip

@@ -3,6 +3,7 @@
 Members that are None are left out on the wire.
 """
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal, Self
@@ -59,6 +60,28 @@ class SyncProgress(Answer):
     bytes_done: int
     files_total: int
     files_done: int
+    bytes_per_s: int | None = Field(
+        default=None, description="Of late; absent while nothing is fetched."
+    )
+    eta_s: int | None = Field(default=None, description="Until the last byte, at that rate.")
+    retries: int | None = Field(
+        default=None, description="Requests that had to be asked again; absent where none."
+    )
+
+    @classmethod
+    def of(cls, version: ModelVersion) -> Self:
+        rate = None if version.status.final else version.bytes_per_s
+        left = version.bytes_total - version.bytes_done
+        return cls(
+            step=version.step,
+            bytes_total=version.bytes_total,
+            bytes_done=version.bytes_done,
+            files_total=version.files_total,
+            files_done=version.files_done,
+            bytes_per_s=None if rate is None else int(rate),
+            eta_s=None if not rate else math.ceil(left / rate),
+            retries=version.retries or None,
+        )
 
 
 class ModelVersionStatus(Answer):
@@ -93,13 +116,7 @@ class ModelVersionOperation(Answer):
                 error_message=version.error_message,
                 # It is recorded before the files are published: until then it names nothing.
                 digest=version.manifest_digest if version.status is SyncStatus.DONE else None,
-                progress=SyncProgress(
-                    step=version.step,
-                    bytes_total=version.bytes_total,
-                    bytes_done=version.bytes_done,
-                    files_total=version.files_total,
-                    files_done=version.files_done,
-                ),
+                progress=SyncProgress.of(version),
             ),
         )
 

@@ -10,19 +10,23 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from weighbridge.api import endpoints, errors, versions
-from weighbridge.api.admin import architectures, keys, machines, orgs
+from weighbridge.api.admin import architectures, buckets, keys, machines, orgs
 from weighbridge.api.admin import endpoints as admin_endpoints
 from weighbridge.api.answers import Problem
 from weighbridge.api.deps import Parts
 from weighbridge.api.edge import Edge
+from weighbridge.api.inspection import diff, explain
 from weighbridge.clock import Clock
 from weighbridge.errors import WeighbridgeError
 
 API_VERSION = "1.0.0"
 ROUTERS: tuple[APIRouter, ...] = (
     versions.router,
+    explain.router,
+    diff.router,
     endpoints.router,
     orgs.router,
+    buckets.router,
     keys.router,
     architectures.router,
     admin_endpoints.router,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, TypeVar
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from weighbridge.accounts.model import ApiKey, Org
 from weighbridge.api.errors import InFlightError, KeyReusedError
+from weighbridge.api.inspection.quota import CallQuota
 from weighbridge.clock import Clock
 from weighbridge.engines.base import Engine
 from weighbridge.ingest.s3 import S3Access
@@ -36,6 +37,12 @@ class Parts:
     runtime: Runtime
     engines: Mapping[str, Engine]
     acks: GatewayView
+    doctor_calls: CallQuota = field(
+        default_factory=lambda: CallQuota(calls_max=6, window_s=60.0, running_max=4)
+    )
+    diff_calls: CallQuota = field(
+        default_factory=lambda: CallQuota(calls_max=30, window_s=60.0, running_max=2)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import typer
 from rich.console import RenderableType
 
 from weighbridge.cli import config
+from weighbridge.cli.inspection.buckets import buckets, release_bucket, s3_setup
 from weighbridge.cli.output import facts, moment, plain, table
 from weighbridge.cli.session import OrgName, Session, Yes, profile_file, with_session
 from weighbridge.sdk import ApiKey, Org
@@ -178,6 +179,9 @@ def install(program: typer.Typer) -> None:
     org.command("list")(with_session(org_list))
     org.command("show")(with_session(org_show))
     org.command("set-role")(with_session(org_set_role))
+    org.command("s3-setup")(with_session(s3_setup))
+    org.command("buckets")(with_session(buckets))
+    org.command("release-bucket")(with_session(release_bucket))
     program.add_typer(
         org, name="org", help="Orgs: owners of models, endpoints and keys.", rich_help_panel=panel
     )

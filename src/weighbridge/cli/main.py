@@ -9,6 +9,7 @@ import typer
 
 from weighbridge.cli import admin, chat, config, endpoints, models, serve
 from weighbridge.cli.demo import command as demo
+from weighbridge.cli.inspection import doctor
 from weighbridge.cli.output import Output, facts, plain
 from weighbridge.cli.session import AsJson, Exit, UsageError, profile_file, reported
 
@@ -31,6 +32,7 @@ def program() -> typer.Typer:
     serve.install(tree)
     demo.install(tree)
     models.install(tree)
+    doctor.install(tree)
     endpoints.install(tree)
     chat.install(tree)
     admin.install(tree)

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
+from weighbridge.cli.inspection.diff import version_diff
 from weighbridge.cli.output import facts, moment, quantity, table
 from weighbridge.cli.session import OrgName, Session, UsageError, Yes, with_session
-from weighbridge.cli.watch import SyncView
+from weighbridge.cli.watch import SyncView, pace
 from weighbridge.sdk import Architecture, ModelVersion, VersionName, wait_for_sync
 from weighbridge.sdk.waiting import SYNC_TIMEOUT_S
 
@@ -199,9 +200,10 @@ def install(program: typer.Typer) -> None:
     program.command("upload", rich_help_panel=panel)(with_session(upload))
     program.command("versions", rich_help_panel=panel)(with_session(versions))
     version.command("show")(with_session(version_show))
+    version.command("diff")(with_session(version_diff))
     version.command("delete")(with_session(version_delete))
     program.add_typer(
-        version, name="version", help="Show or delete one version.", rich_help_panel=panel
+        version, name="version", help="Show, compare or delete versions.", rich_help_panel=panel
     )
     alias.command("set")(with_session(alias_set))
     program.add_typer(
@@ -234,6 +236,7 @@ def _show_version(session: Session, version: ModelVersion) -> None:
             "sync": version.sync_status,
             "step": progress.step if progress is not None and not version.done else None,
             "copied": copied,
+            "pace": (pace(progress) or None) if not version.done else None,
             "digest": version.digest,
             "suffix": version.system_fingerprint_suffix,
             "error": version.error_message,

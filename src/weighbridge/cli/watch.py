@@ -13,14 +13,12 @@ from rich.progress import (
     DownloadColumn,
     Progress,
     TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
 )
 from rich.table import Table
 
-from weighbridge.cli.output import Output, plain, quantity, table
+from weighbridge.cli.output import Output, duration, plain, quantity, table
 from weighbridge.cli.session import Session
-from weighbridge.sdk import ClientError, Deployment, ModelVersion, Replica
+from weighbridge.sdk import ClientError, Deployment, ModelVersion, Replica, SyncProgress
 
 SYNC_WORDS = {
     "in_progress": "starting",
@@ -47,11 +45,10 @@ class SyncView:
             TextColumn("{task.description}"),
             BarColumn(),
             DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[pace]}"),
             console=output.err,
         )
-        self._task = self._bar.add_task("queued", total=None)
+        self._task = self._bar.add_task("queued", total=None, pace="")
         self._live = output.err.is_terminal and not output.as_json
         self._said = ""
 
@@ -77,6 +74,7 @@ class SyncView:
                 description=plain(_sync_word(version)),
                 completed=progress.bytes_done if progress is not None else 0,
                 total=(progress.bytes_total or None) if progress is not None else None,
+                pace=pace(progress),
             )
         else:
             self._say(sync_line(version))
@@ -87,6 +85,20 @@ class SyncView:
             self._said = line
 
 
+def pace(progress: SyncProgress | None) -> str:
+    """The server's own rate, rest and retries, as in `12.5 MB/s, 3 min left, 2 retries`."""
+    if progress is None:
+        return ""
+    parts = []
+    if progress.bytes_per_s:
+        parts.append(f"{quantity(progress.bytes_per_s)}/s")
+    if progress.eta_s is not None:
+        parts.append(f"{duration(progress.eta_s)} left")
+    if progress.retries:
+        parts.append(f"{progress.retries} retries")
+    return ", ".join(parts)
+
+
 def sync_line(version: ModelVersion) -> str:
     """A sync in one line, as in `version 2: fetching, 1.4 MB of 2.9 MB, 3 of 7 files`."""
     line = f"version {version.version_id}: {_sync_word(version)}"
@@ -95,6 +107,7 @@ def sync_line(version: ModelVersion) -> str:
             line += f", {quantity(progress.bytes_done)} of {quantity(progress.bytes_total)}"
         if progress.files_total:
             line += f", {progress.files_done} of {progress.files_total} files"
+        line += f", {words}" if (words := pace(progress)) else ""
     return plain(line)
 
 

@@ -8,22 +8,25 @@ from pathlib import Path
 from typing import Protocol
 
 from weighbridge.clock import monotonic_s
-from weighbridge.errors import InvalidError
+from weighbridge.errors import InvalidError, NotFoundError
 from weighbridge.ingest.model import PinnedFile, S3Prefix, SyncLimits
 from weighbridge.ingest.plan import TENSOR_SUFFIX
 from weighbridge.ingest.pulse import Pulse
 from weighbridge.ingest.s3.access import S3Access
-from weighbridge.ingest.s3.faults import Reader, SourceError
+from weighbridge.ingest.s3.faults import SourceError
+from weighbridge.ingest.s3.policies import Reader
 from weighbridge.ingest.s3.source import HEAD_BYTES, Source
 from weighbridge.weights.config import CONFIG_FILE, parse_config
+from weighbridge.weights.filesystem import FilesystemStore
+from weighbridge.weights.manifest import Manifest
 from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
 from weighbridge.weights.shard_index import (
     INDEX_FILE,
-    check_index_files,
-    check_index_tensors,
+    index_problems,
     parse_index,
 )
 from weighbridge.weights.tensors import TensorSpec, compare_tables
+from weighbridge.weights.verdict import Wish
 
 FILE_BYTES_MAX = 128 * 1024 * 1024
 """Of one kept file; the largest tokenizers have some 40 MB."""
@@ -36,7 +39,7 @@ _KEPT = re.compile(
 )
 _LIMITS = SyncLimits(
     bytes_max=0,
-    part_bytes=HEAD_BYTES * 64,
+    part_bytes=16 * 1024 * 1024,
     parts_parallel=8,
     stall_s=30.0,
     total_s=600.0,
@@ -70,6 +73,23 @@ async def read_base_model(source: str, s3: S3Access) -> BaseModel:
         ) from error
 
 
+def read_wish(
+    store: FilesystemStore, arch_id: str, base_digest: str, tensors: Sequence[TensorSpec]
+) -> tuple[Manifest, Wish]:
+    """An architecture's own files, and what uploads must fit; SourceError BASE_MISSING. Blocking."""
+    try:
+        base = store.manifest(base_digest)
+        entry = base.by_path()[CONFIG_FILE]
+        config = store.blob_path(entry.digest).read_bytes()
+    except (NotFoundError, KeyError, FileNotFoundError) as error:
+        raise SourceError(
+            f"The files of architecture {arch_id} are not in the weight store. "
+            "Its operator must register it again.",
+            code="BASE_MISSING",
+        ) from error
+    return base, Wish(arch_id, tensors, config)
+
+
 class _Folder(Protocol):
     @property
     def sizes(self) -> Mapping[str, int]: ...
@@ -99,8 +119,8 @@ def _tensors(source: str, folder: _Folder) -> Sequence[TensorSpec]:
     headers = {name: _header(folder, name) for name in shards}
     if INDEX_FILE in folder.sizes:
         weight_map = parse_index(folder.read(INDEX_FILE, 0, folder.sizes[INDEX_FILE]))
-        check_index_files(weight_map, shards)
-        check_index_tensors(weight_map, headers)
+        for problem in index_problems(weight_map, shards, headers):
+            raise InvalidError(problem.message, code=problem.code, param="source")
     table = sorted(spec for specs in headers.values() for spec in specs)
     if difference := compare_tables(table, headers):
         raise _incomplete(source, f"is ambiguous: {difference.describe()}")

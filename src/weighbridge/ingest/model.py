@@ -20,7 +20,7 @@ PREFIX_BYTES_MAX = 700
 
 @dataclass(frozen=True, slots=True)
 class S3Prefix:
-    """A folder of a bucket. `prefix` has neither a leading nor a trailing slash and is never empty."""
+    """A folder of a bucket. `prefix` has neither a leading nor a trailing slash; `parse` takes no empty one."""
 
     bucket: str
     prefix: str
@@ -49,7 +49,13 @@ class S3Prefix:
     @property
     def folder(self) -> str:
         """What every key of the folder starts with."""
-        return f"{self.prefix}/"
+        return f"{self.prefix}/" if self.prefix else ""
+
+    @property
+    def parent(self) -> str:
+        """What every key beside the folder starts with; empty at the bucket's root."""
+        above, slash, _ = self.prefix.rpartition("/")
+        return above + slash
 
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.prefix}"

@@ -14,11 +14,20 @@ class Pulse:
         self._cause: Exception | None = None
         self._last_beat = monotonic()
         self._bytes_done = bytes_done
+        self._retries = 0
         self.received = False
 
     @property
     def bytes_done(self) -> int:
         return self._bytes_done
+
+    @property
+    def retries(self) -> int:
+        return self._retries
+
+    def add_retry(self) -> None:
+        with self._lock:
+            self._retries += 1
 
     def now(self) -> float:
         return self._monotonic()

@@ -216,6 +216,8 @@ async def record_progress(
     bytes_done: int,
     files_done: int,
     spent_s: float,
+    bytes_per_s: float | None,
+    retries_more: int,
 ) -> bool:
     """Write how far the sync is and return whether it has been cancelled; the revision stays, nothing was decided."""
     await lease.require(tx, held)
@@ -225,6 +227,7 @@ async def record_progress(
                 """
                 UPDATE model_versions
                 SET step = :step, bytes_done = :bytes, files_done = :files, sync_spent_s = :spent,
+                    bytes_per_s = :rate, retries = retries + :retries,
                     updated_at = clock_timestamp()
                 WHERE id = :id AND status = 'in_progress' AND claim_epoch = :epoch
                 RETURNING cancel_requested OR deleted_at IS NOT NULL AS cancelled
@@ -237,6 +240,8 @@ async def record_progress(
                 "bytes": bytes_done,
                 "files": files_done,
                 "spent": spent_s,
+                "rate": bytes_per_s,
+                "retries": retries_more,
             },
         )
     ).one_or_none()
@@ -269,7 +274,7 @@ async def finish(
         text(
             """
             UPDATE model_versions
-            SET status = :status, step = '', error_code = :code, error_message = :message,
+            SET status = :status, step = '', bytes_per_s = NULL, error_code = :code, error_message = :message,
                 bytes_done = CASE WHEN :done THEN bytes_total ELSE bytes_done END,
                 files_done = CASE WHEN :done THEN files_total ELSE files_done END,
                 manifest_digest = CASE WHEN :done THEN manifest_digest END,

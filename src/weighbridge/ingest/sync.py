@@ -1,7 +1,7 @@
 """One weight sync from its claim to its end: list, pin, verdict, fetch, publish (reliability B1, rows 3 to 9)."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -10,26 +10,28 @@ from typing import TypeVar
 
 import structlog
 
-from weighbridge.errors import InvalidError, NotFoundError, StaleError, WeighbridgeError
+from weighbridge.errors import InvalidError, StaleError, WeighbridgeError
 from weighbridge.ingest import store
+from weighbridge.ingest.base_model import read_wish
 from weighbridge.ingest.fetch import FetchOrder, disk_fault, fetch, reserve
 from weighbridge.ingest.model import PinnedFile, S3Prefix, SyncLimits, SyncOrder
-from weighbridge.ingest.plan import select
+from weighbridge.ingest.s3 import bindings
 from weighbridge.ingest.s3.access import S3Access
-from weighbridge.ingest.s3.faults import Reader, Retry, SourceError
+from weighbridge.ingest.s3.faults import Retry, SourceError
+from weighbridge.ingest.s3.policies import Reader
 from weighbridge.ingest.s3.source import Source
+from weighbridge.ingest.s3.survey import pin_folder, read_headers, tensor_files
 from weighbridge.ingest.watch import SyncCancelledError, Watch
 from weighbridge.registry.model import SyncStatus
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
 from weighbridge.storage.lease import Lease
-from weighbridge.weights.config import CONFIG_FILE
 from weighbridge.weights.filesystem import FilesystemStore, MissingBlobError
 from weighbridge.weights.manifest import FileEntry, Manifest
 from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
 from weighbridge.weights.shard_index import INDEX_FILE
 from weighbridge.weights.tensors import TensorSpec
-from weighbridge.weights.verdict import Wish, check_files, check_tensors
+from weighbridge.weights.verdict import Wish, judge
 
 log = structlog.get_logger()
 
@@ -58,7 +60,7 @@ class SyncParts:
 class _Checked:
     """The verdict: tensors by file, and the index to publish with them."""
 
-    headers: dict[str, Sequence[TensorSpec]]
+    headers: Mapping[str, Sequence[TensorSpec]]
     index: bytes | None
 
 
@@ -100,18 +102,18 @@ class Sync:
 
     async def _work(self) -> str:
         source_prefix = S3Prefix.parse(self._order.weight_uri)
-        role_arn = self._parts.access.role_for(self._order.role_arn)
-        if role_arn is None:
+        reader = self._parts.access.reader(
+            source_prefix, self._order.role_arn, self._order.external_id
+        )
+        if reader.role_arn is None:
             # T7 asks for a role per org; without one every org reads with the same identity.
             self._log.warning("sync.uses_own_credentials")
-        reader = Reader(source_prefix, role_arn, self._order.external_id)
+        await self._check_bucket(reader)
         base, wish = await self._in_thread(self._base)
         files = self._order.files or await self._snapshot(reader)
-        tensors = [file for file in files if file.path in _tensor_paths(files)]
+        tensors = tensor_files(files)
         self._watch.step = "check"
-        checked = await self._in_thread(
-            partial(self._check, self._source(reader), wish, files, tensors)
-        )
+        checked = await self._in_thread(partial(self._check, self._source(reader), wish, files))
         self._log.info("sync.checked", files=len(tensors))
         for _ in range(PUBLISH_TRIES_MAX):
             await self._reuse(reader, tensors, checked)
@@ -124,50 +126,41 @@ class Sync:
             "The weight store lost files of this version thrice.", code="STORE_FAILED"
         )
 
+    async def _check_bucket(self, reader: Reader) -> None:
+        async with self._parts.database.begin() as tx:
+            await bindings.require(tx, reader, self._order.org_id)
+
     def _base(self) -> tuple[Manifest, Wish]:
-        try:
-            base = self._parts.store.manifest(self._order.base_digest)
-            entry = base.by_path()[CONFIG_FILE]
-            config = self._parts.store.blob_path(entry.digest).read_bytes()
-        except (NotFoundError, KeyError, FileNotFoundError) as error:
-            raise SourceError(
-                f"The files of architecture {self._order.arch_id} are not in the weight store. "
-                "Its operator must register it again.",
-                code="BASE_MISSING",
-            ) from error
-        return base, Wish(self._order.arch_id, self._order.tensors, config)
+        order = self._order
+        return read_wish(self._parts.store, order.arch_id, order.base_digest, order.tensors)
 
     async def _snapshot(self, reader: Reader) -> Sequence[PinnedFile]:
         """List and pin once, and store it: every later read, of this claim or the next, is of these revisions (W3)."""
         self._watch.step = "list"
         pinned = await self._in_thread(partial(self._list_and_pin, self._source(reader)))
-        totals = [file for file in pinned if file.path in _tensor_paths(pinned)]
+        totals = tensor_files(pinned)
         if (size := sum(file.size_bytes for file in totals)) > self._parts.limits.bytes_max:
             raise InvalidError(
                 f"{reader.source} holds {size} bytes of weights; {self._parts.limits.bytes_max} is the most.",
                 code="TOO_LARGE",
             )
         async with self._parts.database.begin() as tx:
+            await bindings.bind(tx, reader, self._order.org_id)
             await store.record_snapshot(tx, self._held, self._id, pinned, totals=totals)
         self._log.info("sync.pinned", files=len(totals), bytes=size)
         return pinned
 
     def _list_and_pin(self, source: Source) -> list[PinnedFile]:
-        objects, folders = source.list_folder()
-        selection = select(source.reader.source, objects, folders)
-        for name, reason in list(selection.ignored.items())[:20]:
+        pinned, ignored = pin_folder(source)
+        for name, reason in list(ignored.items())[:20]:
             self._log.info("sync.ignored", name=name, reason=reason)
-        wanted = [*selection.tensors.items(), *selection.compared.items()]
-        return source.each(lambda pair: source.pin(pair[1], pair[0]), wanted)
+        return pinned
 
-    def _check(
-        self, source: Source, wish: Wish, files: Sequence[PinnedFile], tensors: Sequence[PinnedFile]
-    ) -> _Checked:
-        texts = {f.path: source.read(f, 0, f.size_bytes) for f in files if f not in tensors}
-        names = [file.path for file in tensors]
-        weight_map = check_files(wish, names, texts.get(CONFIG_FILE), texts.get(INDEX_FILE))
-        headers = dict(zip(names, source.each(source.header, tensors), strict=True))
-        return _Checked(headers, check_tensors(wish, headers, weight_map))
+    def _check(self, source: Source, wish: Wish, files: Sequence[PinnedFile]) -> _Checked:
+        headers = read_headers(source, files)
+        verdict = judge(wish, headers)
+        verdict.require()
+        return _Checked(headers.readable(), verdict.index)
 
     async def _reuse(
         self, reader: Reader, tensors: Sequence[PinnedFile], checked: _Checked
@@ -348,10 +341,6 @@ class Sync:
             self._watch.stop(StaleError(f"the sync of {self._id} was interrupted"))
             await asyncio.wait([future])
             raise
-
-
-def _tensor_paths(files: Sequence[PinnedFile]) -> frozenset[str]:
-    return frozenset(file.path for file in files) - {CONFIG_FILE, INDEX_FILE}
 
 
 def _check_header(file: PinnedFile, specs: Sequence[TensorSpec], path: Path) -> None:

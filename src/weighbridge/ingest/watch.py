@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,35 @@ log = structlog.get_logger()
 
 TICK_S = 1.0
 """Progress is written at most this often; a cancellation is seen within LEASE_RENEW_S."""
+
+
+RATE_WINDOW_S = 10.0
+MEASURED_STEP = "fetch"
+"""Other steps count bytes that do not come from the source."""
+
+
+class Rate:
+    """Bytes per second over the last RATE_WINDOW_S of one step; None until there are two moments to compare."""
+
+    def __init__(self) -> None:
+        self._moments: deque[tuple[float, int]] = deque()
+        self._step = ""
+
+    def note(self, now_s: float, step: str, bytes_done: int) -> None:
+        # A new step counts anew, and so does one that was set back.
+        if step != self._step or (self._moments and bytes_done < self._moments[-1][1]):
+            self._moments.clear()
+        self._step = step
+        self._moments.append((now_s, bytes_done))
+        while len(self._moments) > 2 and self._moments[1][0] <= now_s - RATE_WINDOW_S:
+            self._moments.popleft()
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        if len(self._moments) < 2 or self._step != MEASURED_STEP:
+            return None
+        (first_s, first), (last_s, last) = self._moments[0], self._moments[-1]
+        return (last - first) / max(last_s - first_s, 1e-3)
 
 
 class SyncCancelledError(WeighbridgeError):
@@ -47,6 +77,8 @@ class Watch:
         self._total_s = total_s
         self._started = self._renewed = monotonic()
         self._written: tuple[str, int, int] = ("", -1, -1)
+        self._rate = Rate()
+        self._retries_before = self._retries_written = 0
         self._cause: Exception | None = None
         self._task: asyncio.Task[None] | None = None
         self.pulse = Pulse(monotonic)
@@ -79,6 +111,7 @@ class Watch:
 
     def restart(self, *, bytes_done: int = 0) -> None:
         """A new pulse for a new attempt; an order to stop stays one."""
+        self._retries_before += self.pulse.retries
         self.pulse = Pulse(self._monotonic, bytes_done=bytes_done)
         if self._cause is not None:
             self.pulse.stop(self._cause)
@@ -107,6 +140,8 @@ class Watch:
             )
             return
         seen = (self.step, self.pulse.bytes_done, self.files_done)
+        retries = self._retries_before + self.pulse.retries
+        self._rate.note(self._monotonic(), self.step, self.pulse.bytes_done)
         due = self._monotonic() - self._renewed >= LEASE_RENEW_S
         if seen == self._written and not due:
             return
@@ -122,8 +157,10 @@ class Watch:
                 bytes_done=seen[1],
                 files_done=seen[2],
                 spent_s=spent_s,
+                bytes_per_s=self._rate.bytes_per_s,
+                retries_more=retries - self._retries_written,
             )
-        self._written = seen
+        self._written, self._retries_written = seen, retries
         if due:
             self._renewed = began
         if cancelled:

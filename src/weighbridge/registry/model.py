@@ -54,7 +54,10 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """One upload. `number` counts from 1 per org and architecture and is never reused (V1, V2)."""
+    """One upload. `number` counts from 1 per org and architecture and is never reused (V1, V2).
+
+    `bytes_per_s` is the rate of late, None while nothing is fetched; `retries` counts requests asked again.
+    """
 
     id: str
     org_id: str
@@ -75,3 +78,10 @@ class ModelVersion:
     created_at: datetime
     updated_at: datetime
     revision: int
+    bytes_per_s: float | None = None
+    retries: int = 0
+
+    @property
+    def succeeded(self) -> bool:
+        """Its weights are in the weight store."""
+        return self.status is SyncStatus.DONE

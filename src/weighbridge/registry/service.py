@@ -46,7 +46,7 @@ async def upload(  # noqa: PLR0917 - the order of the public call's own members
     names = check_aliases(aliases)
     if suffix is not None:
         check_suffix(suffix)
-    await _require_visible(tx, org.id, arch_id)
+    await visible_architecture(tx, org.id, arch_id)
     number = await store.next_number(tx, org.id, arch_id)
     version = ModelVersion(
         id=version_id,
@@ -75,12 +75,14 @@ async def upload(  # noqa: PLR0917 - the order of the public call's own members
     return version
 
 
-async def _require_visible(tx: Transaction, org_id: str, arch_id: str) -> None:
+async def visible_architecture(tx: Transaction, org_id: str, arch_id: str) -> Architecture:
+    """The architecture, if the org may upload versions of it; it stays registered until commit."""
     architecture_ = (
         await architecture_store.find(tx, arch_id, lock=True) if is_arch_id(arch_id) else None
     )
     if architecture_ is None or (architecture_.org_ids and org_id not in architecture_.org_ids):
         raise _architecture_not_found(arch_id)
+    return architecture_
 
 
 def _architecture_not_found(arch_id: str) -> NotFoundError:
@@ -122,7 +124,7 @@ async def versions(tx: Transaction, org_id: str, arch_id: str) -> Sequence[Model
     """Ascending by number. NotFoundError for an architecture the org neither may use nor has versions of."""
     found = await store.versions(tx, org_id, arch_id) if is_arch_id(arch_id) else []
     if not found:
-        await _require_visible(tx, org_id, arch_id)
+        await visible_architecture(tx, org_id, arch_id)
     return found
 
 

@@ -54,6 +54,8 @@ def _version(row: Row[tuple[object, ...]]) -> ModelVersion:
         created_at=row.created_at,
         updated_at=row.updated_at,
         revision=row.revision,
+        bytes_per_s=row.bytes_per_s,
+        retries=row.retries,
     )
 
 

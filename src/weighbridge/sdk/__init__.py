@@ -1,6 +1,15 @@
 """Python client of a Weighbridge server; imports nothing else of the package. Synchronous only."""
 
-from weighbridge.sdk.admin_types import ApiKey, Architecture, EndpointShape, Org, Replica, Status
+from weighbridge.sdk.admin_types import (
+    ApiKey,
+    Architecture,
+    Bucket,
+    EndpointShape,
+    Org,
+    Replica,
+    S3Setup,
+    Status,
+)
 from weighbridge.sdk.chat import ChatAnswer, ChatChunk, ChatStream
 from weighbridge.sdk.client import Client
 from weighbridge.sdk.errors import (
@@ -23,23 +32,32 @@ from weighbridge.sdk.errors import (
     WaitTimeoutError,
 )
 from weighbridge.sdk.types import (
+    AccessReport,
+    AccessStep,
     Aliases,
     Deployment,
     Endpoint,
     EndpointSummary,
+    LookAlike,
     ModelVersion,
+    Problem,
     SyncProgress,
+    TensorChange,
     VersionName,
+    VersionsDiff,
 )
 from weighbridge.sdk.waiting import wait_for_deployment, wait_for_sync
 
 __all__ = [
+    "AccessReport",
+    "AccessStep",
     "Aliases",
     "AnswerError",
     "ApiKey",
     "Architecture",
     "AuthenticationError",
     "BadRequestError",
+    "Bucket",
     "ChatAnswer",
     "ChatChunk",
     "ChatStream",
@@ -52,21 +70,26 @@ __all__ = [
     "Endpoint",
     "EndpointShape",
     "EndpointSummary",
+    "LookAlike",
     "ModelVersion",
     "NotFoundError",
     "Org",
     "PermissionDeniedError",
+    "Problem",
     "RateLimitError",
     "Replica",
     "RolloutFailedError",
+    "S3Setup",
     "ServerError",
     "Status",
     "StatusError",
     "StreamError",
     "SyncFailedError",
     "SyncProgress",
+    "TensorChange",
     "UnavailableError",
     "VersionName",
+    "VersionsDiff",
     "WaitTimeoutError",
     "wait_for_deployment",
     "wait_for_sync",

@@ -2,7 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 
-from weighbridge.sdk.admin_types import ApiKey, Architecture, EndpointShape, Org, Replica, Status
+from weighbridge.sdk.admin_types import (
+    ApiKey,
+    Architecture,
+    Bucket,
+    EndpointShape,
+    Org,
+    Replica,
+    S3Setup,
+    Status,
+)
 from weighbridge.sdk.fields import Fields
 from weighbridge.sdk.resources import Caller, segment
 from weighbridge.sdk.transport import Json
@@ -27,6 +36,26 @@ class Orgs:
         """Set the role that reads the org's buckets; None returns to the server's own."""
         body: Json = {"s3_role_arn": s3_role_arn}
         return Org.read(self._caller.patch(f"/admin/v1/orgs/{segment(org_name)}", body))
+
+    def s3_setup(
+        self, org_name: str, bucket: str, *, prefix: str = "", kms_key_arn: str | None = None
+    ) -> S3Setup:
+        """The policies that let the org's uploads read a bucket, ready to paste."""
+        query = {"bucket": bucket, "prefix": prefix}
+        if kms_key_arn is not None:
+            query["kms_key_arn"] = kms_key_arn
+        path = f"/admin/v1/orgs/{segment(org_name)}/s3-setup"
+        return S3Setup.read(self._caller.get(path, **query))
+
+    def buckets(self) -> Sequence[Bucket]:
+        """The buckets that were read, with the org each is bound to."""
+        answer = Fields(self._caller.get("/admin/v1/buckets"), "the buckets")
+        return tuple(Bucket.read(item.raw) for item in answer.parts("buckets", "a bucket"))
+
+    def release_bucket(self, bucket: str) -> Json:
+        """Take a bucket off its org."""
+        path = f"/admin/v1/buckets/{segment(bucket)}"
+        return Fields(self._caller.delete(path), "the release").raw
 
 
 class Keys:

@@ -178,3 +178,48 @@ class Status:
             gateways=tuple(item.raw for item in answer.parts("gateways", "a gateway")),
             raw=answer.raw,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class S3Setup:
+    """The policies that let an org's uploads read a bucket, as AWS takes them."""
+
+    trust_policy: Mapping[str, object]
+    role_policy: Mapping[str, object]
+    bucket_policy: Mapping[str, object]
+    key_statement: Mapping[str, object] | None
+    raw: Mapping[str, object] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, body: object) -> "S3Setup":
+        answer = Fields(body, "the S3 set-up")
+        key = answer.part_or_none("key_statement")
+        return cls(
+            trust_policy=answer.part("trust_policy").raw,
+            role_policy=answer.part("role_policy").raw,
+            bucket_policy=answer.part("bucket_policy").raw,
+            key_statement=None if key is None else key.raw,
+            raw=answer.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket and the org it is bound to; `role_arn` is the org's own role that read it."""
+
+    bucket: str
+    org_name: str
+    role_arn: str | None
+    bound: int
+    raw: Mapping[str, object] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, body: object) -> "Bucket":
+        answer = Fields(body, "a bucket")
+        return cls(
+            bucket=answer.text("bucket"),
+            org_name=answer.text("org_name"),
+            role_arn=answer.text_or_none("role_arn"),
+            bound=answer.integer("bound"),
+            raw=answer.raw,
+        )

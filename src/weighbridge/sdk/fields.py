@@ -36,6 +36,10 @@ class Fields:
             return None
         return int(value)
 
+    def number_or_none(self, name: str) -> float | None:
+        value = self.raw.get(name)
+        return None if isinstance(value, bool) or not isinstance(value, int | float) else value
+
     def count(self, name: str) -> int:
         """A number that is 0 where the server does not say."""
         return self.integer_or_none(name) or 0

@@ -3,15 +3,18 @@
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
+from weighbridge.sdk.errors import ClientError
 from weighbridge.sdk.fields import Fields
 from weighbridge.sdk.transport import Json, Transport
 from weighbridge.sdk.types import (
+    AccessReport,
     Aliases,
     Deployment,
     Endpoint,
     EndpointSummary,
     ModelVersion,
     VersionName,
+    VersionsDiff,
 )
 
 
@@ -83,6 +86,16 @@ class Models:
         body: Json = {"model_arch_id": model_arch_id, "model": model}
         return ModelVersion.read(self._caller.post(path, body, idempotency_key=idempotency_key))
 
+    def explain_access(
+        self, org_name: str, weight_uri: str, *, model_arch_id: str | None = None
+    ) -> AccessReport:
+        """Probe each step of reading a folder, and with an architecture its headers; uploads nothing."""
+        body: dict[str, object] = {"weight_uri": weight_uri}
+        if model_arch_id is not None:
+            body["model_arch_id"] = model_arch_id
+        path = f"/management/v1/orgs/{segment(org_name)}/models:explainAccess"
+        return AccessReport.read(self._caller.post(path, body))
+
 
 class Versions:
     """`name` is a full resource name, or a VersionName; its last part may be a number or an alias."""
@@ -99,6 +112,18 @@ class Versions:
 
     def get(self, name: VersionName | str) -> ModelVersion:
         return ModelVersion.read(self._caller.get(_version_path(name)))
+
+    def diff(self, before: VersionName | str, after: VersionName | str) -> VersionsDiff:
+        """In which tensors two versions of one architecture differ; UnavailableError while they are hashed."""
+        first = VersionName.parse(before) if isinstance(before, str) else before
+        second = VersionName.parse(after) if isinstance(after, str) else after
+        if (first.org_name, first.model_arch_id) != (second.org_name, second.model_arch_id):
+            raise ClientError(
+                "Two versions are compared within one architecture.", code="invalid_name"
+            )
+        path = f"/management/v1/orgs/{segment(first.org_name)}/models/{segment(first.model_arch_id)}/versions:diff"
+        query = {"from": first.version, "to": second.version}
+        return VersionsDiff.read(self._caller.get(path, **query))
 
     def delete(self, name: VersionName | str) -> Json:
         """Refused with ConflictError while an endpoint needs the version.

@@ -41,6 +41,9 @@ class SyncProgress:
     bytes_done: int
     files_total: int
     files_done: int
+    bytes_per_s: int | None = None
+    eta_s: int | None = None
+    retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,9 @@ def _progress(body: Fields) -> SyncProgress:
         bytes_done=body.count("bytes_done"),
         files_total=body.count("files_total"),
         files_done=body.count("files_done"),
+        bytes_per_s=body.integer_or_none("bytes_per_s"),
+        eta_s=body.integer_or_none("eta_s"),
+        retries=body.count("retries"),
     )
 
 
@@ -245,5 +251,110 @@ class Endpoint:
             ),
             created=answer.integer("created"),
             updated=answer.integer("updated"),
+            raw=answer.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AccessStep:
+    """One probe of the S3 doctor; `ok` with a `code` is a warning. `goes_into` names the policy for `statement`."""
+
+    name: str
+    ok: bool
+    code: str | None
+    message: str
+    statement: Mapping[str, object] | None
+    goes_into: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LookAlike:
+    code: str
+    message: str
+    suggestion: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    code: str
+    message: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccessReport:
+    """What the S3 doctor found. `problems` is None where no architecture was named or the headers were not read."""
+
+    ok: bool
+    steps: tuple[AccessStep, ...]
+    look_alikes: tuple[LookAlike, ...]
+    problems: tuple[Problem, ...] | None
+    raw: Mapping[str, object] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, body: object) -> "AccessReport":
+        answer = Fields(body, "a report of the S3 doctor")
+        verdict = answer.part_or_none("verdict")
+        return cls(
+            ok=answer.flag("ok"),
+            steps=tuple(_access_step(step) for step in answer.parts("steps", "a step")),
+            look_alikes=tuple(
+                LookAlike(one.text("code"), one.text("message"), one.text_or_none("suggestion"))
+                for one in answer.parts("look_alikes", "a look-alike")
+            ),
+            problems=None
+            if verdict is None
+            else tuple(
+                Problem(one.text("code"), one.text("message"), one.count("count"))
+                for one in verdict.parts("problems", "a problem")
+            ),
+            raw=answer.raw,
+        )
+
+
+def _access_step(body: Fields) -> AccessStep:
+    statement = body.part_or_none("statement")
+    return AccessStep(
+        name=body.text("name"),
+        ok=body.flag("ok"),
+        code=body.text_or_none("code"),
+        message=body.text("message"),
+        statement=None if statement is None else statement.raw,
+        goes_into=body.text_or_none("goes_into"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TensorChange:
+    """`relative_change` is None where it was not measured."""
+
+    name: str
+    change: str
+    relative_change: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionsDiff:
+    """`differing` of `tensors` differ; `changes` are the largest of them."""
+
+    summary: str
+    tensors: int
+    differing: int
+    changes: tuple[TensorChange, ...]
+    raw: Mapping[str, object] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, body: object) -> "VersionsDiff":
+        answer = Fields(body, "a difference of versions")
+        return cls(
+            summary=answer.text("summary"),
+            tensors=answer.integer("tensors"),
+            differing=answer.integer("differing"),
+            changes=tuple(
+                TensorChange(
+                    one.text("name"), one.text("change"), one.number_or_none("relative_change")
+                )
+                for one in answer.parts("changes", "a changed tensor")
+            ),
             raw=answer.raw,
         )

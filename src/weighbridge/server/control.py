@@ -39,6 +39,8 @@ from weighbridge.storage import lease as leases
 from weighbridge.storage.database import Database
 from weighbridge.storage.pruning import prune
 from weighbridge.telemetry.logs import configure_logs
+from weighbridge.weights.diff.reconciler import TensorDigestReconciler
+from weighbridge.weights.diff.shelf import TensorShelf
 from weighbridge.weights.filesystem import FilesystemStore
 
 log = structlog.get_logger()
@@ -150,6 +152,8 @@ def _loops(
         database, parts.store, parts.s3, clock, settings, holder=holder, wake=lambda: wake("ingest")
     )
     stack.push_async_callback(ingest.close)
+    digests = TensorDigestReconciler(parts.store, TensorShelf(settings.paths.store))
+    stack.push_async_callback(digests.close)
     rollouts = RolloutReconciler(
         database, clock, wake, keeper.current, limits=rollout_limits(settings)
     )
@@ -172,6 +176,7 @@ def _loops(
     passes = {
         "lease": keeper.keep,
         "ingest": ingest.reconcile,
+        "tensor_digests": digests.reconcile,
         "rollouts": rollouts.reconcile,
         "replicas": replicas.reconcile,
         "routes": routes.reconcile,

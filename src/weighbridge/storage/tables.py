@@ -141,6 +141,8 @@ model_versions = Table(
     Column("bytes_done", BigInteger, nullable=False, server_default=text("0")),
     Column("files_total", Integer, nullable=False, server_default=text("0")),
     Column("files_done", Integer, nullable=False, server_default=text("0")),
+    Column("bytes_per_s", Double),
+    Column("retries", Integer, nullable=False, server_default=text("0")),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
     Column("claim_epoch", BigInteger, nullable=False, server_default=text("0")),
     # Seconds of work under all claims: time without a worker does not count against the limit.
@@ -181,6 +183,15 @@ sync_files = Table(
     Column("s3_version_id", Text),
     Column("checksum", Text),
     Column("digest", Text),
+)
+
+bucket_bindings = Table(
+    "bucket_bindings",
+    metadata,
+    Column("bucket", Text, primary_key=True),
+    Column("org_id", ForeignKey("orgs.id"), nullable=False),
+    Column("role_arn", Text),
+    _time("bound_at"),
 )
 
 endpoints = Table(

@@ -21,7 +21,6 @@ COMPARED = (
     "num_experts",
     "num_experts_per_tok",
     "head_dim",
-    "vocab_size",
     "hidden_act",
     "rms_norm_eps",
     "rope_theta",
@@ -31,8 +30,10 @@ COMPARED = (
 )
 """Members that shape the computation: weights trained with other values would be served wrongly, in silence.
 
-Compared where both state them, because libraries rename and leave out members between releases.
+Compared where both state them, because libraries rename and leave out members between releases. `vocab_size` has
+a comparison of its own: `vocabulary_size`.
 """
+QUANTIZATION = "quantization_config"
 
 
 def parse_config(content: bytes) -> Mapping[str, object]:
@@ -57,6 +58,39 @@ def config_differences(base: Mapping[str, object], upload: Mapping[str, object])
             and not _same(inner_base[name], inner_upload[name])
         ]
     return found
+
+
+def vocabulary_size(config: Mapping[str, object]) -> int | None:
+    """The number of tokens a config states, nested `text_config` included."""
+    inner = config.get("text_config")
+    for part in (config, inner if isinstance(inner, dict) else {}):
+        size = part.get("vocab_size")
+        if isinstance(size, int) and not isinstance(size, bool):
+            return size
+    return None
+
+
+def quantization_difference(
+    base: Mapping[str, object], upload: Mapping[str, object]
+) -> tuple[str, str | None] | None:
+    """(upload's quantization, base's) in words when the upload says that it is quantized and the base not alike."""
+    mine, theirs = upload.get(QUANTIZATION), base.get(QUANTIZATION)
+    if mine is None:
+        return None
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        # Libraries write more members from release to release; what both state must agree.
+        both = mine.keys() & theirs.keys()
+        if "quant_method" in both and all(_same(mine[name], theirs[name]) for name in both):
+            return None
+    return _quantization(mine), None if theirs is None else _quantization(theirs)
+
+
+def _quantization(value: object) -> str:
+    if not isinstance(value, dict):
+        return shown(repr(value))
+    words = [str(value.get("quant_method", "an unnamed method"))]
+    words += [f"{name}={value[name]!r}" for name in ("bits", "fmt", "group_size") if name in value]
+    return shown(" ".join(words))
 
 
 def _same(left: object, right: object) -> bool:

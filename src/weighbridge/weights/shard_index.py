@@ -1,6 +1,7 @@
 """The index of sharded weights: a customer's is checked against the files, the published one is written by us."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -12,6 +13,17 @@ from weighbridge.weights.tensors import TensorSpec
 INDEX_FILE = "model.safetensors.index.json"
 INDEX_BYTES_MAX = 64 * 1024 * 1024
 NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason to refuse an upload; `count` says how many things have it, the message names the first of them."""
+
+    code: str
+    message: str
+    count: int = 1
+
+
 _LIMITS = JsonLimits(bytes_max=INDEX_BYTES_MAX, nodes_max=16 * TENSORS_MAX)
 
 
@@ -29,37 +41,43 @@ def parse_index(content: bytes) -> Mapping[str, str]:
     return weight_map
 
 
-def check_index_files(weight_map: Mapping[str, str], present: Sequence[str]) -> None:
-    """Every file the index names is there, and no other: MISSING_SHARD, SURPLUS_SHARD."""
+def missing_files(weight_map: Mapping[str, str], present: Sequence[str]) -> Sequence[str]:
+    """Files that the index names and that are not there."""
+    return sorted(set(weight_map.values()) - set(present))
+
+
+def index_problems(
+    weight_map: Mapping[str, str],
+    present: Sequence[str],
+    files: Mapping[str, Sequence[TensorSpec]],
+) -> Sequence[Problem]:
+    """What the index and the files disagree about: BAD_INDEX, MISSING_SHARD, SURPLUS_SHARD.
+
+    `files` are those of `present` that could be read; the tensors of the others are those files' problem.
+    """
     named = set(weight_map.values())
-    if missing := sorted(named - set(present)):
-        raise InvalidError(
-            f"{INDEX_FILE} names {len(missing)} files that are not there: {_some(missing)}. "
-            "Upload them beside the index.",
-            code="MISSING_SHARD",
-        )
-    if surplus := sorted(set(present) - named):
-        raise InvalidError(
-            f"{len(surplus)} tensor files are not named by {INDEX_FILE}: {_some(surplus)}. "
-            "Remove them, or upload the index that belongs to these weights.",
-            code="SURPLUS_SHARD",
-        )
-
-
-def check_index_tensors(
-    weight_map: Mapping[str, str], files: Mapping[str, Sequence[TensorSpec]]
-) -> None:
-    """The index says of each tensor the file that holds it: BAD_INDEX otherwise."""
-    held = {spec.name: name for name, specs in files.items() for spec in specs}
-    wrong = sorted(
-        name for name in held.keys() | weight_map.keys() if held.get(name) != weight_map.get(name)
-    )
-    if wrong:
-        raise InvalidError(
+    known = {tensor: file for tensor, file in weight_map.items() if file in files}
+    held = {spec.name: name for name in files if name in named for spec in files[name]}
+    problems = []
+    if wrong := sorted(name for name in held.keys() | known if held.get(name) != known.get(name)):
+        message = (
             f"{INDEX_FILE} and the files disagree about {len(wrong)} tensors: {_some(wrong)}. "
-            "Save the model again so that index and files belong together.",
-            code="BAD_INDEX",
+            "Save the model again so that index and files belong together."
         )
+        problems.append(Problem("BAD_INDEX", message, len(wrong)))
+    if missing := missing_files(weight_map, present):
+        message = (
+            f"{INDEX_FILE} names {len(missing)} files that are not there: {_some(missing)}. "
+            "Upload them beside the index."
+        )
+        problems.append(Problem("MISSING_SHARD", message, len(missing)))
+    if surplus := sorted(set(present) - named):
+        message = (
+            f"{len(surplus)} tensor files are not named by {INDEX_FILE}: {_some(surplus)}. "
+            "Remove them, or upload the index that belongs to these weights."
+        )
+        problems.append(Problem("SURPLUS_SHARD", message, len(surplus)))
+    return problems
 
 
 def write_index(files: Mapping[str, Sequence[TensorSpec]], total_bytes: int) -> bytes:

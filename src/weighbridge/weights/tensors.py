@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 DTYPE_BITS = {
     "F64": 64, "I64": 64, "U64": 64,
@@ -22,13 +23,21 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Mismatch:
+    """A tensor that both sides have, and not alike."""
+
+    found: TensorSpec
+    wished: TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
 class TableDifference:
     """What keeps an upload from being weights of its architecture (W10); falsy when nothing does."""
 
     missing: Sequence[str]
     extra: Sequence[str]
-    wrong_dtype: Sequence[str]
-    wrong_shape: Sequence[str]
+    wrong_dtype: Sequence[Mismatch]
+    wrong_shape: Sequence[Mismatch]
     repeated: Sequence[str]
 
     def __bool__(self) -> bool:
@@ -36,23 +45,39 @@ class TableDifference:
             (self.missing, self.extra, self.wrong_dtype, self.wrong_shape, self.repeated),
         )
 
-    def describe(self) -> str:
-        """Each group with its count; DIFFERENCES_SHOWN tensors named in all, fairly over the groups."""
-        groups = {
+    def __len__(self) -> int:
+        groups = (self.missing, self.extra, self.wrong_dtype, self.wrong_shape, self.repeated)
+        return sum(len(group) for group in groups)
+
+    def described(self) -> Sequence[str]:
+        """A phrase for each group with its count; DIFFERENCES_SHOWN tensors named in all, fairly over the groups."""
+        groups: dict[str, Sequence[str]] = {
             "missing": self.missing,
             "unexpected": self.extra,
-            "of the wrong dtype": self.wrong_dtype,
-            "of the wrong shape": self.wrong_shape,
+            "of the wrong dtype": [
+                f"{one.found.name} ({one.found.dtype}, not {one.wished.dtype})"
+                for one in self.wrong_dtype
+            ],
+            "of the wrong shape": [
+                f"{one.found.name} ({list(one.found.shape)}, not {list(one.wished.shape)})"
+                for one in self.wrong_shape
+            ],
             "in more than one file": self.repeated,
         }
         present = {label: names for label, names in groups.items() if names}
         left, lines = DIFFERENCES_SHOWN, []
-        for position, (label, names) in enumerate(present.items()):
-            count = min(len(names), -(-left // (len(present) - position)))
+        # Groups that need less than their share leave the rest to the others.
+        for position, label in enumerate(sorted(present, key=lambda label: len(present[label]))):
+            count = min(len(present[label]), left // (len(present) - position))
             left -= count
-            more = ", …" if count < len(names) else ""
-            lines.append(f"{len(names)} {label}: {', '.join(names[:count])}{more}")
-        return "; ".join(lines)
+            more = ", …" if count < len(present[label]) else ""
+            shown = ", ".join(present[label][:count])
+            lines.append((label, f"{len(present[label])} {label}: {shown}{more}"))
+        order = list(present)
+        return [line for label, line in sorted(lines, key=lambda pair: order.index(pair[0]))]
+
+    def describe(self) -> str:
+        return "; ".join(self.described())
 
 
 def compare_tables(
@@ -67,19 +92,16 @@ def compare_tables(
             if spec.name in found:
                 repeated.append(spec.name)
             found[spec.name] = spec
-    both = sorted(wished.keys() & found.keys())
+    both = [Mismatch(found[name], wished[name]) for name in sorted(wished.keys() & found.keys())]
     return TableDifference(
         missing=sorted(wished.keys() - found.keys()),
         extra=sorted(found.keys() - wished.keys()),
-        wrong_dtype=[
-            f"{name} ({found[name].dtype}, not {wished[name].dtype})"
-            for name in both
-            if found[name].dtype != wished[name].dtype
-        ],
-        wrong_shape=[
-            f"{name} ({list(found[name].shape)}, not {list(wished[name].shape)})"
-            for name in both
-            if found[name].shape != wished[name].shape
-        ],
+        wrong_dtype=[one for one in both if one.found.dtype != one.wished.dtype],
+        wrong_shape=[one for one in both if one.found.shape != one.wished.shape],
         repeated=sorted(set(repeated)),
     )
+
+
+def size_bytes(spec: TensorSpec) -> int:
+    """What the tensor takes in a file; bit counts below a byte are rounded up."""
+    return -(-DTYPE_BITS[spec.dtype] * prod(spec.shape) // 8)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from weighbridge.cli.output import Output, quantity
-from weighbridge.cli.watch import RolloutView, SyncView, replica_counts
+from weighbridge.cli.watch import RolloutView, SyncView, replica_counts, sync_line
 from weighbridge.sdk import Deployment, ModelVersion, NotFoundError, Replica
 
 
@@ -25,8 +25,8 @@ def shown(output):
     return output.err.file.getvalue()
 
 
-def version(done):
-    progress = {"step": "fetch", "bytes_total": 2_000_000, "bytes_done": 1_000_000}
+def version(done, **more):
+    progress = {"step": "fetch", "bytes_total": 2_000_000, "bytes_done": 1_000_000, **more}
     response = {
         "customer_s3_uri": "s3://b/p",
         "sync_status": "done" if done else "in_progress",
@@ -120,3 +120,11 @@ def test_replicas_are_counted_by_version_and_state():
 )
 def test_quantity(size_bytes, text):
     assert quantity(size_bytes) == text
+
+
+def test_a_sync_shows_the_servers_own_rate_rest_and_retries(screen):
+    moving = version(False, bytes_per_s=12_500_000, eta_s=150, retries=2)
+    assert sync_line(moving).endswith("12.5 MB/s, 2 min left, 2 retries")
+    with SyncView(screen) as view:
+        view(moving)
+    assert "12.5 MB/s, 2 min left, 2 retries" in shown(screen)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from weighbridge.errors import InvalidError
 from weighbridge.ingest.model import ListedObject, OpenSync, S3Prefix
 from weighbridge.ingest.plan import SYNCS_PER_ORG_MAX, choose, select
-from weighbridge.ingest.s3.access import located, session_policy
-from weighbridge.ingest.s3.faults import Reader
+from weighbridge.ingest.s3.access import located
+from weighbridge.ingest.s3.policies import Reader, session_policy
 from weighbridge.registry.model import SyncStatus
 
 SOURCE = S3Prefix("acme", "m")

@@ -11,7 +11,7 @@ import botocore.exceptions
 import urllib3.exceptions
 
 from weighbridge.errors import WeighbridgeError
-from weighbridge.ingest.model import S3Prefix
+from weighbridge.ingest.s3.policies import Reader, bucket_policy, trust_policy
 from weighbridge.weights.strict_json import shown
 
 
@@ -32,40 +32,6 @@ class SourceError(WeighbridgeError):
     def __init__(self, message: str, *, code: str, retry: Retry = Retry.NEVER) -> None:
         super().__init__(message, code=code)
         self.retry = retry
-
-
-@dataclass(frozen=True, slots=True)
-class Reader:
-    """Who reads which folder: what a message needs to say who must grant what."""
-
-    source: S3Prefix
-    role_arn: str | None
-    external_id: str
-
-    @property
-    def partition(self) -> str:
-        return self.role_arn.split(":")[1] if self.role_arn else "aws"
-
-    def bucket_policy(self) -> str:
-        """The statements that let this reader in, ready to paste into the bucket's policy."""
-        bucket = f"arn:{self.partition}:s3:::{self.source.bucket}"
-        statements: list[dict[str, object]] = [
-            {
-                "Effect": "Allow",
-                "Principal": {"AWS": self.role_arn or "<the identity of the Weighbridge server>"},
-                "Action": actions,
-                "Resource": resource,
-            }
-            for actions, resource in (
-                (["s3:GetObject", "s3:GetObjectVersion"], f"{bucket}/{self.source.prefix}/*"),
-                (["s3:ListBucket", "s3:GetBucketLocation"], bucket),
-            )
-        ]
-        return json.dumps({"Version": "2012-10-17", "Statement": statements})
-
-    def trust_policy(self) -> str:
-        """The condition the trust policy of the org's role must have."""
-        return json.dumps({"StringEquals": {"sts:ExternalId": self.external_id}})
 
 
 _TRANSIENT_CODES = frozenset(
@@ -191,8 +157,8 @@ def archived(what: str) -> SourceError:
 def _role_denied(answer: _Answer) -> SourceError:
     reader = answer.reader
     return SourceError(
-        f"The role {reader.role_arn} could not be assumed. Its trust policy must allow sts:AssumeRole to the "
-        f"Weighbridge server with the condition {reader.trust_policy()}. STS said: {answer.said}",
+        f"The role {reader.role_arn} could not be assumed. Its trust policy must be: "
+        f"{json.dumps(trust_policy(reader))}. STS said: {answer.said}",
         code="ROLE_ACCESS_DENIED",
         retry=Retry.ACCESS,
     )
@@ -254,7 +220,7 @@ def _denied(answer: _Answer) -> SourceError:
     absent = "" if listing else " (or the object is gone and s3:ListBucket is missing)"
     return SourceError(
         f"{_who(answer.reader)} lacks {permission} on {answer.what}{absent}. Add to the policy of the bucket "
-        f"{answer.reader.source.bucket}: {answer.reader.bucket_policy()}",
+        f"{answer.reader.source.bucket}: {json.dumps(bucket_policy(answer.reader))}",
         code="LIST_ACCESS_DENIED" if listing else "GET_ACCESS_DENIED",
         retry=Retry.ACCESS,
     )

@@ -19,15 +19,15 @@ from botocore.response import StreamingBody
 from weighbridge.errors import InvalidError
 from weighbridge.ingest.model import ListedObject, PinnedFile, SyncLimits
 from weighbridge.ingest.pulse import Pulse
-from weighbridge.ingest.s3.access import S3Access
+from weighbridge.ingest.s3.access import LOOKS_PARALLEL, S3Access
 from weighbridge.ingest.s3.faults import (
-    Reader,
     Retry,
     SourceError,
     archived,
     source_changed,
     translate,
 )
+from weighbridge.ingest.s3.policies import Reader
 from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
 from weighbridge.weights.tensors import TensorSpec
 
@@ -52,8 +52,8 @@ _CHECKSUMS = {
 }
 """Full-object checksums that combine from parts, strongest first: the answer's member, its base64 length."""
 
-HEAD_BYTES = 256 * 1024
-"""First read of a tensor file: most headers are shorter."""
+HEAD_BYTES = 64 * 1024
+"""First read of a tensor file: most headers are shorter, and what is read beyond them is lost."""
 
 Result = TypeVar("Result")
 Item = TypeVar("Item")
@@ -136,7 +136,7 @@ class Source:
 
     def each(self, call: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`call` of each item, some at a time, in order; the first failure stops the rest."""
-        with ThreadPoolExecutor(self._limits.parts_parallel, thread_name_prefix="source") as pool:
+        with ThreadPoolExecutor(LOOKS_PARALLEL, thread_name_prefix="source") as pool:
             futures = [pool.submit(call, item) for item in items]
             try:
                 return [future.result() for future in futures]
@@ -291,6 +291,7 @@ class Source:
             failures=failures,
             reason=fault.message,
         )
+        self._pulse.add_retry()
         wait_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 16))
         self._pulse.pause(wait_s * (0.5 + self._jitter() / 2))
 

@@ -75,6 +75,14 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['org_id'], ['orgs.id'], name=op.f('fk_architecture_orgs_org_id_orgs')),
     sa.PrimaryKeyConstraint('arch_id', 'org_id', name=op.f('pk_architecture_orgs'))
     )
+    op.create_table('bucket_bindings',
+    sa.Column('bucket', sa.Text(), nullable=False),
+    sa.Column('org_id', sa.Text(), nullable=False),
+    sa.Column('role_arn', sa.Text(), nullable=True),
+    sa.Column('bound_at', sa.DateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['org_id'], ['orgs.id'], name=op.f('fk_bucket_bindings_org_id_orgs')),
+    sa.PrimaryKeyConstraint('bucket', name=op.f('pk_bucket_bindings'))
+    )
     op.create_table('endpoints',
     sa.Column('id', sa.Text(), nullable=False),
     sa.Column('org_id', sa.Text(), nullable=False),
@@ -110,6 +118,8 @@ def upgrade() -> None:
     sa.Column('bytes_done', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
     sa.Column('files_total', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('files_done', sa.Integer(), server_default=sa.text('0'), nullable=False),
+    sa.Column('bytes_per_s', sa.Double(), nullable=True),
+    sa.Column('retries', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('cancel_requested', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.Column('claim_epoch', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
     sa.Column('sync_spent_s', sa.Double(), server_default=sa.text('0'), nullable=False),

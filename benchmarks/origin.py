@@ -1,0 +1,165 @@
+"""An S3 origin for benchmarks in a process of its own: objects are a header and a size, the rest is zeros.
+
+    with running_origin(objects, delay_s=0.03) as origin:
+        origin.url, origin.bytes_sent()
+
+It checks no signature and answers what a weight sync asks: AssumeRole, ListObjectsV2, HEAD, ranged GET.
+"""
+
+import asyncio
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.request import urlopen
+from xml.sax.saxutils import escape
+
+ROOT = Path(__file__).parents[1]
+NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
+ROLE_ANSWER = (
+    "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ORIGIN</AccessKeyId>"
+    "<SecretAccessKey>origin</SecretAccessKey><SessionToken>token</SessionToken>"
+    "<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SparseObject:
+    """`head` is how the object begins; the rest of its `size_bytes` reads as zeros."""
+
+    head: bytes
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    url: str
+
+    def bytes_sent(self) -> int:
+        """Bytes of all bodies so far; asking resets the count."""
+        with urlopen(f"{self.url}/-/sent", timeout=10) as answer:
+            return int(answer.read())
+
+
+@contextmanager
+def running_origin(
+    objects: Mapping[str, SparseObject], *, delay_s: float = 0.0
+) -> Iterator[Origin]:
+    """`objects` by key, the same in every bucket; each answer waits `delay_s`, as a far network would."""
+    with tempfile.TemporaryDirectory(prefix="wb-origin-") as directory:
+        for number, (key, item) in enumerate(objects.items()):
+            path = Path(directory, f"{number:05}")
+            path.write_bytes(item.head)
+            os.truncate(path, item.size_bytes)
+            path.with_suffix(".key").write_text(key)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.origin", directory, str(delay_s)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield Origin(f"http://127.0.0.1:{int(process.stdout.readline())}")
+        finally:
+            process.stdin.close()
+            process.wait(10)
+            process.stdout.close()
+
+
+class _Served(asyncio.Protocol):
+    """One connection: requests in order, each answered whole."""
+
+    paths: Mapping[str, Path]
+    delay_s: float
+    sent = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._buffer = b""
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            lines = self._buffer[:end].decode("latin-1").split("\r\n")
+            headers = {
+                name.lower(): value
+                for name, _, value in (line.partition(": ") for line in lines[1:])
+            }
+            length = int(headers.get("content-length", "0"))
+            if len(self._buffer) < end + 4 + length:
+                return
+            self._buffer = self._buffer[end + 4 + length :]
+            method, target, _ = lines[0].split(" ", 2)
+            answer = self._answer(method, target, headers)
+            asyncio.get_running_loop().call_later(self.delay_s, self._transport.write, answer)
+
+    def _answer(self, method: str, target: str, headers: Mapping[str, str]) -> bytes:
+        url = urlsplit(target)
+        if url.path == "/-/sent":
+            body, _Served.sent = str(_Served.sent).encode(), 0
+            return _message(200, body)
+        if method == "POST":
+            return _message(200, ROLE_ANSWER.encode())
+        query = parse_qs(url.query)
+        if "list-type" in query:
+            return self._count(_message(200, self._listing(query["prefix"][0])))
+        path = self.paths[unquote(url.path).split("/", 2)[2]]
+        size = path.stat().st_size
+        about = {"ETag": f'"{hashlib.md5(path.name.encode()).hexdigest()}"'}
+        if method == "HEAD":
+            return _message(200, b"", {**about, "Content-Length": str(size)})
+        first, _, last = headers["range"].removeprefix("bytes=").partition("-")
+        with path.open("rb") as file:
+            file.seek(int(first))
+            body = file.read(int(last) + 1 - int(first))
+        about["Content-Range"] = f"bytes {first}-{last}/{size}"
+        return self._count(_message(206, body, about))
+
+    def _listing(self, prefix: str) -> bytes:
+        contents = "".join(
+            f"<Contents><Key>{escape(key)}</Key><Size>{path.stat().st_size}</Size></Contents>"
+            for key, path in sorted(self.paths.items())
+            if key.startswith(prefix)
+        )
+        return (
+            f'<ListBucketResult xmlns="{NAMESPACE}"><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>'
+        ).encode()
+
+    def _count(self, answer: bytes) -> bytes:
+        _Served.sent += len(answer)
+        return answer
+
+
+def _message(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
+    lines = {"Content-Length": str(len(body)), **(headers or {})}
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"HTTP/1.1 {status} OK\r\n{head}\r\n".encode() + body
+
+
+def _objects(directory: Path) -> Mapping[str, Path]:
+    named = sorted(directory.glob("*.key"))
+    return {file.read_text(): file.with_suffix("") for file in named}
+
+
+async def _serve(delay_s: float) -> None:
+    _Served.delay_s = delay_s
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(_Served, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    # Ends with its stdin, so it never outlives whoever started it.
+    await loop.run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":
+    _Served.paths = _objects(Path(sys.argv[1]))
+    asyncio.run(_serve(float(sys.argv[2])))
