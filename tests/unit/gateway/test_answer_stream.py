@@ -222,3 +222,55 @@ def test_text_logprobs_count_offsets_over_the_stream():
             "top_logprobs": [{"cde": -0.1, "z": -3.0}],
         },
     }
+
+
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
+SHAPES = st.sampled_from(
+    [
+        lambda text: chunk(delta(text)),
+        lambda text: chunk(delta(text), created=2),
+        lambda text: chunk(delta(text, index=1)),
+        lambda text: chunk(delta(None, reasoning_content=text)),
+        lambda text: chunk(delta(text, reasoning=text)),
+        lambda text: chunk(delta(text), delta(text, index=1)),
+        lambda text: chunk(delta(text), usage=USAGE),
+        lambda text: chunk({**delta(text), "logprobs": {"content": []}}),
+        lambda text: chunk(delta(text, finish="stop" if text else None)),
+        lambda text: chunk(delta(text)).replace(b'": ', b'":'),
+        lambda text: chunk(delta(text)).replace(b"\n", b"\r\n"),
+        lambda text: chunk(delta(text), system_fingerprint="b1"),
+        lambda text: chunk(delta(text)).replace(b"r1.abc", b"r2.abc"),
+        lambda text: b": " + json.dumps(text).encode() + b"\n\n",
+        lambda _text: chunk(delta("a")).replace(b'"a"', b'"a\\q"'),
+        lambda _text: chunk(delta("a")).replace(b'"a"', b'"a\x01"'),
+        lambda _text: chunk(delta("a")).replace(b'"a"', b'"\xff"'),
+        lambda _text: chunk(delta("a")).replace(b'"a"', b'"a","content":"b"'),
+    ]
+)
+
+
+@given(st.lists(st.tuples(SHAPES, TEXTS, st.integers(1, 6)), max_size=12))
+def test_events_known_by_their_bytes_are_answered_as_those_read_in_full(parts):
+    """Two streams get the same events; one gets each in two reads, so that it can recognise none."""
+    events = [shape(text) for shape, text, times in parts for _ in range(times)]
+    quick, full = AnswerStream(identity()), AnswerStream(identity())
+    for event in events:
+        try:
+            expected = full.feed(event[:3], ELAPSED) + full.feed(event[3:], ELAPSED)
+        except UnavailableError as error:
+            with pytest.raises(UnavailableError, match=error.message):
+                quick.feed(event, ELAPSED)
+            return
+        assert quick.feed(event, ELAPSED) == expected
+        assert (quick.events, quick.chunks) == (full.events, full.chunks)
+        assert quick.finished == full.finished
+
+
+def test_the_frames_before_a_fault_are_not_lost():
+    answer = AnswerStream(identity())
+    with pytest.raises(UnavailableError):
+        answer.feed(chunk(delta("Hel")) + chunk(delta("lo")) + b"data: nonsense\n\n", ELAPSED)
+    assert [part["choices"][0]["delta"]["content"] for part in frames(answer.unsent)] == [
+        "Hel",
+        "lo",
+    ]

@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from weighbridge.gateway.answers.shapes import UNREADABLE
+
 PROBE = "\u2603 weigh"
 _TEXT = re.compile(
     rb'"(?:content|reasoning|reasoning_content|text)" ?: ?("(?:[^"\\\x00-\x1f]|\\.)*")'
@@ -47,7 +49,7 @@ class RepeatedEvents:
             return None
         try:
             text = _STRING.decode(event[len(self._before) : len(event) - len(self._after)])
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return None
         if not text:
             return None

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, MsgspecError, Struct, UnsetType
 
+UNREADABLE = (MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding an engine's bytes raises when they are not JSON, not of these shapes, not UTF-8, or too deep."""
 _COMPLETE = frozenset({"stop", "length", "content_filter", "tool_calls"})
 
 

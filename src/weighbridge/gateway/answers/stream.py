@@ -20,6 +20,7 @@ from weighbridge.gateway.answers.rendering import (
 )
 from weighbridge.gateway.answers.repeated import RepeatedEvents
 from weighbridge.gateway.answers.shapes import (
+    UNREADABLE,
     CalledFunction,
     Chunk,
     Delta,
@@ -110,7 +111,7 @@ class AnswerStream:
         """As `Rewrite` asks: only for an event with one choice that carries a text and nothing else."""
         try:
             answer = _DECODER.decode(data)
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return None
         if len(answer.choices) != 1 or answer.model != self._identity.served_name:
             return None
@@ -168,7 +169,7 @@ class AnswerStream:
         self.events += 1
         try:
             answer = _DECODER.decode(event.data)
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise UnavailableError(
                 "The engine sent an event that is not JSON", code="engine_failed"
             ) from error

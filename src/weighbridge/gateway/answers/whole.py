@@ -16,6 +16,7 @@ from weighbridge.gateway.answers.rendering import (
     usage_of,
 )
 from weighbridge.gateway.answers.shapes import (
+    UNREADABLE,
     Answer,
     ChatChoice,
     EngineAnswer,
@@ -43,7 +44,7 @@ def whole_answer(received: bytes, identity: AnswerIdentity, elapsed: Elapsed) ->
     """Raises UnavailableError for what is no answer, WrongIdentityError when another replica gave it."""
     try:
         answer = msgspec.json.decode(received, type=EngineAnswer)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise UnavailableError("The engine's answer is not JSON", code="engine_failed") from error
     identity.check(answer.model)
     if not answer.choices:
@@ -77,7 +78,7 @@ def refusal_of(received: bytes, identity: AnswerIdentity) -> InvalidError:
 def _refusal_message(received: bytes) -> str:
     try:
         refusal = msgspec.json.decode(received, type=EngineRefusal)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return ""
     if isinstance(refusal.error, EngineError):
         return refusal.error.message

@@ -15,7 +15,6 @@ from weighbridge.telemetry.logs import redact
 
 CLIENT_GONE = 499
 """Logged status of a request whose caller left before the answer was whole."""
-FLUSH_S = 0.05
 HELD_LINES_MAX = 256
 
 
@@ -44,7 +43,7 @@ class AccessLog:
     """Writes a line per request in the form of the other log events, many at a time.
 
     The logging library costs as much as the rest of a request; these lines have fixed fields, so they are
-    written from one pattern. They reach `descriptor` after at most `FLUSH_S`.
+    written from one pattern, those of one turn of the loop at once.
     """
 
     def __init__(
@@ -80,7 +79,7 @@ class AccessLog:
 
     def _write(self, record: AccessRecord, duration_s: float, first_s: float | None) -> None:
         if not self._lines:
-            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+            asyncio.get_running_loop().call_soon(self.flush)
         version = "null" if record.version is None else record.version
         first_ms = "null" if first_s is None else f"{first_s * 1000:.1f}"
         self._lines.append(

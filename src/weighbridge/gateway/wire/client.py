@@ -289,7 +289,7 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
 
     def _cannot_read(self, error: WeighbridgeError) -> None:
         self.keep, self._ahead = False, b""
-        self._phase = _BODY
+        self._phase, self._decoder = _BODY, ChunkedBody()
         self._visit = self._clients.site.visit(None, self)
         self._visit.refuse(error)
 
@@ -306,9 +306,11 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
 
     def _refuse(self, error: WeighbridgeError) -> None:
         """A short rest of the body may still come; else the connection ends with the answer."""
-        decoder, self._body, self._discarded = self._decoder, None, 0
+        self._body, self._discarded = None, 0
         if isinstance(error, MalformedError):
-            self.keep = False
+            # How much is still to come cannot be known.
+            self.keep, self._decoder = False, ChunkedBody()
+        decoder = self._decoder
         if decoder.done:
             self._phase = _ANSWERING
             self._ahead = self._ahead or decoder.rest
