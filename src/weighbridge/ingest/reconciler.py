@@ -14,6 +14,7 @@ from weighbridge.errors import StaleError, UnavailableError
 from weighbridge.ingest import store
 from weighbridge.ingest.model import OpenSync, SyncLimits
 from weighbridge.ingest.plan import choose
+from weighbridge.ingest.pump.throttle import Throttles
 from weighbridge.ingest.s3.access import S3Access
 from weighbridge.ingest.sync import MANIFEST_LEASE_TTL_S, Sync, SyncParts
 from weighbridge.registry.model import SyncStatus
@@ -74,7 +75,15 @@ class IngestReconciler:
         self._holder = holder or clock.new_uuid()
         self._wake = wake
         self._threads = ThreadPoolExecutor(self._syncs_max + 1, thread_name_prefix="ingest")
-        self._parts = SyncParts(database, store, s3, clock.monotonic, self._limits, self._threads)
+        self._parts = SyncParts(
+            database,
+            store,
+            s3,
+            clock.monotonic,
+            self._limits,
+            self._threads,
+            Throttles(settings.sync_org_bytes_per_s, clock.monotonic),
+        )
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}

@@ -6,12 +6,14 @@ Blobs are shared by whoever publishes equal bytes; no call tells one org that an
 """
 
 import contextlib
+import ctypes
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,6 +25,11 @@ TEMPORARY_PREFIX = "tmp-"
 STAGING_GRACE_S = 3600.0
 """Age from which something temporary that nobody owns any more is removed."""
 READ_ONLY = 0o444
+LOCKS_MAX = 4096
+BATCH_BLOBS_MIN = 8
+"""From this many blobs on, syncing the whole file system costs less than each file by itself."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class FilesystemStore:
@@ -34,7 +41,16 @@ class FilesystemStore:
         self._manifests = root / "manifests"
         self._versions = root / "versions"
         self._staging = root / "staging"
-        for directory in (self._blobs, self._manifests, self._versions, self._staging):
+        self._locks = root / "locks"
+        self._aside = root / "aside"
+        for directory in (
+            self._blobs,
+            self._manifests,
+            self._versions,
+            self._staging,
+            self._locks,
+            self._aside,
+        ):
             directory.mkdir(parents=True, exist_ok=True)
 
     def has_blob(self, digest: str) -> bool:
@@ -74,6 +90,25 @@ class FilesystemStore:
             staged.replace(blob)
         _fsync_directory(blob.parent)
 
+    def publish_blobs(self, staged: Mapping[Path, str]) -> None:
+        """`publish_blob` of many: two syncs of the file system instead of two fsyncs per file. Repeatable."""
+        if len(staged) < BATCH_BLOBS_MIN:
+            for path, digest in staged.items():
+                self.publish_blob(path, digest)
+            return
+        for path, digest in staged.items():
+            self.blob_path(digest).parent.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                path.chmod(READ_ONLY)
+        _sync_file_system(self._root)
+        for path, digest in staged.items():
+            blob = self.blob_path(digest)
+            if path.exists() and blob.exists() and blob.stat().st_size == path.stat().st_size:
+                path.unlink()
+            elif path.exists() or not blob.exists():
+                path.replace(blob)
+        _sync_file_system(self._root)
+
     def publish(self, manifest: Manifest) -> str:
         """Present the manifest's files as `version_dir(digest)`; MissingBlobError names a blob that is not there."""
         digest = manifest.digest
@@ -108,6 +143,20 @@ class FilesystemStore:
         if not (self._manifest_path(digest).is_file() and path.is_dir()):
             raise _not_published(digest)
         return path
+
+    def try_lock(self, name: str) -> "FileLock | None":
+        """Exclusive among all processes that use this root; None while another has it. Ends with its process."""
+        return FileLock.take(self._lock_path(name), wait=False)
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Wait for a lock that others hold only briefly."""
+        lock = FileLock.take(self._lock_path(name), wait=True)
+        assert lock is not None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def free_bytes(self) -> int:
         disk = os.statvfs(self._root)
@@ -181,6 +230,11 @@ class FilesystemStore:
         assert is_digest(digest), digest
         return self._manifests / f"{digest}.json"
 
+    def _lock_path(self, name: str) -> Path:
+        """One of LOCKS_MAX files, never removed; two names that share one only wait for each other."""
+        number = int(content_digest(name.encode())[:8], 16) % LOCKS_MAX
+        return self._locks / f"{number:03x}"
+
     def _link(self, entry: FileEntry, directory: Path) -> None:
         path = directory / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,6 +275,29 @@ class FilesystemStore:
             yield path
         finally:
             _remove(path)
+
+
+class FileLock:
+    """An flock(2) on a file of its own."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, path: Path, *, wait: bool) -> "FileLock | None":
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(descriptor)
+
+    def release(self) -> None:
+        os.close(self._descriptor)
 
 
 class MissingBlobError(NotFoundError):
@@ -267,6 +344,17 @@ def _fsync_file(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file_system(path: Path) -> None:
+    """syncfs(2): everything written to this file system is durable, and a failed write is reported (Linux 5.8)."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
     finally:
         os.close(descriptor)
 

@@ -3,15 +3,16 @@
 import base64
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import awscrt.checksums
 import pytest
 
-from weighbridge.ingest.fetch import FetchOrder, fetch, reserve
 from weighbridge.ingest.model import PinnedFile
 from weighbridge.ingest.pulse import Pulse
+from weighbridge.ingest.pump.fetch import fetch, reserve
+from weighbridge.ingest.pump.staged import FetchOrder, Whole
 from weighbridge.ingest.s3.faults import SourceError
 from weighbridge.weights.digest import HASH_PART_BYTES, content_digest
 
@@ -27,12 +28,17 @@ class Memory:
         self.fail_after = fail_after
         self.served = 0
 
-    def stream(self, file: PinnedFile, start: int, end: int) -> Iterator[bytes]:
+    def stream(
+        self, file: PinnedFile, start: int, end: int, room: Callable[[int], memoryview]
+    ) -> Iterator[memoryview]:
         for at in range(start, end, CHUNK_BYTES):
             if self.fail_after is not None and self.served >= self.fail_after:
                 raise SourceError("gone", code="UNREACHABLE")
             self.served += 1
-            yield self.objects[file.key][at : min(end, at + CHUNK_BYTES)]
+            content = self.objects[file.key][at : min(end, at + CHUNK_BYTES)]
+            view = room(len(content))
+            view[:] = content
+            yield view
 
 
 def content_of(size: int, seed: int = 0) -> bytes:
@@ -48,8 +54,8 @@ def order(tmp_path: Path, key: str, content: bytes, checksum: str | None = None)
 def pull(source: Memory, orders: list[FetchOrder], workers: int = 4) -> dict[str, str]:
     digests: dict[str, str] = {}
 
-    def finished(file: PinnedFile, staged: Path, digest: str) -> None:
-        digests[file.key] = digest
+    def finished(wholes: Sequence[Whole]) -> None:
+        digests.update({whole.file.key: whole.digest for whole in wholes})
 
     pulse = Pulse(time.monotonic)
     fetch(source, orders, pulse, workers=workers, tries_max=3, finished=finished)
@@ -108,9 +114,11 @@ def test_parts_combine_to_the_checksum_of_the_whole_object(algorithm: str, tmp_p
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     class Zeros(Memory):
-        def stream(self, file: PinnedFile, start: int, end: int) -> Iterator[bytes]:
+        def stream(
+            self, file: PinnedFile, start: int, end: int, room: Callable[[int], memoryview]
+        ) -> Iterator[memoryview]:
             for at in range(start, end, CHUNK_BYTES):
-                yield bytes(min(end - at, CHUNK_BYTES))
+                yield room(min(end - at, CHUNK_BYTES))
 
     file = PinnedFile("zeros", "zeros", 256 * 1024 * 1024, '"e"', None)
     tracemalloc.start()
@@ -146,5 +154,5 @@ def test_a_stopped_pulse_ends_the_fetch_with_its_cause(tmp_path: Path) -> None:
             pulse,
             workers=2,
             tries_max=3,
-            finished=lambda file, staged, digest: None,
+            finished=lambda wholes: None,
         )
