@@ -151,6 +151,15 @@ class Settings(BaseSettings):
         default=0.05, ge=0, lt=1, description="Share of the disk kept free (W9)."
     )
 
+    store_verify_days: float = Field(
+        default=30.0,
+        gt=0,
+        description="Each blob of the weight store is hashed again this often (W11).",
+    )
+    store_verify_bytes_per_s: int = Field(
+        default=100_000_000, ge=1, description="Most bytes per second read for that."
+    )
+
     replica_slots: int = Field(
         default=8, ge=1, le=1024, description="Engine processes this node may run at once."
     )

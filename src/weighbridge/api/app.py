@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from weighbridge.api import endpoints, errors, versions
-from weighbridge.api.admin import architectures, keys, machines, orgs
+from weighbridge.api.admin import architectures, keys, machines, orgs, store
 from weighbridge.api.admin import endpoints as admin_endpoints
 from weighbridge.api.answers import Problem
 from weighbridge.api.deps import Parts
@@ -28,6 +28,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     architectures.router,
     admin_endpoints.router,
     machines.router,
+    store.router,
 )
 
 

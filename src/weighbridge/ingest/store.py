@@ -1,5 +1,6 @@
 """SQL of weight syncs: claims, pinned files, progress and final states. Nothing here commits."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import text
@@ -316,6 +317,25 @@ async def unused_manifests(tx: Transaction, published: Sequence[str]) -> Mapping
         {"published": list(published)},
     )
     return {row.digest: row.deleted for row in rows}
+
+
+async def version_names(tx: Transaction, manifests: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """By manifest digest, `org/architecture/number` of the versions that are not deleted."""
+    rows = await tx.execute(
+        text(
+            """
+            SELECT v.manifest_digest AS digest, o.name || '/' || v.arch_id || '/' || v.number AS name
+            FROM model_versions v JOIN orgs o ON o.id = v.org_id
+            WHERE v.manifest_digest = ANY(CAST(:digests AS text[])) AND v.deleted_at IS NULL
+            ORDER BY 1, 2
+            """
+        ),
+        {"digests": list(manifests)},
+    )
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        names[row.digest].append(row.name)
+    return names
 
 
 async def _guard(tx: Transaction, held: Lease, version_id: str) -> None:

@@ -263,7 +263,7 @@ class Sync:
     ) -> None:
         limits, weights = self._parts.limits, self._parts.store
         keep_free = int(weights.total_bytes() * limits.disk_free_min_share)
-        with weights.locked("reserve"):
+        with weights.locks.holding("reserve"):
             reserve(orders, free_bytes=weights.free_bytes(), keep_free_bytes=keep_free)
 
         def finished(wholes: Sequence[Whole]) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from weighbridge.ingest.model import PinnedFile
 from weighbridge.ingest.pump.staged import Entry
-from weighbridge.weights.filesystem import FileLock, FilesystemStore
+from weighbridge.weights.disk.locks import FileLock
+from weighbridge.weights.filesystem import FilesystemStore
 
 
 class Turn:
@@ -17,7 +18,7 @@ class Turn:
 
     def enter(self, here: Callable[[], bool]) -> Entry:
         """`here` looks whether another sync has brought the content meanwhile; it is asked under the lock."""
-        self._lock = self._store.try_lock(self._name)
+        self._lock = self._store.locks.attempt(self._name)
         if self._lock is None:
             return Entry.BUSY
         try:
