@@ -4,6 +4,7 @@ import base64
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import awscrt.checksums
@@ -12,7 +13,9 @@ import pytest
 from weighbridge.ingest.model import PinnedFile
 from weighbridge.ingest.pulse import Pulse
 from weighbridge.ingest.pump.fetch import fetch, reserve
-from weighbridge.ingest.pump.staged import FetchOrder, Whole
+from weighbridge.ingest.pump.journal import Journal
+from weighbridge.ingest.pump.staged import Entry, FetchOrder, Whole
+from weighbridge.ingest.pump.throttle import BURST_S, Throttle
 from weighbridge.ingest.s3.faults import SourceError
 from weighbridge.weights.digest import HASH_PART_BYTES, content_digest
 
@@ -156,3 +159,64 @@ def test_a_stopped_pulse_ends_the_fetch_with_its_cause(tmp_path: Path) -> None:
             tries_max=3,
             finished=lambda wholes: None,
         )
+
+
+def test_many_small_files_are_finished_by_the_batch(tmp_path: Path) -> None:
+    objects = {f"small-{number}": b"%d" % number for number in range(3000)} | {"empty": b""}
+    orders = [order(tmp_path, key, content, crc64(content)) for key, content in objects.items()]
+    batches: list[int] = []
+    digests: dict[str, str] = {}
+
+    def finished(wholes: Sequence[Whole]) -> None:
+        batches.append(len(wholes))
+        digests.update({whole.file.key: whole.digest for whole in wholes})
+
+    pulse = Pulse(time.monotonic)
+    fetch(Memory(objects), orders, pulse, workers=4, tries_max=3, finished=finished)
+    assert digests == {key: content_digest(content) for key, content in objects.items()}
+    assert len(batches) < 20
+    assert {path.name for path in tmp_path.iterdir()} == objects.keys()
+
+
+def test_a_file_another_sync_fetches_is_waited_for_and_then_taken_from_the_store(
+    tmp_path: Path,
+) -> None:
+    content = content_of(SIZE_BYTES)
+    entries = iter([Entry.BUSY, Entry.BUSY, Entry.HERE])
+    waiting = replace(order(tmp_path, "big", content), enter=lambda: next(entries))
+    left: list[str] = []
+    own = replace(order(tmp_path, "own", content), leave=lambda: left.append("own"))
+    source = Memory({"own": content, "big": content})
+    assert pull(source, [waiting, own]).keys() == {"own"}
+    assert left == ["own"]
+    assert next(entries, None) is None
+
+
+def test_a_journals_torn_line_does_not_swallow_the_next(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "file")
+    journal.note(0, b"\1" * 32)
+    journal.close()
+    with (tmp_path / "file.journal").open("ab") as file:
+        file.write(b'{"part":1,"bl')
+    journal = Journal(tmp_path / "file")
+    journal.note(2, b"\2" * 32)
+    journal.close()
+    again = Journal(tmp_path / "file")
+    assert again.found == {0: "01" * 32, 2: "02" * 32}
+    again.close()
+
+
+def test_the_cap_of_an_org_slows_its_fetch(tmp_path: Path) -> None:
+    content = content_of(3 * CHUNK_BYTES)
+    throttle = Throttle(4 * CHUNK_BYTES, time.monotonic)
+    began = time.monotonic()
+    fetch(
+        Memory({"a": content}),
+        [order(tmp_path, "a", content)],
+        Pulse(time.monotonic),
+        workers=4,
+        tries_max=1,
+        finished=lambda wholes: None,
+        throttle=throttle,
+    )
+    assert time.monotonic() - began >= 3 / 4 - BURST_S
