@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 CLEAN := env -u WEIGHBRIDGE_BASE_URL -u WEIGHBRIDGE_API_KEY -u WEIGHBRIDGE_ADMIN_KEY -u WEIGHBRIDGE_INFERENCE_KEY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format bench openapi lock clean
+.PHONY: help setup demo run test check format bench bench-ingest openapi lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv and install the project with its locked dependencies
 
@@ -42,6 +42,9 @@ format: $(STAMP) ## Format the code and mend what lint can mend
 
 bench: $(STAMP) ## Run the benchmarks and write benchmarks/results/
 	@$(CLEAN) $(BIN)/python -m benchmarks
+
+bench-ingest: $(STAMP) ## Compare weight syncs with other S3 clients, into benchmarks/results/
+	@$(CLEAN) $(BIN)/python -m benchmarks ingest
 
 openapi: $(STAMP) ## Write docs/api/openapi.json anew
 	@$(BIN)/python -m weighbridge.api.schema > docs/api/openapi.json

@@ -6,7 +6,7 @@ import sys
 from benchmarks import tables
 from benchmarks.harness import write
 
-NAMES = ("main_job",)
+NAMES = ("main_job", "ingest")
 
 
 def main(names: list[str]) -> int:
