@@ -6,6 +6,7 @@ botocore stays in charge of all else: credentials and their renewal, the endpoin
 import http.client
 import os
 import re
+import socket
 import ssl
 import threading
 import weakref
@@ -21,6 +22,7 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from weighbridge.ingest.s3.signing import Signer, encoded_path
+from weighbridge.ingest.s3.tls import TlsSocket
 
 ERROR_BYTES_MAX = 64 * 1024
 IDLE_CONNECTIONS_MAX = 64
@@ -182,18 +184,21 @@ class _Wire:
     def _connect(self) -> http.client.HTTPConnection:
         host = urlsplit(self._base).hostname or ""
         port = urlsplit(self._base).port
-        made: http.client.HTTPConnection
-        if self._tls is None:
-            made = http.client.HTTPConnection(host, port, timeout=self._connect_s)
-        else:
-            made = http.client.HTTPSConnection(
-                host, port, timeout=self._connect_s, context=self._tls
-            )
+        made = http.client.HTTPConnection(host, port or (443 if self._tls else 80))
+        made.auto_open = 0  # a closed connection is not opened again, and never without TLS
         try:
-            made.connect()
+            raw = socket.create_connection((host, made.port), self._connect_s)
+        except OSError as error:
+            raise EndpointConnectionError(endpoint_url=self._base, error=error) from error
+        try:
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            made.sock = raw if self._tls is None else TlsSocket(raw, self._tls, host)
         except ssl.SSLError as error:
+            raw.close()
             raise SSLError(endpoint_url=self._base, error=error) from error
         except OSError as error:
+            raw.close()
             raise EndpointConnectionError(endpoint_url=self._base, error=error) from error
         made.sock.settimeout(self._read_s)
         return made
