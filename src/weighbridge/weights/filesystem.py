@@ -135,6 +135,7 @@ class FilesystemStore:
                 (building / recorded.name).replace(recorded)
         fsync_directory(self._manifests)
         self.quarantine.heal(digest)
+        self._restore_withdrawn()
         return digest
 
     def take_away(self, digest: str, found_digest: str) -> Damage:
@@ -262,6 +263,13 @@ class FilesystemStore:
         except FileNotFoundError:
             return False
         return True
+
+    def _restore_withdrawn(self) -> None:
+        """A blob that came back makes every version whole that was withdrawn for it alone."""
+        for version in self.quarantine.withdrawn():
+            manifest = Manifest(self._entries(version))
+            if manifest.digest == version and all(self.has_blob(e.digest) for e in manifest.files):
+                self.publish(manifest)
 
     def _hide(self, digest: str) -> None:
         with self._temporary_directory() as trash, contextlib.suppress(FileNotFoundError):

@@ -175,6 +175,7 @@ def test_a_blob_that_rots_is_quarantined_and_its_versions_withdrawn_until_synced
     store: FilesystemStore,
 ) -> None:
     rotten = published(store, {"shared": b"s", "bad": b"good bytes"})
+    also = published(store, {"other": b"o", "bad": b"good bytes"})
     sound = published(store, {"shared": b"s"})
     digest = rotten.by_path()["bad"].digest
     blob = store.blob_path(digest)
@@ -189,12 +190,15 @@ def test_a_blob_that_rots_is_quarantined_and_its_versions_withdrawn_until_synced
     with pytest.raises(NotFoundError):
         store.version_dir(rotten.digest)
     assert store.version_dir(sound.digest).is_dir()
-    assert [damage.versions for damage in store.quarantine.damages()] == [[rotten.digest]]
+    assert [damage.versions for damage in store.quarantine.damages()] == [
+        sorted([rotten.digest, also.digest])
+    ]
     # The rest of the withdrawn version stays, so that little is fetched again.
     assert store.collect_blobs(age_min_s=0) == 0
 
     assert published(store, {"shared": b"s", "bad": b"good bytes"}) == rotten
     assert (store.version_dir(rotten.digest) / "bad").read_bytes() == b"good bytes"
+    assert (store.version_dir(also.digest) / "bad").read_bytes() == b"good bytes"
     assert store.quarantine.damages() == []
 
 
