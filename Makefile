@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 CLEAN := env -u WEIGHBRIDGE_BASE_URL -u WEIGHBRIDGE_API_KEY -u WEIGHBRIDGE_ADMIN_KEY -u WEIGHBRIDGE_INFERENCE_KEY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format bench bench-gateway openapi lock clean
+.PHONY: help setup demo run test check format bench bench-gateway bench-ingest openapi lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: $(STAMP) ## Run the benchmarks and write benchmarks/results/
 
 bench-gateway: $(STAMP) ## Measure the gateway beside the proxies installed here
 	@$(CLEAN) $(BIN)/python -m benchmarks gateway
+
+bench-ingest: $(STAMP) ## Compare weight syncs with other S3 clients, into benchmarks/results/
+	@$(CLEAN) $(BIN)/python -m benchmarks ingest
 
 openapi: $(STAMP) ## Write docs/api/openapi.json anew
 	@$(BIN)/python -m weighbridge.api.schema > docs/api/openapi.json

@@ -5,6 +5,7 @@ policy, the ranges and the conditions that were sent.
 """
 
 import hashlib
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -59,13 +60,14 @@ class S3Stub:
     identity: str = "arn:aws:sts::210987654321:assumed-role/weighbridge/session"
     credentials_s: float = 3600.0
     bytes_per_s: float = 0.0
+    connections: int = 0
     gets: list[Asked] = field(default_factory=list)
     roles: list[Mapping[str, str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @contextmanager
-def running_stub() -> Iterator[S3Stub]:
+def running_stub(tls: ssl.SSLContext | None = None) -> Iterator[S3Stub]:
     stub = S3Stub()
 
     class Bound(_Requests):
@@ -73,7 +75,10 @@ def running_stub() -> Iterator[S3Stub]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
     server.daemon_threads = True
-    stub.endpoint_url = f"http://127.0.0.1:{server.server_address[1]}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    scheme = "http" if tls is None else "https"
+    stub.endpoint_url = f"{scheme}://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
@@ -87,6 +92,11 @@ def running_stub() -> Iterator[S3Stub]:
 class _Requests(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: S3Stub
+
+    def setup(self) -> None:
+        with self.state.lock:
+            self.state.connections += 1
+        super().setup()
 
     def log_message(self, *_: object) -> None:
         pass

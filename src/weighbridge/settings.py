@@ -114,10 +114,16 @@ class Settings(BaseSettings):
     )
 
     sync_parts_parallel: int = Field(
-        default=8, ge=1, le=64, description="Ranged GETs in flight per sync."
+        default=16,
+        ge=1,
+        le=64,
+        description="Ranged GETs in flight per sync at most; how many is found by trying.",
     )
     sync_part_bytes: int = Field(
         default=16 * 1024 * 1024, ge=1024 * 1024, description="Size of one ranged GET."
+    )
+    sync_org_bytes_per_s: int = Field(
+        default=0, ge=0, description="Most bytes per second that one org's syncs read; 0 is no cap."
     )
     syncs_parallel: int = Field(
         default=4, ge=1, le=64, description="Weight syncs at once on this node."
@@ -143,6 +149,15 @@ class Settings(BaseSettings):
     )
     disk_free_min_share: float = Field(
         default=0.05, ge=0, lt=1, description="Share of the disk kept free (W9)."
+    )
+
+    store_verify_days: float = Field(
+        default=30.0,
+        gt=0,
+        description="Each blob of the weight store is hashed again this often (W11).",
+    )
+    store_verify_bytes_per_s: int = Field(
+        default=100_000_000, ge=1, description="Most bytes per second read for that."
     )
 
     replica_slots: int = Field(

@@ -168,6 +168,9 @@ async def test_an_operator_sees_what_runs(client):
         assert client.admin.status().database == "ok"
         assert client.admin.replicas.list(ENDPOINT) == ()
         assert client.admin.nodes()[0]["name"] == "node-1"
+        assert client.admin.store.get().damaged == ()
+        assert client.admin.store.verify().due_blobs == client.admin.store.get().blobs
+        assert client.admin.store.collect(dry_run=True)["dry_run"] is True
         with pytest.raises(NotFoundError):
             client.admin.replicas.logs("none")
 

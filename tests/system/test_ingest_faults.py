@@ -191,6 +191,84 @@ async def test_a_running_sync_stops_when_it_is_cancelled(
         assert world.store.staging_owners() == set()
 
 
+async def test_a_throttling_server_slows_the_sync_and_does_not_fail_it(
+    stub: S3Stub, database: Database, tmp_path: Path
+) -> None:
+    stub.objects[KEY] = safetensors_file(BIG)
+    stub.fault = lambda asked, number: "503" if number % 5 in (1, 2, 3) else ""
+    async with start_world(_Stubbed(stub), database, tmp_path, BIG) as world:
+        row = await world.sync("s3://acme/m")
+    assert row.status == "done"
+
+
+async def test_two_syncs_of_one_content_fetch_it_once(
+    stub: S3Stub, database: Database, tmp_path: Path
+) -> None:
+    content = safetensors_file(BIG)
+    stub.objects = {"m/model.safetensors": content, "copy/model.safetensors": content}
+    stub.checksums = dict.fromkeys(stub.objects, _crc64(content))
+    stub.bytes_per_s = 40_000_000
+    async with start_world(_Stubbed(stub), database, tmp_path, BIG) as world:
+        ids = [await world.upload(f"s3://acme/{folder}") for folder in ("m", "copy", "m")]
+        rows = [await world.finished(version_id) for version_id in ids]
+    assert [row.status for row in rows] == ["done"] * 3
+    assert len({row.manifest_digest for row in rows}) == 1
+    fetched = sum(get.end - get.start for get in stub.gets)
+    assert fetched < len(content) + 4 * 1024 * 1024
+
+
+async def test_content_the_org_has_is_not_fetched_again_from_another_place(
+    world: World, stub: S3Stub
+) -> None:
+    stub.objects["moved/model.safetensors"] = CONTENT
+    for key in stub.objects:
+        stub.checksums[key] = _crc64(CONTENT)
+    first = await world.sync("s3://acme/m")
+    before = len(stub.gets)
+    second = await world.sync("s3://acme/moved")
+    assert (first.status, second.status) == ("done", "done")
+    assert second.manifest_digest == first.manifest_digest
+    # Only its header was read, for the verdict.
+    assert len(stub.gets) - before == 1
+
+
+async def test_collection_leaves_what_a_running_sync_counts_on(world: World, stub: S3Stub) -> None:
+    row = await world.sync("s3://acme/m")
+    digest = world.store.manifest(row.manifest_digest).by_path()["model.safetensors"].digest
+    running = await world.upload("s3://acme/other")
+    await world.execute(
+        f"INSERT INTO sync_files (version_id, key, path, size_bytes, etag, digest) "
+        f"VALUES ('{running}', 'k', 'p', 1, 'e', '{digest}')"
+    )
+    await world.execute(f"UPDATE model_versions SET deleted_at = now() WHERE id = '{row.id}'")
+    await world.reconciler.collect()
+    assert row.manifest_digest not in world.store.published()
+    assert world.store.has_blob(digest)
+    await world.execute(f"UPDATE model_versions SET status = 'error' WHERE id = '{running}'")
+    world.store.collect_blobs(age_min_s=0, leased=lambda: ())
+    assert not world.store.has_blob(digest)
+
+
+async def test_a_rotten_blob_is_found_and_its_version_withdrawn(world: World) -> None:
+    row = await world.sync("s3://acme/m")
+    digest = world.store.manifest(row.manifest_digest).by_path()["model.safetensors"].digest
+    blob = world.store.blob_path(digest)
+    blob.chmod(0o644)
+    with blob.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\xff")
+    world.store.verifications.ask()
+    limit = time.monotonic() + 30
+    while not world.store.quarantine.damages():
+        assert time.monotonic() < limit
+        await world.reconciler.reconcile()
+        await asyncio.sleep(0.05)
+    assert row.manifest_digest not in world.store.published()
+    again = await world.sync("s3://acme/m")
+    assert again.manifest_digest == row.manifest_digest
+    assert world.store.version_dir(row.manifest_digest).is_dir()
+
+
 async def test_a_control_plane_that_lost_its_lease_writes_nothing_more(
     stub: S3Stub, database: Database, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from weighbridge.api import endpoints, errors, versions
-from weighbridge.api.admin import architectures, buckets, keys, machines, orgs
+from weighbridge.api.admin import architectures, buckets, keys, machines, orgs, store
 from weighbridge.api.admin import endpoints as admin_endpoints
 from weighbridge.api.answers import Problem
 from weighbridge.api.deps import Parts
@@ -31,6 +31,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     architectures.router,
     admin_endpoints.router,
     machines.router,
+    store.router,
 )
 
 

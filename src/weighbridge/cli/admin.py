@@ -8,9 +8,10 @@ from rich.console import RenderableType
 
 from weighbridge.cli import config
 from weighbridge.cli.inspection.buckets import buckets, release_bucket, s3_setup
-from weighbridge.cli.output import facts, moment, plain, table
+from weighbridge.cli.output import cell, facts, moment, plain, table
 from weighbridge.cli.session import OrgName, Session, Yes, profile_file, with_session
 from weighbridge.sdk import ApiKey, Org
+from weighbridge.sdk.admin_types import WeightStore
 
 OrgArgument = Annotated[str, typer.Argument(metavar="ORG", help="The org's name.")]
 RoleArn = Annotated[
@@ -170,6 +171,29 @@ def nodes(session: Session) -> None:
     session.output.show({"nodes": list(found)}, table(headings, rows))
 
 
+def store_usage(session: Session) -> None:
+    """Show what the weight store holds, what is due to be verified, and what is damaged."""
+    _show_store(session, session.client.admin.store.get())
+
+
+def store_verify(session: Session) -> None:
+    """Hash every blob again, in the background; `store usage` shows what is left and what was found."""
+    _show_store(session, session.client.admin.store.verify())
+
+
+def store_gc(
+    session: Session,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+) -> None:
+    """Remove the blobs that no version names and no sync counts on."""
+    found = session.client.admin.store.collect(dry_run=dry_run)
+    verb = "would be removed" if dry_run else "removed"
+    view = plain(f"{found['blobs']} blobs {verb}, {found['size_bytes']} bytes")
+    session.output.show(found, view)
+
+
 def install(program: typer.Typer) -> None:
     panel = "Operate"
     for function in (status, replicas, logs, nodes):
@@ -188,6 +212,16 @@ def install(program: typer.Typer) -> None:
     key.command("create")(with_session(key_create))
     key.command("list")(with_session(key_list))
     key.command("revoke")(with_session(key_revoke))
+    store = typer.Typer()
+    store.command("usage")(with_session(store_usage))
+    store.command("verify")(with_session(store_verify))
+    store.command("gc")(with_session(store_gc))
+    program.add_typer(
+        store,
+        name="store",
+        help="The weight store: its size, health and waste.",
+        rich_help_panel=panel,
+    )
     program.add_typer(
         key, name="key", help="Create, list and revoke API keys.", rich_help_panel=panel
     )
@@ -204,6 +238,23 @@ def _show_org(session: Session, org: Org) -> None:
         }
     )
     session.output.show(org.raw, view)
+
+
+def _show_store(session: Session, store: WeightStore) -> None:
+    damaged = [
+        f"{item['digest']}: its bytes hash to {item['found_digest']}; withdrawn: {cell(item['versions'])}"
+        for item in store.damaged
+    ]
+    view = facts(
+        {
+            "free": f"{store.free_bytes} of {store.total_bytes} bytes",
+            "blobs": f"{store.blobs}, {store.blob_bytes} bytes",
+            "unused": f"{store.unused_blobs}, {store.unused_bytes} bytes",
+            "to verify": f"{store.due_blobs}, {store.due_bytes} bytes",
+            "damaged": damaged or ["none"],
+        }
+    )
+    session.output.show(store.raw, view)
 
 
 def _key_facts(key: ApiKey, secret: str | None) -> RenderableType:

@@ -15,6 +15,8 @@ class Pulse:
         self._last_beat = monotonic()
         self._bytes_done = bytes_done
         self._retries = 0
+        self._bytes_received = 0
+        self._slowdowns = 0
         self.received = False
 
     @property
@@ -29,15 +31,33 @@ class Pulse:
         with self._lock:
             self._retries += 1
 
+    @property
+    def bytes_received(self) -> int:
+        """From the source, kept or not; what a parallelism is judged by."""
+        return self._bytes_received
+
+    @property
+    def slowdowns(self) -> int:
+        """How often the source has asked for fewer requests."""
+        return self._slowdowns
+
     def now(self) -> float:
         return self._monotonic()
 
     def idle_s(self) -> float:
         return self._monotonic() - self._last_beat
 
-    def beat(self) -> None:
+    def beat(self, count: int = 0) -> None:
+        """A sign of life of the source, with `count` bytes of an object's content."""
         self._last_beat = self._monotonic()
         self.received = True
+        if count:
+            with self._lock:
+                self._bytes_received += count
+
+    def slow_down(self) -> None:
+        with self._lock:
+            self._slowdowns += 1
 
     def add_done(self, count: int) -> None:
         with self._lock:

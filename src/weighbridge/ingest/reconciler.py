@@ -14,8 +14,10 @@ from weighbridge.errors import StaleError, UnavailableError
 from weighbridge.ingest import store
 from weighbridge.ingest.model import OpenSync, SyncLimits
 from weighbridge.ingest.plan import choose
+from weighbridge.ingest.pump.throttle import Throttles
 from weighbridge.ingest.s3.access import S3Access
 from weighbridge.ingest.sync import MANIFEST_LEASE_TTL_S, Sync, SyncParts
+from weighbridge.ingest.upkeep import upkeep_of
 from weighbridge.registry.model import SyncStatus
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
@@ -30,6 +32,7 @@ Result = TypeVar("Result")
 IDLE_S = 5.0
 BUSY_S = 1.0
 COLLECT_PERIOD_S = 30.0
+VERIFY_PERIOD_S = 600.0
 CLAIMS_MAX = 100
 """A sync that was claimed this often without an end takes its process down: it is given up (W5)."""
 
@@ -73,13 +76,30 @@ class IngestReconciler:
         self._syncs_max = settings.syncs_parallel
         self._holder = holder or clock.new_uuid()
         self._wake = wake
-        self._threads = ThreadPoolExecutor(self._syncs_max + 1, thread_name_prefix="ingest")
-        self._parts = SyncParts(database, store, s3, clock.monotonic, self._limits, self._threads)
+        self._threads = ThreadPoolExecutor(self._syncs_max + 2, thread_name_prefix="ingest")
+        self._parts = SyncParts(
+            database,
+            store,
+            s3,
+            clock.monotonic,
+            self._limits,
+            self._threads,
+            Throttles(settings.sync_org_bytes_per_s, clock.monotonic),
+        )
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
         self._first_seen: dict[str, float] = {}
         self._collected_at: float | None = None
+        self._upkeep = upkeep_of(
+            database,
+            store,
+            verify_days=settings.store_verify_days,
+            bytes_per_s=settings.store_verify_bytes_per_s,
+        )
+        self._verifying: asyncio.Task[None] | None = None
+        self._verified_at: float | None = None
+        self._asked_s = 0.0
 
     async def reconcile(self) -> float:
         """One pass: end what is cancelled, start what may start, collect what is unused."""
@@ -100,6 +120,7 @@ class IngestReconciler:
         if self._collected_at is None or now - self._collected_at >= COLLECT_PERIOD_S:
             self._collected_at = now
             await self.collect()
+        self._verify(now)
         return BUSY_S if self._tasks or self._not_before else IDLE_S
 
     async def collect(self) -> None:
@@ -109,7 +130,9 @@ class IngestReconciler:
             live = {sync.version_id for sync in await store.open_syncs(tx, self._holder)}
         if len(live) < store.OPEN_MAX:
             await self._in_thread(partial(self._store.sweep_staging, live, among=owners))
-        published = await self._in_thread(self._store.published)
+        published = await self._in_thread(
+            lambda: self._store.published() | self._store.quarantine.withdrawn()
+        )
         async with self._database.begin() as tx:
             unused = await store.unused_manifests(tx, sorted(published))
         for digest, deleted in unused.items():
@@ -119,7 +142,7 @@ class IngestReconciler:
                 or await self._in_thread(partial(self._store.age_s, digest)) > STAGING_GRACE_S
             ):
                 await self._delete(digest)
-        await self._in_thread(self._store.collect_blobs)
+        await self._upkeep.collect()
 
     async def idle(self) -> None:
         """Wait until the syncs that run now have ended."""
@@ -128,11 +151,30 @@ class IngestReconciler:
 
     async def close(self) -> None:
         """Stop all syncs and wait for their threads; another process, or the next start, goes on with them."""
+        self._upkeep.stop()
         for task in self._tasks.values():
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values())
+        verifying = () if self._verifying is None else (self._verifying,)
+        if running := [*self._tasks.values(), *verifying]:
+            await asyncio.wait(running)
         await asyncio.to_thread(self._threads.shutdown)
+
+    def _verify(self, now: float) -> None:
+        """Begin to hash again what is due, beside everything else, now and then or when an operator asks."""
+        if self._verifying is not None and not self._verifying.done():
+            return
+        asked_s = self._store.verifications.asked_s()
+        due = self._verified_at is None or now - self._verified_at >= VERIFY_PERIOD_S
+        if not due and asked_s == self._asked_s:
+            return
+        self._verified_at, self._asked_s = now, asked_s
+        self._verifying = asyncio.create_task(self._run_verification())
+
+    async def _run_verification(self) -> None:
+        try:
+            await self._in_thread(self._upkeep.verify_due)
+        except Exception:
+            log.exception("store.verification_failed")
 
     def _remember(self, open_ids: set[str], now: float) -> None:
         for version_id in open_ids:
@@ -221,7 +263,8 @@ class IngestReconciler:
                 await lease.release(tx, held)
                 return
         began = self._clock.monotonic()
-        await self._in_thread(partial(self._store.delete_version, digest))
+        leased = self._upkeep.leased()
+        await self._in_thread(partial(self._store.delete_version, digest, leased=leased))
         log.info(
             "store.version_deleted", digest=digest, took_s=round(self._clock.monotonic() - began, 1)
         )

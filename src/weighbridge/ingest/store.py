@@ -1,5 +1,6 @@
 """SQL of weight syncs: claims, pinned files, progress and final states. Nothing here commits."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import text
@@ -159,51 +160,61 @@ async def record_snapshot(
     )
 
 
-async def file_digest(tx: Transaction, version_id: str, key: str) -> str | None:
-    """What this sync, or an earlier claim of it, recorded for a file."""
-    return (
-        await tx.execute(
-            text("SELECT digest FROM sync_files WHERE version_id = :id AND key = :key"),
-            {"id": version_id, "key": key},
+async def known_digests(
+    tx: Transaction, version_id: str, org_id: str, bucket: str, keys: Sequence[str]
+) -> Mapping[str, str]:
+    """By key, the digests this org's syncs, this one included, have found for the same content (W4: own org only).
+
+    The same content is the same revision of the same object, or equal size and CRC64 as S3 states them.
+    """
+    rows = await tx.execute(
+        text(
+            """
+            SELECT DISTINCT ON (m.key) m.key, f.digest
+            FROM sync_files m
+            JOIN sync_files f ON f.size_bytes = m.size_bytes AND f.digest IS NOT NULL
+            JOIN model_versions v ON v.id = f.version_id AND v.org_id = :org
+            WHERE m.version_id = :id AND m.key = ANY(CAST(:keys AS text[]))
+              AND f.checksum IS NOT DISTINCT FROM m.checksum
+              AND (m.checksum LIKE 'crc64nvme:%'
+                   OR (f.key = m.key AND f.etag = m.etag
+                       AND f.s3_version_id IS NOT DISTINCT FROM m.s3_version_id
+                       AND split_part(v.weight_uri, '/', 3) = :bucket))
+            ORDER BY m.key, f.version_id = m.version_id AND f.key = m.key DESC
+            """
+        ),
+        {"id": version_id, "org": org_id, "bucket": bucket, "keys": list(keys)},
+    )
+    return {row.key: str(row.digest) for row in rows}
+
+
+async def leased_digests(tx: Transaction) -> frozenset[str]:
+    """What syncs that have not ended count on."""
+    rows = await tx.execute(
+        text(
+            """
+            SELECT DISTINCT f.digest FROM sync_files f JOIN model_versions v ON v.id = f.version_id
+            WHERE v.status IN ('queued', 'in_progress') AND f.digest IS NOT NULL
+            """
         )
-    ).scalar_one_or_none()
+    )
+    return frozenset(row.digest for row in rows)
 
 
-async def known_digest(tx: Transaction, org_id: str, bucket: str, file: PinnedFile) -> str | None:
-    """The digest this org's earlier sync found for the very same revision of the same object (W4: own org only)."""
-    row = (
-        await tx.execute(
-            text(
-                """
-                SELECT f.digest FROM sync_files f JOIN model_versions v ON v.id = f.version_id
-                WHERE v.org_id = :org AND split_part(v.weight_uri, '/', 3) = :bucket AND f.key = :key
-                  AND f.size_bytes = :size AND f.etag = :etag AND f.digest IS NOT NULL
-                  AND f.s3_version_id IS NOT DISTINCT FROM :s3_version
-                  AND f.checksum IS NOT DISTINCT FROM :checksum
-                LIMIT 1
-                """
-            ),
-            {
-                "org": org_id,
-                "bucket": bucket,
-                "key": file.key,
-                "size": file.size_bytes,
-                "etag": file.etag,
-                "s3_version": file.s3_version_id,
-                "checksum": file.checksum,
-            },
-        )
-    ).one_or_none()
-    return None if row is None else str(row.digest)
-
-
-async def record_digest(
-    tx: Transaction, held: Lease, version_id: str, key: str, digest: str | None
+async def record_digests(
+    tx: Transaction, held: Lease, version_id: str, digests: Mapping[str, str | None]
 ) -> None:
+    """By key. A digest written here leases its blob until the sync ends: collection leaves it alone (W8)."""
     await _guard(tx, held, version_id)
     await tx.execute(
-        text("UPDATE sync_files SET digest = :digest WHERE version_id = :id AND key = :key"),
-        {"id": version_id, "key": key, "digest": digest},
+        text(
+            """
+            UPDATE sync_files f SET digest = d.digest
+            FROM unnest(CAST(:keys AS text[]), CAST(:digests AS text[])) AS d(key, digest)
+            WHERE f.version_id = :id AND f.key = d.key
+            """
+        ),
+        {"id": version_id, "keys": list(digests), "digests": list(digests.values())},
     )
 
 
@@ -311,6 +322,25 @@ async def unused_manifests(tx: Transaction, published: Sequence[str]) -> Mapping
         {"published": list(published)},
     )
     return {row.digest: row.deleted for row in rows}
+
+
+async def version_names(tx: Transaction, manifests: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """By manifest digest, `org/architecture/number` of the versions that are not deleted."""
+    rows = await tx.execute(
+        text(
+            """
+            SELECT v.manifest_digest AS digest, o.name || '/' || v.arch_id || '/' || v.number AS name
+            FROM model_versions v JOIN orgs o ON o.id = v.org_id
+            WHERE v.manifest_digest = ANY(CAST(:digests AS text[])) AND v.deleted_at IS NULL
+            ORDER BY 1, 2
+            """
+        ),
+        {"digests": list(manifests)},
+    )
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        names[row.digest].append(row.name)
+    return names
 
 
 async def _guard(tx: Transaction, held: Lease, version_id: str) -> None:

@@ -1,7 +1,7 @@
 """One weight sync from its claim to its end: list, pin, verdict, fetch, publish (reliability B1, rows 3 to 9)."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +13,12 @@ import structlog
 from weighbridge.errors import InvalidError, StaleError, WeighbridgeError
 from weighbridge.ingest import store
 from weighbridge.ingest.base_model import read_wish
-from weighbridge.ingest.fetch import FetchOrder, disk_fault, fetch, reserve
 from weighbridge.ingest.model import PinnedFile, S3Prefix, SyncLimits, SyncOrder
+from weighbridge.ingest.pump.fetch import fetch, reserve
+from weighbridge.ingest.pump.staged import FetchOrder, Whole
+from weighbridge.ingest.pump.throttle import Throttles
+from weighbridge.ingest.pump.turn import Turn, identity
+from weighbridge.ingest.pump.writer import disk_fault
 from weighbridge.ingest.s3 import bindings
 from weighbridge.ingest.s3.access import S3Access
 from weighbridge.ingest.s3.faults import Retry, SourceError
@@ -54,6 +58,7 @@ class SyncParts:
     monotonic: Callable[[], float]
     limits: SyncLimits
     threads: ThreadPoolExecutor
+    throttles: Throttles
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,22 +173,34 @@ class Sync:
         """Find the files that are in the store already: of an earlier claim, or an earlier version of this org."""
         self._watch.pulse.set_done(0)
         self._digests.clear()
-        for file in tensors:
-            async with self._parts.database.begin() as tx:
-                current = await store.file_digest(tx, self._id, file.key)
-                digest = current or await store.known_digest(
-                    tx, self._order.org_id, reader.source.bucket, file
-                )
-            if digest is None or not await self._in_thread(
-                partial(self._holds, digest, file, checked.headers[file.path])
-            ):
-                continue
-            if current is None:
-                async with self._parts.database.begin() as tx:
-                    await store.record_digest(tx, self._held, self._id, file.key, digest)
-                self._log.info("sync.reused", file=file.path)
-            self._note(file, digest)
-            self._watch.pulse.add_done(file.size_bytes)
+        await self._take(reader, tensors, checked)
+
+    async def _take(
+        self, reader: Reader, tensors: Sequence[PinnedFile], checked: _Checked
+    ) -> Collection[str]:
+        """Lease the blobs that are these files, and only then look for them (W8); returns the keys found."""
+        keys = [file.key for file in tensors]
+        async with self._parts.database.begin() as tx:
+            known = await store.known_digests(
+                tx, self._id, self._order.org_id, reader.source.bucket, keys
+            )
+            if known:
+                await store.record_digests(tx, self._held, self._id, known)
+        found = await self._in_thread(
+            lambda: {
+                file.key: known[file.key]
+                for file in tensors
+                if file.key in known
+                and self._holds(known[file.key], file, checked.headers[file.path])
+            }
+        )
+        if lost := known.keys() - found.keys():
+            await self._record(dict.fromkeys(lost))
+        if found:
+            self._log.info("sync.reused", files=len(found))
+        self._note(found)
+        self._watch.pulse.add_done(sum(file.size_bytes for file in tensors if file.key in found))
+        return found.keys()
 
     def _holds(self, digest: str, file: PinnedFile, specs: Sequence[TensorSpec]) -> bool:
         blob = self._parts.store.blob_path(digest)
@@ -203,14 +220,7 @@ class Sync:
         since = self._parts.monotonic()
         loop = asyncio.get_running_loop()
         while missing := [file for file in tensors if file.key not in self._digests]:
-            orders = [
-                FetchOrder(
-                    file,
-                    self._parts.store.staging_file(f"{self._id}/{file.ident}"),
-                    partial(_check_header, file, checked.headers[file.path]),
-                )
-                for file in missing
-            ]
+            orders = [self._fetch_order(reader, file, checked, loop) for file in missing]
             done_before = self._watch.pulse.bytes_done
             try:
                 await self._in_thread(partial(self._fetch_now, self._source(reader), orders, loop))
@@ -223,23 +233,44 @@ class Sync:
                 self._watch.check()
                 self._watch.restart(bytes_done=min(done_before, self._watch.pulse.bytes_done))
 
+    def _fetch_order(
+        self, reader: Reader, file: PinnedFile, checked: _Checked, loop: asyncio.AbstractEventLoop
+    ) -> FetchOrder:
+        """With a turn: of two syncs that want the same content, one fetches it, and the other uses that (W7)."""
+        turn = Turn(self._parts.store, identity(self._order.org_id, reader.source.bucket, file))
+
+        def here() -> bool:
+            taking = self._take(reader, [file], checked)
+            return bool(asyncio.run_coroutine_threadsafe(taking, loop).result(RECORD_TIMEOUT_S))
+
+        return FetchOrder(
+            file,
+            self._parts.store.staging_file(f"{self._id}/{file.ident}"),
+            partial(_check_header, file, checked.headers[file.path]),
+            partial(turn.enter, here),
+            turn.leave,
+        )
+
     def _fetch_now(
         self, source: Source, orders: Sequence[FetchOrder], loop: asyncio.AbstractEventLoop
     ) -> None:
         limits, weights = self._parts.limits, self._parts.store
         keep_free = int(weights.total_bytes() * limits.disk_free_min_share)
-        reserve(orders, free_bytes=weights.free_bytes(), keep_free_bytes=keep_free)
+        with weights.locks.holding("reserve"):
+            reserve(orders, free_bytes=weights.free_bytes(), keep_free_bytes=keep_free)
 
-        def finished(file: PinnedFile, staged: Path, digest: str) -> None:
-            # The row names the digest before the blob exists: after a crash between the two, the file is
+        def finished(wholes: Sequence[Whole]) -> None:
+            # The rows name the digests before the blobs exist: after a crash between the two, a file is
             # found incomplete and finished from its journal; the other way round it would be fetched again.
-            recorded = asyncio.run_coroutine_threadsafe(self._record(file, digest), loop)
+            digests = {whole.file.key: whole.digest for whole in wholes}
+            recorded = asyncio.run_coroutine_threadsafe(self._record(digests), loop)
             recorded.result(RECORD_TIMEOUT_S)
             try:
-                weights.publish_blob(staged, digest)
+                weights.publish_blobs({whole.staged: whole.digest for whole in wholes})
             except OSError as error:
-                raise disk_fault(error, file.size_bytes, weights.free_bytes()) from error
-            loop.call_soon_threadsafe(self._note, file, digest)
+                size = sum(whole.file.size_bytes for whole in wholes)
+                raise disk_fault(error, size, weights.free_bytes()) from error
+            loop.call_soon_threadsafe(self._note, digests)
 
         fetch(
             source,
@@ -248,15 +279,16 @@ class Sync:
             workers=limits.parts_parallel,
             tries_max=limits.file_tries_max,
             finished=finished,
+            throttle=self._parts.throttles.of(self._order.org_id),
         )
 
-    async def _record(self, file: PinnedFile, digest: str) -> None:
+    async def _record(self, digests: Mapping[str, str | None]) -> None:
         async with self._parts.database.begin() as tx:
-            await store.record_digest(tx, self._held, self._id, file.key, digest)
-        self._log.info("sync.file_done", file=file.path, digest=digest, bytes=file.size_bytes)
+            await store.record_digests(tx, self._held, self._id, digests)
+        self._log.info("sync.files_done", digests=digests)
 
-    def _note(self, file: PinnedFile, digest: str) -> None:
-        self._digests[file.key] = digest
+    def _note(self, digests: Mapping[str, str]) -> None:
+        self._digests.update(digests)
         self._watch.files_done = len(self._digests)
 
     async def _forget(self, digest: str, tensors: Sequence[PinnedFile]) -> None:
@@ -267,9 +299,7 @@ class Sync:
                 "Its operator must register it again.",
                 code="BASE_MISSING",
             )
-        for file in lost:
-            async with self._parts.database.begin() as tx:
-                await store.record_digest(tx, self._held, self._id, file.key, None)
+        await self._record(dict.fromkeys(file.key for file in lost))
 
     async def _publish(
         self, base: Manifest, tensors: Sequence[PinnedFile], checked: _Checked

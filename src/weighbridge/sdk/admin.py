@@ -11,6 +11,7 @@ from weighbridge.sdk.admin_types import (
     Replica,
     S3Setup,
     Status,
+    WeightStore,
 )
 from weighbridge.sdk.fields import Fields
 from weighbridge.sdk.resources import Caller, segment
@@ -179,6 +180,25 @@ class Replicas:
         return Fields(self._caller.get(path, tail_bytes=str(tail_bytes)), "the logs").text("logs")
 
 
+class Store:
+    """The weight store."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def get(self) -> WeightStore:
+        return WeightStore.read(self._caller.get("/admin/v1/store"))
+
+    def verify(self) -> WeightStore:
+        """Make every blob due to be hashed again; the server does so in the background."""
+        return WeightStore.read(self._caller.post("/admin/v1/store:verify", {}))
+
+    def collect(self, *, dry_run: bool = False) -> Json:
+        """Remove what nobody needs, or only say what that would be: `blobs` and `size_bytes`."""
+        answer = self._caller.post("/admin/v1/store:collect", {"dry_run": dry_run})
+        return Fields(answer, "the collection").raw
+
+
 class Admin:
     """Everything here needs an admin key."""
 
@@ -189,6 +209,7 @@ class Admin:
         self.architectures = Architectures(caller)
         self.endpoints = EndpointShapes(caller)
         self.replicas = Replicas(caller)
+        self.store = Store(caller)
 
     def nodes(self) -> Sequence[Json]:
         answer = Fields(self._caller.get("/admin/v1/nodes"), "the nodes")

@@ -161,6 +161,38 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightStore:
+    """`unused` is what a collection would remove now, `due` what is still to be hashed again."""
+
+    free_bytes: int
+    total_bytes: int
+    blobs: int
+    blob_bytes: int
+    unused_blobs: int
+    unused_bytes: int
+    due_blobs: int
+    due_bytes: int
+    damaged: tuple[Mapping[str, object], ...]
+    raw: Mapping[str, object] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, body: object) -> "WeightStore":
+        answer = Fields(body, "the weight store")
+        return cls(
+            free_bytes=answer.integer("free_bytes"),
+            total_bytes=answer.integer("total_bytes"),
+            blobs=answer.integer("blobs"),
+            blob_bytes=answer.integer("blob_bytes"),
+            unused_blobs=answer.integer("unused_blobs"),
+            unused_bytes=answer.integer("unused_bytes"),
+            due_blobs=answer.integer("due_blobs"),
+            due_bytes=answer.integer("due_bytes"),
+            damaged=tuple(item.raw for item in answer.parts("damaged", "a damaged blob")),
+            raw=answer.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The server's own state; `gateways` are its running gateway workers."""
 

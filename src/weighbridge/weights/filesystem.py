@@ -6,23 +6,36 @@ Blobs are shared by whoever publishes equal bytes; no call tells one org that an
 """
 
 import contextlib
-import errno
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from weighbridge.errors import NotFoundError
 from weighbridge.weights.digest import content_digest
+from weighbridge.weights.disk.collection import Collector, Leased, nothing_leased
+from weighbridge.weights.disk.durable import (
+    READ_ONLY,
+    ensure_directory,
+    fsync_directory,
+    fsync_file,
+    remove,
+    rename_directory,
+    sync_file_system,
+    write_durably,
+)
+from weighbridge.weights.disk.locks import Locks
+from weighbridge.weights.disk.quarantine import Damage, Quarantine
+from weighbridge.weights.disk.verification import Verifications
 from weighbridge.weights.manifest import MANIFEST_FILE, FileEntry, Manifest, is_digest, safe_path
 
 TEMPORARY_PREFIX = "tmp-"
 STAGING_GRACE_S = 3600.0
 """Age from which something temporary that nobody owns any more is removed."""
-READ_ONLY = 0o444
+BATCH_BLOBS_MIN = 8
+"""From this many blobs on, syncing the whole file system costs less than each file by itself."""
 
 
 class FilesystemStore:
@@ -34,7 +47,16 @@ class FilesystemStore:
         self._manifests = root / "manifests"
         self._versions = root / "versions"
         self._staging = root / "staging"
-        for directory in (self._blobs, self._manifests, self._versions, self._staging):
+        self.quarantine = Quarantine(root / "quarantine")
+        self.verifications = Verifications(root / "verified")
+        self.locks = Locks(root / "locks")
+        self._collector = Collector(self._blobs, root / "aside", self._named)
+        for directory in (
+            self._blobs,
+            self._manifests,
+            self._versions,
+            self._staging,
+        ):
             directory.mkdir(parents=True, exist_ok=True)
 
     def has_blob(self, digest: str) -> bool:
@@ -47,7 +69,7 @@ class FilesystemStore:
     def put_bytes(self, content: bytes) -> tuple[str, int]:
         """Store small content; returns (digest, size_bytes)."""
         digest = content_digest(content)
-        if not self.has_blob(digest):
+        if not self._touch(digest):
             descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=self._staging)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
@@ -64,15 +86,34 @@ class FilesystemStore:
     def publish_blob(self, staged: Path, digest: str) -> None:
         """Make a staged file the blob `digest`, durably; the caller vouches for the digest. Repeatable."""
         blob = self.blob_path(digest)
-        if _ensure_directory(blob.parent):
-            _fsync_directory(self._blobs)
+        if ensure_directory(blob.parent):
+            fsync_directory(self._blobs)
         if blob.exists() and staged.exists() and blob.stat().st_size == staged.stat().st_size:
             staged.unlink()  # W7: written once; the second writer uses the first one's
         elif staged.exists() or not blob.exists():
             staged.chmod(READ_ONLY)
-            _fsync_file(staged)
+            fsync_file(staged)
             staged.replace(blob)
-        _fsync_directory(blob.parent)
+        fsync_directory(blob.parent)
+
+    def publish_blobs(self, staged: Mapping[Path, str]) -> None:
+        """`publish_blob` of many: two syncs of the file system instead of two fsyncs per file. Repeatable."""
+        if len(staged) < BATCH_BLOBS_MIN:
+            for path, digest in staged.items():
+                self.publish_blob(path, digest)
+            return
+        for path, digest in staged.items():
+            self.blob_path(digest).parent.mkdir(exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                path.chmod(READ_ONLY)
+        sync_file_system(self._root)
+        for path, digest in staged.items():
+            blob = self.blob_path(digest)
+            if path.exists() and blob.exists() and blob.stat().st_size == path.stat().st_size:
+                path.unlink()
+            elif path.exists() or not blob.exists():
+                path.replace(blob)
+        sync_file_system(self._root)
 
     def publish(self, manifest: Manifest) -> str:
         """Present the manifest's files as `version_dir(digest)`; MissingBlobError names a blob that is not there."""
@@ -82,18 +123,32 @@ class FilesystemStore:
             with self._temporary_directory() as building:
                 for entry in manifest.files:
                     self._link(entry, building)
-                _write_durably(building / MANIFEST_FILE, manifest.encode())
+                write_durably(building / MANIFEST_FILE, manifest.encode())
                 for directory, _, _ in os.walk(building):
-                    _fsync_directory(Path(directory))
-                _rename_directory(building, target)
-        _fsync_directory(self._versions)
+                    fsync_directory(Path(directory))
+                rename_directory(building, target)
+        fsync_directory(self._versions)
         recorded = self._manifest_path(digest)
         if not recorded.is_file():
             with self._temporary_directory() as building:
-                _write_durably(building / recorded.name, manifest.encode())
+                write_durably(building / recorded.name, manifest.encode())
                 (building / recorded.name).replace(recorded)
-        _fsync_directory(self._manifests)
+        fsync_directory(self._manifests)
+        self.quarantine.heal(digest)
+        self._restore_withdrawn()
         return digest
+
+    def take_away(self, digest: str, found_digest: str) -> Damage:
+        """Quarantine a blob whose bytes hash to `found_digest`, and withdraw the versions that name it (W11).
+
+        An engine that runs keeps what it has open; no new one starts from it. Syncing the weights again heals.
+        """
+        naming = [
+            self._manifest_path(version)
+            for version in self.published()
+            if any(entry.digest == digest for entry in self._entries(version))
+        ]
+        return self.quarantine.take(self.blob_path(digest), found_digest, naming, self._hide)
 
     def manifest(self, digest: str) -> Manifest:
         """NotFoundError when no version with this digest is published."""
@@ -127,29 +182,34 @@ class FilesystemStore:
         except FileNotFoundError:
             return 0.0
 
-    def delete_version(self, digest: str) -> None:
-        """Remove a version and the blobs that nothing else names; the caller knows that nobody uses it. Repeatable.
+    def delete_version(self, digest: str, *, leased: Leased = nothing_leased) -> None:
+        """Remove a version and the blobs that nothing else names or leases; the caller knows that nobody uses it.
 
+        Repeatable.
         What an engine has open stays readable to it.
         """
-        entries: tuple[FileEntry, ...] = ()
-        with contextlib.suppress(NotFoundError):
-            entries = self.manifest(digest).files
+        entries = self._entries(digest)
         self._manifest_path(digest).unlink(missing_ok=True)
-        _fsync_directory(self._manifests)
-        with self._temporary_directory() as trash, contextlib.suppress(FileNotFoundError):
-            (self._versions / digest).rename(trash / "version")
-        self._collect(self.blob_path(entry.digest) for entry in entries)
+        fsync_directory(self._manifests)
+        self._hide(digest)
+        self.quarantine.manifest_path(digest).unlink(missing_ok=True)
+        self._collector.collect([self.blob_path(entry.digest) for entry in entries], leased)
 
-    def collect_blobs(self, *, age_min_s: float = STAGING_GRACE_S) -> int:
-        """Remove the blobs that no manifest names and nothing touched for `age_min_s`; returns how many."""
+    def collect_blobs(
+        self, *, age_min_s: float = STAGING_GRACE_S, leased: Leased = nothing_leased
+    ) -> int:
+        """Remove the blobs that no manifest names and no sync leases, from that age on; returns how many."""
+        return self._collector.collect(self.unused_blobs(age_min_s=age_min_s), leased)
+
+    def unused_blobs(
+        self, *, age_min_s: float = STAGING_GRACE_S, leased: Leased = nothing_leased
+    ) -> list[Path]:
+        """What `collect_blobs` would remove now."""
         latest = time.time() - age_min_s
-        old = []
-        for blob in self._blobs.glob("??/*"):
-            with contextlib.suppress(FileNotFoundError):
-                if blob.stat().st_ctime <= latest:
-                    old.append(blob)
-        return self._collect(iter(old))
+        return self._collector.unused(self.blobs(), leased, older_than=latest)
+
+    def blobs(self) -> Iterator[Path]:
+        return self._blobs.glob("??/*")
 
     def staging_owners(self) -> set[str]:
         """What lies in staging now, temporary things aside."""
@@ -171,11 +231,11 @@ class FilesystemStore:
         for path in self._staging.glob(f"{TEMPORARY_PREFIX}*"):
             with contextlib.suppress(FileNotFoundError):
                 if path.stat().st_mtime <= latest:
-                    _remove(path)
+                    remove(path)
 
     def remove_staging(self, owner: str) -> None:
         assert safe_path(owner), owner
-        _remove(self._staging / owner)
+        remove(self._staging / owner)
 
     def _manifest_path(self, digest: str) -> Path:
         assert is_digest(digest), digest
@@ -196,22 +256,37 @@ class FilesystemStore:
             with contextlib.suppress(FileExistsError):
                 blob.hardlink_to(path)
 
-    def _collect(self, blobs: Iterator[Path]) -> int:
-        named = {entry.digest for digest in self.published() for entry in self._entries(digest)}
-        removed = 0
-        for blob in blobs:
-            with contextlib.suppress(FileNotFoundError):
-                # A second link is a version directory, perhaps one being built at this moment.
-                if blob.name not in named and blob.stat().st_nlink == 1:
-                    blob.unlink()
-                    removed += 1
-        return removed
+    def _touch(self, digest: str) -> bool:
+        """Make a blob young again, so that it is not collected before it is named; False when it is not there."""
+        try:
+            os.utime(self.blob_path(digest))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _restore_withdrawn(self) -> None:
+        """A blob that came back makes every version whole that was withdrawn for it alone."""
+        for version in self.quarantine.withdrawn():
+            manifest = Manifest(self._entries(version))
+            if manifest.digest == version and all(self.has_blob(e.digest) for e in manifest.files):
+                self.publish(manifest)
+
+    def _hide(self, digest: str) -> None:
+        with self._temporary_directory() as trash, contextlib.suppress(FileNotFoundError):
+            (self._versions / digest).rename(trash / "version")
+
+    def _named(self) -> set[str]:
+        return {
+            entry.digest
+            for digest in self.published() | self.quarantine.withdrawn()
+            for entry in self._entries(digest)
+        }
 
     def _entries(self, digest: str) -> tuple[FileEntry, ...]:
-        try:
-            return self.manifest(digest).files
-        except NotFoundError:
-            return ()
+        for path in (self._manifest_path(digest), self.quarantine.manifest_path(digest)):
+            with contextlib.suppress(FileNotFoundError):
+                return Manifest.decode(path.read_bytes()).files
+        return ()
 
     @contextmanager
     def _temporary_directory(self) -> Iterator[Path]:
@@ -220,7 +295,7 @@ class FilesystemStore:
         try:
             yield path
         finally:
-            _remove(path)
+            remove(path)
 
 
 class MissingBlobError(NotFoundError):
@@ -235,52 +310,3 @@ class MissingBlobError(NotFoundError):
 
 def _not_published(digest: str) -> NotFoundError:
     return NotFoundError(f"The weight store has no version {digest}.", code="weights_missing")
-
-
-def _ensure_directory(path: Path) -> bool:
-    """True when it was made now, so that its parent needs an fsync."""
-    try:
-        path.mkdir()
-    except FileExistsError:
-        return False
-    return True
-
-
-def _rename_directory(source: Path, target: Path) -> None:
-    try:
-        source.rename(target)
-    except OSError as error:
-        # Somebody published the same bytes first: theirs is as good.
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    path.chmod(READ_ONLY)
-
-
-def _fsync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

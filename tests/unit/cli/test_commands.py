@@ -300,6 +300,25 @@ def test_status_replicas_logs_and_nodes(server, weighbridge):
     assert weighbridge("nodes", "--json").document == {"nodes": [{"name": "here", "slots": 8}]}
 
 
+def test_the_weight_store_is_shown_verified_and_collected(server, weighbridge):
+    damaged = {
+        "digest": "d" * 64,
+        "found_digest": "unreadable",
+        "versions": ["acme/a/1"],
+        "found": 1,
+    }
+    store = {
+        "free_bytes": 5, "total_bytes": 10, "blobs": 2, "blob_bytes": 4, "versions": 1,
+        "unused_blobs": 1, "unused_bytes": 3, "due_blobs": 2, "due_bytes": 4, "damaged": [damaged],
+    }  # fmt: skip
+    server.on("GET", "/admin/v1/store", store)
+    server.on("POST", "/admin/v1/store:verify", store)
+    server.on("POST", "/admin/v1/store:collect", {"dry_run": True, "blobs": 1, "size_bytes": 3})
+    assert "acme/a/1" in weighbridge("store", "usage").out
+    assert weighbridge("store", "verify", "--json").document == store
+    assert "1 blobs would be removed, 3 bytes" in weighbridge("store", "gc", "--dry-run").out
+
+
 def test_chat_streams_an_answer(server, weighbridge):
     events = [
         {"choices": [{"delta": {"content": "Hel"}}], "system_fingerprint": "fp_1-v2"},

@@ -3,15 +3,19 @@
 import base64
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import awscrt.checksums
 import pytest
 
-from weighbridge.ingest.fetch import FetchOrder, fetch, reserve
 from weighbridge.ingest.model import PinnedFile
 from weighbridge.ingest.pulse import Pulse
+from weighbridge.ingest.pump.fetch import fetch, reserve
+from weighbridge.ingest.pump.journal import Journal
+from weighbridge.ingest.pump.staged import Entry, FetchOrder, Whole
+from weighbridge.ingest.pump.throttle import BURST_S, Throttle
 from weighbridge.ingest.s3.faults import SourceError
 from weighbridge.weights.digest import HASH_PART_BYTES, content_digest
 
@@ -27,12 +31,17 @@ class Memory:
         self.fail_after = fail_after
         self.served = 0
 
-    def stream(self, file: PinnedFile, start: int, end: int) -> Iterator[bytes]:
+    def stream(
+        self, file: PinnedFile, start: int, end: int, room: Callable[[int], memoryview]
+    ) -> Iterator[memoryview]:
         for at in range(start, end, CHUNK_BYTES):
             if self.fail_after is not None and self.served >= self.fail_after:
                 raise SourceError("gone", code="UNREACHABLE")
             self.served += 1
-            yield self.objects[file.key][at : min(end, at + CHUNK_BYTES)]
+            content = self.objects[file.key][at : min(end, at + CHUNK_BYTES)]
+            view = room(len(content))
+            view[:] = content
+            yield view
 
 
 def content_of(size: int, seed: int = 0) -> bytes:
@@ -48,8 +57,8 @@ def order(tmp_path: Path, key: str, content: bytes, checksum: str | None = None)
 def pull(source: Memory, orders: list[FetchOrder], workers: int = 4) -> dict[str, str]:
     digests: dict[str, str] = {}
 
-    def finished(file: PinnedFile, staged: Path, digest: str) -> None:
-        digests[file.key] = digest
+    def finished(wholes: Sequence[Whole]) -> None:
+        digests.update({whole.file.key: whole.digest for whole in wholes})
 
     pulse = Pulse(time.monotonic)
     fetch(source, orders, pulse, workers=workers, tries_max=3, finished=finished)
@@ -108,9 +117,11 @@ def test_parts_combine_to_the_checksum_of_the_whole_object(algorithm: str, tmp_p
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     class Zeros(Memory):
-        def stream(self, file: PinnedFile, start: int, end: int) -> Iterator[bytes]:
+        def stream(
+            self, file: PinnedFile, start: int, end: int, room: Callable[[int], memoryview]
+        ) -> Iterator[memoryview]:
             for at in range(start, end, CHUNK_BYTES):
-                yield bytes(min(end - at, CHUNK_BYTES))
+                yield room(min(end - at, CHUNK_BYTES))
 
     file = PinnedFile("zeros", "zeros", 256 * 1024 * 1024, '"e"', None)
     tracemalloc.start()
@@ -146,5 +157,66 @@ def test_a_stopped_pulse_ends_the_fetch_with_its_cause(tmp_path: Path) -> None:
             pulse,
             workers=2,
             tries_max=3,
-            finished=lambda file, staged, digest: None,
+            finished=lambda wholes: None,
         )
+
+
+def test_many_small_files_are_finished_by_the_batch(tmp_path: Path) -> None:
+    objects = {f"small-{number}": b"%d" % number for number in range(3000)} | {"empty": b""}
+    orders = [order(tmp_path, key, content, crc64(content)) for key, content in objects.items()]
+    batches: list[int] = []
+    digests: dict[str, str] = {}
+
+    def finished(wholes: Sequence[Whole]) -> None:
+        batches.append(len(wholes))
+        digests.update({whole.file.key: whole.digest for whole in wholes})
+
+    pulse = Pulse(time.monotonic)
+    fetch(Memory(objects), orders, pulse, workers=4, tries_max=3, finished=finished)
+    assert digests == {key: content_digest(content) for key, content in objects.items()}
+    assert len(batches) < 20
+    assert {path.name for path in tmp_path.iterdir()} == objects.keys()
+
+
+def test_a_file_another_sync_fetches_is_waited_for_and_then_taken_from_the_store(
+    tmp_path: Path,
+) -> None:
+    content = content_of(SIZE_BYTES)
+    entries = iter([Entry.BUSY, Entry.BUSY, Entry.HERE])
+    waiting = replace(order(tmp_path, "big", content), enter=lambda: next(entries))
+    left: list[str] = []
+    own = replace(order(tmp_path, "own", content), leave=lambda: left.append("own"))
+    source = Memory({"own": content, "big": content})
+    assert pull(source, [waiting, own]).keys() == {"own"}
+    assert left == ["own"]
+    assert next(entries, None) is None
+
+
+def test_a_journals_torn_line_does_not_swallow_the_next(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "file")
+    journal.note(0, b"\1" * 32)
+    journal.close()
+    with (tmp_path / "file.journal").open("ab") as file:
+        file.write(b'{"part":1,"bl')
+    journal = Journal(tmp_path / "file")
+    journal.note(2, b"\2" * 32)
+    journal.close()
+    again = Journal(tmp_path / "file")
+    assert again.found == {0: "01" * 32, 2: "02" * 32}
+    again.close()
+
+
+def test_the_cap_of_an_org_slows_its_fetch(tmp_path: Path) -> None:
+    content = content_of(3 * CHUNK_BYTES)
+    throttle = Throttle(4 * CHUNK_BYTES, time.monotonic)
+    began = time.monotonic()
+    fetch(
+        Memory({"a": content}),
+        [order(tmp_path, "a", content)],
+        Pulse(time.monotonic),
+        workers=4,
+        tries_max=1,
+        finished=lambda wholes: None,
+        throttle=throttle,
+    )
+    assert time.monotonic() - began >= 3 / 4 - BURST_S

@@ -1,6 +1,7 @@
 """The weight store: nothing visible before it is whole, nothing removed that is named (W1, W2, W7, W8)."""
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from blake3 import blake3
 
 from weighbridge.errors import InvalidError, NotFoundError
 from weighbridge.weights.digest import HASH_PART_BYTES, combine, content_digest, file_digest
+from weighbridge.weights.disk.verification import hash_at_rate
 from weighbridge.weights.filesystem import FilesystemStore, MissingBlobError
 from weighbridge.weights.manifest import MANIFEST_FILE, FileEntry, Manifest
 
@@ -143,3 +145,85 @@ def test_a_manifest_takes_no_file_that_is_also_a_folder() -> None:
     entries = [FileEntry("a", 1, "a" * 64), FileEntry("a/b", 1, "b" * 64)]
     with pytest.raises(InvalidError):
         Manifest.of(entries)
+
+
+def test_many_small_blobs_are_published_at_once(store: FilesystemStore) -> None:
+    contents = [b"%d" % (number // 2) for number in range(40)]
+    staged = {}
+    for number, content in enumerate(contents):
+        path = store.staging_file(f"someone/{number}")
+        path.write_bytes(content)
+        staged[path] = content_digest(content)
+    store.publish_blobs(staged)
+    store.publish_blobs(staged)
+    for path, digest in staged.items():
+        assert not path.exists()
+        assert store.blob_path(digest).stat().st_mode & 0o777 == 0o444
+        assert file_digest(store.blob_path(digest)) == digest
+
+
+def test_a_lock_is_one_holders_at_a_time(store: FilesystemStore) -> None:
+    first = store.locks.attempt("name")
+    assert first is not None
+    assert FilesystemStore(store.blob_path("0" * 64).parents[2]).locks.attempt("name") is None
+    first.release()
+    with store.locks.holding("name"):
+        assert store.locks.attempt("name") is None
+
+
+def test_a_blob_that_rots_is_quarantined_and_its_versions_withdrawn_until_synced_again(
+    store: FilesystemStore,
+) -> None:
+    rotten = published(store, {"shared": b"s", "bad": b"good bytes"})
+    also = published(store, {"other": b"o", "bad": b"good bytes"})
+    sound = published(store, {"shared": b"s"})
+    digest = rotten.by_path()["bad"].digest
+    blob = store.blob_path(digest)
+    blob.chmod(0o644)
+    blob.write_bytes(b"bad bytes!")
+    due = store.verifications.due(store.blobs(), before=time.time() + 1)
+    found = {item.digest: hash_at_rate(item.path, 1e12, lambda _: None) for item in due}
+    wrong = [expected for expected, actual in found.items() if expected != actual]
+    assert wrong == [digest]
+
+    store.take_away(digest, found[digest])
+    with pytest.raises(NotFoundError):
+        store.version_dir(rotten.digest)
+    assert store.version_dir(sound.digest).is_dir()
+    assert [damage.versions for damage in store.quarantine.damages()] == [
+        sorted([rotten.digest, also.digest])
+    ]
+    # The rest of the withdrawn version stays, so that little is fetched again.
+    assert store.collect_blobs(age_min_s=0) == 0
+
+    assert published(store, {"shared": b"s", "bad": b"good bytes"}) == rotten
+    assert (store.version_dir(rotten.digest) / "bad").read_bytes() == b"good bytes"
+    assert (store.version_dir(also.digest) / "bad").read_bytes() == b"good bytes"
+    assert store.quarantine.damages() == []
+
+
+def test_what_is_verified_is_due_again_only_later_or_when_asked(store: FilesystemStore) -> None:
+    digest, _ = store.put_bytes(b"x")
+    verifications = store.verifications
+    began = time.time()
+    verifications.note(digest)
+    assert verifications.due(store.blobs(), before=began - 1) == []
+    assert [due.digest for due in verifications.due(store.blobs(), before=began + 5)] == [digest]
+    assert verifications.asked_s() == 0
+    verifications.ask()
+    assert verifications.asked_s() >= began - 1
+
+
+@pytest.mark.parametrize("size", [0, 1, HASH_PART_BYTES, HASH_PART_BYTES + 1])
+def test_hashing_at_a_rate_is_hashing_no_faster(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * size)
+    now = 0.0
+
+    def pause(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    digest = hash_at_rate(path, 1_000_000, pause, lambda: now)
+    assert digest == file_digest(path)
+    assert now >= size / 1_000_000 * 0.999

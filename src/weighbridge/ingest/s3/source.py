@@ -28,6 +28,7 @@ from weighbridge.ingest.s3.faults import (
     translate,
 )
 from weighbridge.ingest.s3.policies import Reader
+from weighbridge.ingest.s3.wire import Body, WiredClient
 from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
 from weighbridge.weights.tensors import TensorSpec
 
@@ -158,26 +159,46 @@ class Source:
 
     def read(self, file: PinnedFile, start: int, end: int) -> bytes:
         """Bytes [start, end) at once; for small ranges such as headers and JSON files."""
-        return b"".join(self.stream(file, start, min(end, file.size_bytes)))
+        memory = bytearray(min(end, file.size_bytes) - start)
+        left = memoryview(memory)
 
-    def stream(self, file: PinnedFile, start: int, end: int) -> Iterator[bytes]:
-        """Bytes [start, end) in chunks of at most CHUNK_BYTES; a broken body goes on where it broke."""
+        def room(size: int) -> memoryview:
+            return left[:size]
+
+        for piece in self.stream(file, start, start + len(memory), room):
+            left = left[len(piece) :]
+        return bytes(memory)
+
+    def stream(
+        self, file: PinnedFile, start: int, end: int, room: Callable[[int], memoryview]
+    ) -> Iterator[memoryview]:
+        """Bytes [start, end) piece by piece, read straight into what `room(size)` gives for the next ones.
+
+        `room` is asked for at most CHUNK_BYTES and may give less; a broken body goes on where it broke.
+        """
         at, failures, since = start, 0, self._pulse.now()
         while at < end:
             self._pulse.check()
             try:
-                with closing(self._open(file, at, min(end, at + self._limits.part_bytes))) as body:
-                    while chunk := body.read(CHUNK_BYTES):
-                        self._pulse.beat()
+                stop = min(end, at + self._limits.part_bytes)
+                with closing(self._open(file, at, stop)) as body:
+                    while at < stop:
+                        view = room(min(CHUNK_BYTES, stop - at))
+                        count = _read_into(body, view)
+                        if count == 0:
+                            raise http.client.IncompleteRead(b"", stop - at)
+                        self._pulse.beat(count)
                         self._pulse.check()
-                        at, failures, since = at + len(chunk), 0, self._pulse.now()
-                        yield chunk
+                        at, failures, since = at + count, 0, self._pulse.now()
+                        yield view[:count]
             except _FAULTS as error:
                 failures += 1
+                if _throttled(error):
+                    self._pulse.slow_down()
                 fault = translate(error, self._reader, "GetObject", file.key)
                 self._hold(fault, failures, since)
 
-    def _open(self, file: PinnedFile, at: int, end: int) -> StreamingBody:
+    def _open(self, file: PinnedFile, at: int, end: int) -> Body | StreamingBody:
         request = {
             "Bucket": self._reader.source.bucket,
             "Key": file.key,
@@ -189,7 +210,7 @@ class Source:
         else:
             answer = self._open_version(request, file.s3_version_id)
         self._check_range(answer, file, at, end)
-        body: StreamingBody = answer["Body"]
+        body: Body | StreamingBody = answer["Body"]
         return body
 
     def _open_version(self, request: Mapping[str, str], version_id: str) -> Any:
@@ -259,6 +280,8 @@ class Source:
                 answer = call(self._current_client())
             except _FAULTS as error:
                 failures += 1
+                if _throttled(error):
+                    self._pulse.slow_down()
                 self._hold(translate(error, self._reader, operation, key), failures, since)
             else:
                 self._pulse.beat()
@@ -267,7 +290,9 @@ class Source:
     def _current_client(self) -> Any:
         with self._lock:
             if self._client is None:
-                self._client = self._access.client(self._reader)
+                self._client = WiredClient(
+                    self._access.client(self._reader), self._reader.source.bucket
+                )
             return self._client
 
     def _hold(self, fault: SourceError, failures: int, since: float) -> None:
@@ -311,6 +336,22 @@ class Source:
             f"The listing of {self._reader.source} {reason}; the S3 service is at fault.",
             code="LISTING_LOOPS",
         )
+
+
+def _throttled(error: Exception) -> bool:
+    """The service asked for fewer requests (503 SlowDown, 429)."""
+    if not isinstance(error, ClientError):
+        return False
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (429, 503)
+
+
+def _read_into(body: Body | StreamingBody, view: memoryview) -> int:
+    """Without a copy from our own wire; botocore's body may buffer, check and unpack, so it is read its own way."""
+    if isinstance(body, Body):
+        return body.readinto(view)
+    chunk = body.read(len(view))
+    view[: len(chunk)] = chunk
+    return len(chunk)
 
 
 def _checksum(answer: Mapping[str, Any]) -> str | None:

@@ -1,0 +1,1 @@
+"""The programs that the ingest benchmark compares, and the origin they all read from."""

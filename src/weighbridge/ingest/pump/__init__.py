@@ -1,0 +1,1 @@
+"""The pump: pinned files from a source into staging, in parallel, hashed on the way, resumable part by part."""

@@ -1,0 +1,61 @@
+"""What is computed of a part while its bytes are in the cache: BLAKE3 for the store, and the checksum S3 states."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import awscrt.checksums
+from blake3 import blake3
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """`kept` means that it lay in staging already."""
+
+    index: int
+    digest: bytes
+    checksum: int
+    size_bytes: int
+    kept: bool = False
+
+
+class Sums:
+    """Sums of one part, piece by piece; `algorithm` is one that combines, or None."""
+
+    def __init__(self, algorithm: str | None) -> None:
+        self._hasher = blake3()
+        self._step = None if algorithm is None else getattr(awscrt.checksums, algorithm)
+        self._checksum = 0
+        self._size = 0
+
+    def add(self, piece: memoryview) -> None:
+        self._hasher.update(piece)
+        if self._step is not None:
+            self._checksum = self._step(piece, self._checksum)
+        self._size += len(piece)
+
+    def part(self, index: int, *, kept: bool = False) -> Part:
+        return Part(index, self._hasher.digest(), self._checksum, self._size, kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """The checksum S3 states of a whole object."""
+
+    algorithm: str
+    value: int
+
+    @staticmethod
+    def parse(text: str | None) -> "Stated | None":
+        if text is None:
+            return None
+        algorithm, _, value = text.partition(":")
+        return Stated(algorithm, int.from_bytes(base64.b64decode(value), "big"))
+
+    def is_of(self, parts: Sequence[Part]) -> bool:
+        """Whether the parts, in order, are an object with this checksum."""
+        join = getattr(awscrt.checksums, f"combine_{self.algorithm}")
+        total = parts[0].checksum if parts else 0
+        for part in parts[1:]:
+            total = join(total, part.checksum, part.size_bytes)
+        return bool(total == self.value)

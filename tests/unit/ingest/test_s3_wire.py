@@ -1,0 +1,154 @@
+"""The wire: ranges over plain HTTP and TLS, connections kept and replaced, and refusals as botocore words them."""
+
+import ipaddress
+import os
+import ssl
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from s3_stub import S3Stub, etag_of, running_stub
+from weighbridge.ingest.model import ListedObject, S3Prefix
+from weighbridge.ingest.pulse import Pulse
+from weighbridge.ingest.reconciler import limits_of
+from weighbridge.ingest.s3.access import S3Access
+from weighbridge.ingest.s3.faults import Reader, SourceError
+from weighbridge.ingest.s3.source import Source
+from weighbridge.ingest.s3.wire import WiredClient
+from weighbridge.settings import Settings
+
+CONTENT = os.urandom(3 * 1024 * 1024 + 7)
+KEY = "m/wei ghts+~é.bin"
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "own")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "own-secret")
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "stub")])
+    now = datetime.fromtimestamp(time.time(), UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "stub.pem"
+    path.write_bytes(
+        made.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return path
+
+
+@pytest.fixture
+def tls_stub(certificate: Path) -> Iterator[S3Stub]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with running_stub(context) as stub:
+        stub.objects[KEY] = CONTENT
+        yield stub
+
+
+@pytest.fixture
+def stub() -> Iterator[S3Stub]:
+    with running_stub() as server:
+        server.objects[KEY] = CONTENT
+        yield server
+
+
+def source_of(stub: S3Stub) -> Source:
+    settings = Settings(s3_endpoint_url=stub.endpoint_url, sync_stall_s=0.5)
+    reader = Reader(S3Prefix("acme", "m"), None, "")
+    return Source(S3Access(settings), reader, limits_of(settings), Pulse(time.monotonic))
+
+
+def read_all(source: Source) -> bytes:
+    file = source.pin(ListedObject(KEY, 0, ""), "weights.bin")
+    assert (file.size_bytes, file.etag) == (len(CONTENT), etag_of(CONTENT))
+    return source.read(file, 0, file.size_bytes)
+
+
+def client_of(stub: S3Stub) -> WiredClient:
+    access = S3Access(Settings(s3_endpoint_url=stub.endpoint_url))
+    return WiredClient(access.client(Reader(S3Prefix("acme", "m"), None, "")), "acme")
+
+
+def test_ranges_come_whole_over_plain_http(stub: S3Stub) -> None:
+    assert read_all(source_of(stub)) == CONTENT
+
+
+def test_ranges_come_whole_over_tls(
+    tls_stub: S3Stub, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    assert read_all(source_of(tls_stub)) == CONTENT
+
+
+@pytest.mark.parametrize("fault", ["short", "reset", "503"])
+def test_a_broken_answer_over_tls_is_asked_again(
+    fault: str, tls_stub: S3Stub, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    tls_stub.fault = lambda asked, number: fault if number == 0 else ""
+    assert read_all(source_of(tls_stub)) == CONTENT
+
+
+def test_a_certificate_nobody_vouches_for_is_refused(tls_stub: S3Stub) -> None:
+    with pytest.raises(SourceError) as refusal:
+        read_all(source_of(tls_stub))
+    assert refusal.value.code == "TLS"
+
+
+def test_requests_share_connections_and_survive_their_end(stub: S3Stub) -> None:
+    client = client_of(stub)
+    etag = etag_of(CONTENT)
+    seen = []
+    # The stub hangs up instead of answering the third: on a kept connection that is no fault yet.
+    stub.fault = lambda asked, number: "reset" if number == 2 else ""
+    for _ in range(4):
+        answer = client.get_object(Bucket="acme", Key=KEY, Range="bytes=0-9", IfMatch=etag)
+        seen.append(answer["Body"].read())
+        answer["Body"].close()
+    assert seen == [CONTENT[:10]] * 4
+    assert len(stub.gets) == 5
+    assert stub.connections <= 4  # botocore opened one of them
+
+
+@pytest.mark.parametrize("call", ["get_object", "head_object"])
+def test_a_refusal_is_worded_as_botocores(call: str, stub: S3Stub) -> None:
+    client = client_of(stub)
+    request = {"Bucket": "acme", "Key": "m/no"}
+    if call == "get_object":
+        request |= {"Range": "bytes=0-1", "IfMatch": '"x"'}
+    answers = []
+    for asked in (client, client._client):
+        with pytest.raises(ClientError) as refusal:
+            getattr(asked, call)(**request)
+        answers.append((refusal.value.response["Error"], refusal.value.operation_name))
+    assert answers[0] == answers[1]
