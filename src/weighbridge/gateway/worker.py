@@ -23,6 +23,10 @@ from weighbridge.gateway.http.control import ControlForward
 from weighbridge.gateway.http.limits import KEEPALIVE_S, Limits
 from weighbridge.gateway.http.proxy import Proxy
 from weighbridge.gateway.http.upstream import Upstreams
+from weighbridge.gateway.limits.ledger import Ledger, open_ledger
+from weighbridge.gateway.limits.meter import Meter
+from weighbridge.gateway.limits.quotas import Quotas
+from weighbridge.gateway.limits.turns import QueueLimits, Turns
 from weighbridge.gateway.metrics.figures import Figures, WorkerFigures, write_figures
 from weighbridge.gateway.options import Options, read_options
 from weighbridge.gateway.port import listen
@@ -32,6 +36,7 @@ from weighbridge.routing.acks import GatewayView, WorkerColumn, open_acks
 from weighbridge.routing.tokens import load_pepper
 from weighbridge.settings import Settings
 from weighbridge.telemetry.logs import configure_logs
+from weighbridge.usage.spool import Spool
 
 log = structlog.get_logger()
 
@@ -67,8 +72,10 @@ async def serve(options: Options, worker: int, parent: int) -> None:
     snapshots = Snapshots(options.data_dir.routes_file, options.data_dir.keys_file, current, column)
     # The column shows generation 0 from here on, so nobody takes an old table for gone while this one loads.
     snapshots.refresh()
-    choice = Choice(current, GatewayView(memory))
-    async with _gateway(options, snapshots, choice, column) as gateway:
+    view = GatewayView(memory)
+    choice = Choice(current, view)
+    meter = _meter(options, worker, choice, view)
+    async with _gateway(options, snapshots, choice, column, meter) as gateway:
         server = web.Server(
             gateway,
             handler_cancellation=True,
@@ -89,6 +96,8 @@ async def serve(options: Options, worker: int, parent: int) -> None:
             watching = [
                 tasks.create_task(snapshots.watch()),
                 tasks.create_task(chores.run(stop)),
+                tasks.create_task(meter.turns.watch()),
+                tasks.create_task(meter.spool.run()),
             ]
             await stop.wait()
             log.info("gateway.draining", worker=worker)
@@ -96,12 +105,29 @@ async def serve(options: Options, worker: int, parent: int) -> None:
             await runner.cleanup()
             for task in watching:
                 task.cancel()
+    await meter.spool.close()
     column.close()
+
+
+def _meter(options: Options, worker: int, choice: Choice, view: GatewayView) -> Meter:
+    clock = Clock()
+    now = clock.now().timestamp()
+    ledger = Ledger(open_ledger(options.data_dir.quotas_file), worker, now)
+    limits = QueueLimits(wait_s=options.queue_wait_s, requests_max=options.queue_requests_max)
+    meter = Meter(
+        quotas=Quotas(ledger, clock),
+        turns=Turns(choice.places, limits),
+        spool=Spool(options.data_dir.usage, f"{int(now * 1000)}-{clock.new_short_id()}"),
+        view=view,
+        clock=clock,
+    )
+    meter.refresh()
+    return meter
 
 
 @asynccontextmanager
 async def _gateway(
-    options: Options, snapshots: Snapshots, choice: Choice, column: WorkerColumn
+    options: Options, snapshots: Snapshots, choice: Choice, column: WorkerColumn, meter: Meter
 ) -> AsyncIterator[Gateway]:
     limits = Limits(request_max_s=options.request_max_s, drain_s=options.drain_s)
     clock = Clock()
@@ -113,9 +139,10 @@ async def _gateway(
             snapshots=snapshots,
             current=snapshots.current,
             pepper=pepper,
-            proxy=Proxy(choice, column, upstreams, limits, clock),
+            proxy=Proxy(choice, column, upstreams, meter.turns, limits, clock),
             control=control,
             figures=Figures(),
+            meter=meter,
             limits=limits,
             clock=clock,
         )
@@ -143,6 +170,7 @@ class _Chores:
         """Until cancelled. An orphan stops, or it would hold the port against the next gateway."""
         while True:
             self._gateway.proxy.choice.refresh()
+            self._gateway.meter.refresh()
             # A full disk costs figures, not requests.
             with suppress(OSError):
                 write_figures(self._run, self._figures())

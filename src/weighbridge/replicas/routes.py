@@ -184,4 +184,5 @@ def _endpoint_route(
         json_schema=can.json_schema,
         tools=can.tools,
         reasoning=can.reasoning,
+        limits=endpoint.limits,
     )

@@ -19,6 +19,7 @@ from weighbridge.gateway.http.control import ControlForward, is_control_path
 from weighbridge.gateway.http.exchange import ClientGoneError
 from weighbridge.gateway.http.limits import SERVER, Limits
 from weighbridge.gateway.http.proxy import Proxy
+from weighbridge.gateway.limits.meter import Meter
 from weighbridge.gateway.metrics.access import CLIENT_GONE, AccessRecord, finish
 from weighbridge.gateway.metrics.figures import Figures
 from weighbridge.gateway.snapshots import Snapshots
@@ -42,6 +43,7 @@ class Gateway:
     proxy: Proxy
     control: ControlForward
     figures: Figures
+    meter: Meter
     limits: Limits
     clock: Clock
 
@@ -55,6 +57,7 @@ class Gateway:
         try:
             return await self._answer(request, path, record)
         finally:
+            self.meter.settle(record)
             # A full log volume costs the line, not the answer.
             with suppress(OSError):
                 finish(record, self.figures, self.clock.monotonic())
@@ -74,6 +77,7 @@ class Gateway:
             response = _error(WeighbridgeError("Something went wrong here"), record)
         if not response.prepared:
             record.status = response.status
+            response.headers.update(record.answer_headers)
             response.headers["x-request-id"] = record.request_id
             response.headers["server"] = SERVER
         return response
@@ -117,7 +121,8 @@ class Gateway:
             tables=self._tables(),
             key=key,
         )
-        record.endpoint_id = admitted.endpoint.endpoint_id
+        record.endpoint_id, record.body_bytes = admitted.endpoint.endpoint_id, len(body)
+        self.meter.admit(key, admitted, record)
         return await self.proxy.answer(request, admitted, record)
 
     def _tables(self) -> Tables:

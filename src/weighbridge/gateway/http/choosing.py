@@ -8,6 +8,7 @@ import structlog
 from weighbridge.clock import monotonic_s
 from weighbridge.errors import LimitError, WeighbridgeError
 from weighbridge.gateway.balance import pick
+from weighbridge.gateway.limits.turns import free_places
 from weighbridge.gateway.table import CurrentTables
 from weighbridge.routing.acks import GatewayView, sum_slot
 from weighbridge.routing.model import EndpointRoute, ReplicaRoute
@@ -63,6 +64,10 @@ class Choice:
                 code="queue_exceeded",
             )
         return chosen
+
+    def places(self, endpoint_id: str) -> int:
+        """How many requests the endpoint's replicas could take now."""
+        return free_places(self._current, self._columns, endpoint_id)
 
     def _load(self, slot: int) -> int:
         return sum_slot(self._columns, slot)

@@ -77,3 +77,5 @@ class Exchange:
         else:
             self.record.prompt_tokens = usage.prompt_tokens
             self.record.completion_tokens = usage.completion_tokens or 0
+            details = usage.prompt_tokens_details
+            self.record.cached_tokens = (details and details.cached_tokens) or 0

@@ -20,6 +20,7 @@ from weighbridge.gateway.http.upstream import (
     check_status,
     read_answer,
 )
+from weighbridge.gateway.limits.turns import Turns
 from weighbridge.gateway.metrics.access import AccessRecord
 from weighbridge.gateway.requests.writing import encode_for
 from weighbridge.routing.acks import WorkerColumn
@@ -31,6 +32,7 @@ class Proxy:
     choice: Choice
     column: WorkerColumn
     upstreams: Upstreams
+    turns: Turns
     limits: Limits
     clock: Clock
 
@@ -51,21 +53,40 @@ class Proxy:
         tried: set[str] = set()
         failure: WeighbridgeError | None = None
         for _ in range(self.limits.attempts_max):
-            replica = self.choice.replica(admitted.endpoint, tried)
+            replica = await self._next_replica(admitted, record, tried)
             if replica is None:
                 break
             tried.add(replica.replica_id)
             record.attempts += 1
             record.replica_id, record.version = replica.replica_id, replica.version
             # No await between choice and count: whoever waits for a drained slot sees this request (G5).
-            with self.column.hold(replica.slot):
-                try:
+            try:
+                with self.column.hold(replica.slot):
                     return await self._attempt(exchange, replica)
-                except AttemptFailedError as error:
-                    failure = error.cause
+            except AttemptFailedError as error:
+                failure = error.cause
+            finally:
+                self.turns.freed(admitted.endpoint.endpoint_id)
             if not isinstance(failure, LimitError):
                 self.choice.failed(replica, failure)
         raise _no_answer(admitted.endpoint.endpoint_id, failure)
+
+    async def _next_replica(
+        self, admitted: Admitted, record: AccessRecord, tried: set[str]
+    ) -> ReplicaRoute | None:
+        """The first one in the request's turn; a further one at once or not at all."""
+        if tried:
+            return self.choice.replica(admitted.endpoint, tried)
+        queued_from_s = self.clock.monotonic()
+        try:
+            return await self.turns.first(
+                admitted.endpoint.endpoint_id,
+                record.key_id,
+                record.body_bytes,
+                lambda: self.choice.replica(admitted.endpoint, tried),
+            )
+        finally:
+            record.queued_s = self.clock.monotonic() - queued_from_s
 
     async def _attempt(self, exchange: Exchange, replica: ReplicaRoute) -> web.StreamResponse:
         admitted = exchange.admitted

@@ -82,8 +82,9 @@ class Relay:
     async def _send(self, frames: bytes) -> None:
         if self._out is None:
             self._exchange.mark_first_byte()
-            request_id = self._exchange.record.request_id
-            self._out = web.StreamResponse(headers={**_HEADERS, "x-request-id": request_id})
+            record = self._exchange.record
+            headers = {**_HEADERS, **record.answer_headers, "x-request-id": record.request_id}
+            self._out = web.StreamResponse(headers=headers)
             try:
                 await self._out.prepare(self._exchange.request)
             except ConnectionError as error:

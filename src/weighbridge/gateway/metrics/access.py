@@ -1,9 +1,10 @@
 """The record of one request, from its arrival to its end: logged once and counted; never a prompt in it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
+from weighbridge.gateway.limits.quotas import Admission
 from weighbridge.gateway.metrics.figures import Figures
 
 log = structlog.get_logger()
@@ -14,7 +15,7 @@ CLIENT_GONE = 499
 
 @dataclass(slots=True)
 class AccessRecord:
-    """Filled in on the way by the request's own task."""
+    """Filled in on the way by the request's own task. `answer_headers` belong on its answer, whatever it is."""
 
     request_id: str
     route: str
@@ -27,10 +28,16 @@ class AccessRecord:
     attempts: int = 0
     status: int = CLIENT_GONE
     code: str = ""
+    body_bytes: int = 0
+    prompt_estimate: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
     tokens_estimated: bool = False
+    queued_s: float = 0.0
     first_byte_s: float | None = None
+    admission: Admission | None = None
+    answer_headers: dict[str, str] = field(default_factory=dict)
 
 
 def finish(record: AccessRecord, figures: Figures, now_s: float) -> None:
@@ -59,6 +66,7 @@ def finish(record: AccessRecord, figures: Figures, now_s: float) -> None:
         prompt_tokens=record.prompt_tokens,
         completion_tokens=record.completion_tokens,
         tokens_estimated=record.tokens_estimated,
+        queued_ms=round(record.queued_s * 1000, 1),
         ttft_ms=None if first_s is None else round(first_s * 1000, 1),
         duration_ms=round(duration_s * 1000, 1),
     )
