@@ -40,7 +40,7 @@ def read_lines(content: bytes) -> Batch:
     """Never raises: whatever is no line of ours is a lost event."""
     end = content.rfind(b"\n") + 1
     events, lost = [], 0
-    for line in content[:end].splitlines(keepends=False) if end else ():
+    for line in content[: end - 1].split(b"\n") if end else ():
         found = _read(line)
         if isinstance(found, UsageEvent):
             events.append(found)

@@ -34,7 +34,7 @@ From = Annotated[
 ]
 To = Annotated[
     int | None,
-    Query(ge=0, le=UNIX_S_MAX, description="Unix seconds, itself not included; else now."),
+    Query(alias="to", ge=0, le=UNIX_S_MAX, description="Unix seconds, not included; else now."),
 ]
 By = Annotated[Period, Query(description="One row per hour or day (UTC), or one in total.")]
 Grouped = Annotated[

@@ -2,11 +2,12 @@
 
 A column is a hash table of rows, one per subject (a key or an endpoint): requests in flight, requests and
 tokens charged since the column began, and the worker's view of the six buckets with its time. A reader adds
-up the columns of the workers that live. The file outlives processes: a worker that starts takes over the
-newest view of each subject, whoever had it, so a restart forgets no quota. After a crash of the machine the
-file is as old as the kernel's last write-back.
+up all columns. The file's head holds a stamp that changes when a worker begins. The file outlives processes:
+a worker that starts takes over the newest view of each subject, whoever had it, so a restart forgets no
+quota. After a crash of the machine the file is as old as the kernel's last write-back.
 """
 
+import math
 import mmap
 import os
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _CELL_BYTES = 8
 _COLUMN_CELLS = _HEAD_CELLS + ROWS * _ROW_CELLS
 _COLUMN_BYTES = _COLUMN_CELLS * _CELL_BYTES
 _MAGIC = b"WBUSED01"
+_STAMP_OFFSET = 8
 _FILE_HEAD_BYTES = 64
 FILE_BYTES = _FILE_HEAD_BYTES + WORKERS_MAX * _COLUMN_BYTES
 
@@ -61,6 +63,12 @@ class View:
 
     unix_s: float
     used: tuple[float, ...]
+
+    def or_newer(self, other: "View") -> "View":
+        """The later of the two; of the same moment, what is used by either."""
+        if self.unix_s != other.unix_s:
+            return self if self.unix_s > other.unix_s else other
+        return View(self.unix_s, tuple(map(max, self.used, other.used)))
 
 
 class Column:
@@ -129,6 +137,7 @@ class Ledger:
 
     def __init__(self, memory: mmap.mmap, worker: int, now_unix_s: float) -> None:
         self._all = tuple(Column(memory, number) for number in range(WORKERS_MAX))
+        self._stamp = memoryview(memory)[_STAMP_OFFSET : _STAMP_OFFSET + _CELL_BYTES].cast("d")
         self.worker = worker
         self.own = self._all[worker]
         views = self._newest(now_unix_s)
@@ -139,6 +148,17 @@ class Ledger:
                 self.own.cells[row + VIEW_UNIX_S] = view.unix_s
                 for number, used in enumerate(view.used):
                     self.own.cells[row + USED + number] = used
+        # Last, so that whoever sees it sees the new epoch; a later begin may have the same time, never the same stamp.
+        self._stamp[0] = max(now_unix_s, math.nextafter(self._stamp[0], math.inf))
+
+    @property
+    def stamp(self) -> float:
+        """Another one than before means that some worker has begun."""
+        return self._stamp[0]
+
+    def epochs(self) -> dict[int, int]:
+        """Of every column that some worker has begun, dead ones too."""
+        return {number: column.epoch for number, column in enumerate(self._all) if column.epoch}
 
     def column(self, worker: int) -> Column:
         return self._all[worker]
@@ -149,8 +169,6 @@ class Ledger:
             if not column.epoch:
                 continue
             for subject, view in column.views().items():
-                known = newest.get(subject)
-                young = now_unix_s - view.unix_s < VIEW_KEEP_S
-                if young and any(view.used) and (known is None or known.unix_s < view.unix_s):
-                    newest[subject] = view
+                if now_unix_s - view.unix_s < VIEW_KEEP_S and any(view.used):
+                    newest[subject] = newest.get(subject, view).or_newer(view)
         return newest

@@ -1,7 +1,7 @@
 """Admission by quotas: a worker's decisions on shared counts, in memory alone; nothing here waits for anything.
 
-How exact a limit is over several workers: a check reads every live worker's counts, so what one has admitted
-the others see at once. Two workers may pass the same check in the same microseconds: at most one request per
+How exact a limit is over several workers: a check reads every worker's counts, so what one has admitted the
+others see at once. Two workers may pass the same check in the same microseconds: at most one request per
 further worker too many. What others use between two looks of this worker is taken as used just now, never as
 refilled, so a bucket may lag by the refill of REFRESH_S. A worker that dies leaves its reservations charged.
 """
@@ -73,17 +73,20 @@ class Quotas:
         self._ledger = ledger
         self._clock = clock
         self._subjects: dict[tuple[str, str], _Subject] = {}
-        self._live: Sequence[int] = (ledger.worker,)
+        self._epochs: dict[int, int] = {}
+        self._stamp = -1.0
+        self._live: set[int] = set()
         self._full = False
 
     def refresh(self, live: Sequence[int]) -> None:
-        """Take in what all workers used, then which of them live now (`GatewayView.live_columns`)."""
+        """Take in what all workers used, and which of them live now (`GatewayView.live_columns`)."""
         now_s, cells = self._clock.monotonic(), self._ledger.own.cells
         for name, subject in list(self._subjects.items()):
             self._update(subject)
             if now_s - subject.met_s > IDLE_S and not cells[subject.row + IN_FLIGHT]:
                 del self._subjects[name]
-        self._live = tuple({*live, self._ledger.worker})
+        self._look_for_workers()
+        self._live = {*live, self._ledger.worker}
 
     def admit(
         self, wanted: Sequence[tuple[str, str, UsageLimits]], tokens: int
@@ -92,6 +95,7 @@ class Quotas:
 
         Returns the admission and the rate-limit headers; raises QuotaError naming the first limit passed.
         """
+        self._look_for_workers()
         subjects = [
             found
             for kind, subject_id, limits in wanted
@@ -120,6 +124,13 @@ class Quotas:
                 tokens=tokens - admission.tokens,
             )
 
+    def _look_for_workers(self) -> None:
+        """A worker that has just begun counts as alive until the next `refresh`."""
+        if self._stamp != self._ledger.stamp:
+            self._stamp = self._ledger.stamp
+            before, self._epochs = self._epochs, self._ledger.epochs()
+            self._live |= {w for w, epoch in self._epochs.items() if before.get(w) != epoch}
+
     def _subject(self, kind: str, subject_id: str, limits: UsageLimits) -> _Subject | None:
         """None, and so no limit, where the table is full: limits never stop the data path."""
         subject = self._subjects.get((kind, subject_id))
@@ -145,7 +156,7 @@ class Quotas:
         subject = _Subject(hashed, row, limits, at_s=now_s, met_s=now_s)
         cells, now_unix_s = self._ledger.own.cells, self._clock.now().timestamp()
         newest = self._ledger.own.view(row)
-        for worker in self._live:
+        for worker in self._epochs:
             column = self._ledger.column(worker)
             found = column.find(hashed)
             if found is None:
@@ -153,8 +164,7 @@ class Quotas:
             subject.seen[worker] = _Seen(
                 column.epoch, found, column.cells[found + REQUESTS], column.cells[found + TOKENS]
             )
-            view = column.view(found)
-            newest = max(newest, view, key=lambda known: known.unix_s)
+            newest = newest.or_newer(column.view(found))
         for number, (window, used) in enumerate(zip(WINDOWS, newest.used, strict=True)):
             limit = window.limit(limits)
             age_s = now_unix_s - newest.unix_s
@@ -178,7 +188,7 @@ class Quotas:
 
     def _charged_since(self, subject: _Subject) -> tuple[float, float]:
         requests = tokens = 0.0
-        for worker in self._live:
+        for worker in self._epochs:
             column = self._ledger.column(worker)
             seen = self._seen(subject, worker, column)
             if seen.row is None:
