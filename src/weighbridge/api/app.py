@@ -15,6 +15,7 @@ from weighbridge.api.admin import endpoints as admin_endpoints
 from weighbridge.api.answers import Problem
 from weighbridge.api.deps import Parts
 from weighbridge.api.edge import Edge
+from weighbridge.api.usage import metrics, reports
 from weighbridge.clock import Clock
 from weighbridge.errors import WeighbridgeError
 
@@ -27,6 +28,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     architectures.router,
     admin_endpoints.router,
     machines.router,
+    reports.management,
+    reports.admin,
+    metrics.router,
 )
 
 

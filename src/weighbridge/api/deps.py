@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, TypeVar
 
@@ -19,6 +19,7 @@ from weighbridge.runtimes.base import Runtime
 from weighbridge.settings import Settings
 from weighbridge.storage import idempotency
 from weighbridge.storage.database import Database, Transaction
+from weighbridge.usage.metrics import Allowance
 from weighbridge.weights.filesystem import FilesystemStore
 
 
@@ -36,11 +37,20 @@ class Parts:
     runtime: Runtime
     engines: Mapping[str, Engine]
     acks: GatewayView
+    metrics_asked: Allowance = field(default_factory=Allowance)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """The holder of a management key: acts for one org (T1)."""
+
+    key: ApiKey
+    org: Org
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """The holder of an inference key: sees the metrics of its org."""
 
     key: ApiKey
     org: Org
@@ -66,8 +76,16 @@ def member_of(request: Request) -> Member:
     return caller
 
 
+def consumer_of(request: Request) -> Consumer:
+    """Set by `access.InferenceRoute`, likewise."""
+    caller = request.state.caller
+    assert isinstance(caller, Consumer)
+    return caller
+
+
 Control = Annotated[Parts, Depends(parts_of)]
 Management = Annotated[Member, Depends(member_of)]
+Inference = Annotated[Consumer, Depends(consumer_of)]
 
 Answered = TypeVar("Answered", bound=BaseModel)
 

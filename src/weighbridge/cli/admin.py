@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from weighbridge.cli import config
 from weighbridge.cli.output import facts, moment, plain, table
 from weighbridge.cli.session import OrgName, Session, Yes, profile_file, with_session
+from weighbridge.cli.usage import limits
 from weighbridge.sdk import ApiKey, Org
 
 OrgArgument = Annotated[str, typer.Argument(metavar="ORG", help="The org's name.")]
@@ -178,14 +179,16 @@ def install(program: typer.Typer) -> None:
     org.command("list")(with_session(org_list))
     org.command("show")(with_session(org_show))
     org.command("set-role")(with_session(org_set_role))
+    org.command("limit-keys")(with_session(limits.org_limit_keys))
     program.add_typer(
         org, name="org", help="Orgs: owners of models, endpoints and keys.", rich_help_panel=panel
     )
     key.command("create")(with_session(key_create))
     key.command("list")(with_session(key_list))
+    key.command("limit")(with_session(limits.key_limit))
     key.command("revoke")(with_session(key_revoke))
     program.add_typer(
-        key, name="key", help="Create, list and revoke API keys.", rich_help_panel=panel
+        key, name="key", help="Create, limit, list and revoke API keys.", rich_help_panel=panel
     )
 
 

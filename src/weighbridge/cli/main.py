@@ -11,6 +11,7 @@ from weighbridge.cli import admin, chat, config, endpoints, models, serve
 from weighbridge.cli.demo import command as demo
 from weighbridge.cli.output import Output, facts, plain
 from weighbridge.cli.session import AsJson, Exit, UsageError, profile_file, reported
+from weighbridge.cli.usage import report
 
 EPILOG = (
     "Keys come from WEIGHBRIDGE_ADMIN_KEY, WEIGHBRIDGE_API_KEY (management) and WEIGHBRIDGE_INFERENCE_KEY, or from "
@@ -33,6 +34,7 @@ def program() -> typer.Typer:
     models.install(tree)
     endpoints.install(tree)
     chat.install(tree)
+    report.install(tree)
     admin.install(tree)
     settings = typer.Typer()
     settings.command("show")(config_show)

@@ -31,6 +31,8 @@ from weighbridge.sdk.types import (
     SyncProgress,
     VersionName,
 )
+from weighbridge.sdk.usage.limits import Limits
+from weighbridge.sdk.usage.reports import UsageReport, UsageRow
 from weighbridge.sdk.waiting import wait_for_deployment, wait_for_sync
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "Endpoint",
     "EndpointShape",
     "EndpointSummary",
+    "Limits",
     "ModelVersion",
     "NotFoundError",
     "Org",
@@ -66,6 +69,8 @@ __all__ = [
     "SyncFailedError",
     "SyncProgress",
     "UnavailableError",
+    "UsageReport",
+    "UsageRow",
     "VersionName",
     "WaitTimeoutError",
     "wait_for_deployment",

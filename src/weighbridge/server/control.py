@@ -38,6 +38,7 @@ from weighbridge.storage import lease as leases
 from weighbridge.storage.database import Database
 from weighbridge.storage.pruning import prune
 from weighbridge.telemetry.logs import configure_logs
+from weighbridge.usage.reconciler import UsageKeep, UsageReconciler
 from weighbridge.weights.filesystem import FilesystemStore
 
 log = structlog.get_logger()
@@ -171,12 +172,16 @@ def _loops(
     routes = RoutesPublisher(
         database, clock, wake, settings.paths, engines=parts.engines, lease_of=keeper.current
     )
+    usage = UsageReconciler(
+        database, clock, settings.paths.usage, UsageKeep(requests_s=settings.usage_requests_keep_s)
+    )
     passes = {
         "lease": keeper.keep,
         "ingest": ingest.reconcile,
         "rollouts": rollouts.reconcile,
         "replicas": replicas.reconcile,
         "routes": routes.reconcile,
+        "usage": usage.reconcile,
     }
     pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)
     return [pruning, *(Loop(name, step, wake) for name, step in passes.items())]
