@@ -68,7 +68,7 @@ class Meter:
             record.completion_tokens = chunks
             record.tokens_estimated = True
 
-    def settle(self, record: AccessRecord) -> None:
+    def settle(self, record: AccessRecord, arrived_unix_s: float) -> None:
         """Give back what was charged too much, and spool the request's usage. Call once, when it has ended."""
         used = record.prompt_tokens + record.completion_tokens
         if record.admission is not None:
@@ -76,13 +76,14 @@ class Meter:
             answered = record.status < 400 or used > 0 or record.status == CLIENT_GONE
             self.quotas.settle(record.admission, used, answered=answered)
         if record.key_id and record.endpoint_id:
-            self.spool.add(self._event(record))
+            self.spool.add(self._event(record, arrived_unix_s))
 
-    def _event(self, record: AccessRecord) -> UsageEvent:
-        now_s = self.clock.monotonic()
+    def _event(self, record: AccessRecord, arrived_unix_s: float) -> UsageEvent:
+        # Wall time costs as much as the rest of this, so it is not asked again.
+        duration_s = self.clock.monotonic() - record.started_s
         first_s = record.first_byte_s
         return UsageEvent(
-            ended_unix_s=round(self.clock.now().timestamp(), 3),
+            ended_unix_s=round(arrived_unix_s + duration_s, 3),
             org_id=record.org_id,
             key_id=record.key_id,
             endpoint_id=record.endpoint_id,
@@ -92,7 +93,7 @@ class Meter:
             cached_tokens=record.cached_tokens,
             completion_tokens=record.completion_tokens,
             estimated=record.tokens_estimated,
-            duration_s=_ms(now_s - record.started_s),
+            duration_s=_ms(duration_s),
             queue_s=_ms(record.queued_s),
             ttft_s=None if first_s is None else _ms(first_s - record.started_s),
         )

@@ -114,7 +114,7 @@ class InferenceVisit(Answering):
         super().gone()
 
     def finish(self) -> None:
-        self.desk.meter.settle(self.record)
+        self.desk.meter.settle(self.record, self._created_unix_s)
         super().finish()
 
     def expired(self) -> None:
