@@ -30,6 +30,11 @@ class DataDir:
         return self.root / "cache"
 
     @property
+    def usage(self) -> Path:
+        """Spools: what was used and is not yet counted in the database."""
+        return self.root / "usage"
+
+    @property
     def secrets(self) -> Path:
         """Mode 700: the pepper of key digests."""
         return self.root / "secrets"
@@ -63,6 +68,11 @@ class DataDir:
     def acks_file(self) -> Path:
         return self.run / "gateway.acks"
 
+    @property
+    def quotas_file(self) -> Path:
+        """What limited keys and endpoints have used; without it every quota begins anew."""
+        return self.run / "gateway.quotas"
+
 
 def default_data_dir() -> Path:
     """Root's embedded database runs as another user, who may not enter root's home."""
@@ -92,6 +102,20 @@ class Settings(BaseSettings):
     )
     gateway_workers: int = Field(
         default=1, ge=1, le=64, description="Gateway processes on one port."
+    )
+    queue_wait_s: float = Field(
+        default=10.0, ge=0, description="How long a request may wait for a busy endpoint."
+    )
+    queue_requests_max: int = Field(
+        default=256,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait for one endpoint in one gateway worker; 0: none waits.",
+    )
+    usage_requests_keep_s: float = Field(
+        default=3600.0,
+        ge=0,
+        description="How long single requests are kept for the metrics; 0 keeps sums alone.",
     )
     state_vocabulary: Literal["enum", "example"] = Field(
         default="enum",

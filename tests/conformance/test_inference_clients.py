@@ -123,6 +123,8 @@ def test_the_synchronous_cerebras_client_warms_its_connection(gateway):
     before = gateway.log.count("/v1/tcp_warming")
     with cerebras.Cerebras(api_key=KEY, base_url=gateway.url, max_retries=0):
         pass
+    # Log lines are written a moment after their answers.
+    asyncio.run(until(lambda: gateway.log.count("/v1/tcp_warming") > before, gateway))
     assert gateway.log.count("/v1/tcp_warming") == before + 1
 
 

@@ -36,6 +36,7 @@ MANAGEMENT: Mapping[tuple[str, str], tuple[object, int]] = {
     ("POST", "/management/v1/endpoints/{endpoint_id}:rollback"): (None, 409),
     ("GET", "/management/v1/deployments/{deployment_id}"): (None, 200),
     ("POST", "/management/v1/deployments/{deployment_id}:cancel"): (None, 200),
+    ("GET", "/management/v1/usage"): (None, 200),
 }  # fmt: skip
 ADMIN: Mapping[tuple[str, str], tuple[object, int]] = {
     ("POST", "/admin/v1/orgs"): ({"org_name": "third"}, 200),
@@ -50,6 +51,7 @@ ADMIN: Mapping[tuple[str, str], tuple[object, int]] = {
     ("POST", "/admin/v1/store:collect"): ({"dry_run": True}, 200),
     ("POST", "/admin/v1/keys"): ({"kind": "inference", "org_name": "my-org", "name": "x"}, 200),
     ("GET", "/admin/v1/keys"): (None, 200),
+    ("PATCH", "/admin/v1/keys/{key_id}"): ({"limits": {"requests_day": 5}}, 200),
     ("DELETE", "/admin/v1/keys/{key_id}"): (None, 200),
     ("POST", "/admin/v1/architectures"): ({"model_arch_id": "x", "source": "/nowhere"}, 400),
     ("GET", "/admin/v1/architectures"): (None, 200),
@@ -64,8 +66,18 @@ ADMIN: Mapping[tuple[str, str], tuple[object, int]] = {
     ("GET", "/admin/v1/replicas/{replica_id}/logs"): (None, 200),
     ("GET", "/admin/v1/nodes"): (None, 200),
     ("GET", "/admin/v1/status"): (None, 200),
+    ("GET", "/admin/v1/usage"): (None, 200),
 }  # fmt: skip
-ROWS = {**MANAGEMENT, **ADMIN}
+INFERENCE: Mapping[tuple[str, str], tuple[object, int]] = {
+    ("GET", "/api/v1/metrics/organizations/{organization_id}"): (None, 200),
+}
+ROWS = {**MANAGEMENT, **ADMIN, **INFERENCE}
+OPENS = {
+    KeyKind.MANAGEMENT: (MANAGEMENT, {KeyKind.MANAGEMENT, KeyKind.BOTH}),
+    KeyKind.ADMIN: (ADMIN, {KeyKind.ADMIN}),
+    KeyKind.INFERENCE: (INFERENCE, {KeyKind.INFERENCE, KeyKind.BOTH}),
+}
+"""By the key that a surface asks for: its routes, and every kind of key that opens them."""
 
 
 def routes() -> set[tuple[str, str]]:
@@ -114,15 +126,14 @@ async def objects(world: World, org: Org, member: Caller) -> dict[str, str]:
         )
     return {"bucket": "my-bucket",
         "org_name": "my-org", "model_arch_id": ARCH, "version_id": "1", "endpoint_id": "my-org-llama",
-        "deployment_id": deployment_id, "key_id": key.id, "replica_id": "r1",
+        "deployment_id": deployment_id, "key_id": key.id, "replica_id": "r1", "organization_id": org.id,
     }  # fmt: skip
 
 
-async def wrong_keys(world: World, org: Org, *, for_admin: bool) -> dict[str, str]:
+async def wrong_keys(world: World, org: Org, right: KeyKind) -> dict[str, str]:
     """Authorization headers that open nothing (C6's k2 to k9, as far as they apply)."""
     other = await world.org("other")
-    right = KeyKind.ADMIN if for_admin else KeyKind.MANAGEMENT
-    right_org = None if for_admin else org
+    right_org = None if right is KeyKind.ADMIN else org
     await world.key(KeyKind.ADMIN, None)  # so that the one below is not the last
     key, revoked = await world.key(right, right_org)
     async with world.database.begin() as tx:
@@ -140,7 +151,7 @@ async def wrong_keys(world: World, org: Org, *, for_admin: bool) -> dict[str, st
         "k5 bad checksum": f"Bearer {bad_checksum}", "k6 revoked": f"Bearer {revoked}",
         "k7 expired": f"Bearer {expired}",
     }  # fmt: skip
-    kinds = set(KeyKind) - ({KeyKind.ADMIN} if for_admin else {KeyKind.MANAGEMENT, KeyKind.BOTH})
+    kinds = set(KeyKind) - OPENS[right][1]
     for kind in sorted(kinds):
         for name, of in (("k8", org), ("k9", other)):
             owner = None if kind is KeyKind.ADMIN else of
@@ -160,13 +171,13 @@ async def send(
     return await client.request(method, template.format(**objects), content=content, headers=pairs)
 
 
-@pytest.mark.parametrize("for_admin", [False, True])
+@pytest.mark.parametrize("right", list(OPENS))
 async def test_no_wrong_key_opens_any_route(
-    world: World, org: Org, objects: dict[str, str], for_admin: bool
+    world: World, org: Org, objects: dict[str, str], right: KeyKind
 ) -> None:
-    wrong = await wrong_keys(world, org, for_admin=for_admin)
+    wrong = await wrong_keys(world, org, right)
     woken = list(world.woken)
-    for route in sorted(ADMIN if for_admin else MANAGEMENT):
+    for route in sorted(OPENS[right][0]):
         for name, header in wrong.items():
             answer = await send(world.client, route, objects, {"authorization": header})
             assert answer.status_code == 401, (route, name, answer.text)
@@ -175,18 +186,16 @@ async def test_no_wrong_key_opens_any_route(
     assert world.woken == woken
 
 
-@pytest.mark.parametrize("for_admin", [False, True])
+@pytest.mark.parametrize("right", list(OPENS))
 async def test_a_key_anywhere_but_in_one_authorization_header_is_not_seen(
     *,
     world: World,
     org: Org,
-    member: Caller,
-    operator: Caller,
     objects: dict[str, str],
-    for_admin: bool,
+    right: KeyKind,
 ) -> None:
-    key = operator.key if for_admin else member.key
-    for route in sorted(ADMIN if for_admin else MANAGEMENT):
+    _, key = await world.key(right, None if right is KeyKind.ADMIN else org)
+    for route in sorted(OPENS[right][0]):
         none = await send(world.client, route, objects, {})
         assert (none.status_code, none.json()) == (403, {"detail": "Not authenticated"}), route
         for headers in ({"x-api-key": key}, {"cookie": f"api_key={key}"}, {"api-key": key}):
@@ -205,9 +214,10 @@ async def test_a_refused_caller_learns_nothing_about_his_body(world: World) -> N
 
 @pytest.mark.parametrize("route", sorted(ROWS), ids=" ".join)
 async def test_the_right_key_opens_the_route(
-    world: World, member: Caller, operator: Caller, objects: dict[str, str], route: tuple[str, str]
+    world: World, org: Org, objects: dict[str, str], route: tuple[str, str]
 ) -> None:
-    key = operator.key if route in ADMIN else member.key
+    right = next(kind for kind, (routes, _) in OPENS.items() if route in routes)
+    _, key = await world.key(right, None if right is KeyKind.ADMIN else org)
     answer = await send(world.client, route, objects, {"authorization": f"bearer {key}"})
     assert answer.status_code == ROWS[route][1], answer.text
 
@@ -267,7 +277,8 @@ async def test_another_orgs_objects_look_exactly_like_none(world: World) -> None
     versions = "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions"
     for (_, path, org_name, _), answer in after.items():
         mine = org_name == "stranger" and (path in own or path == versions)
-        expected = 200 if mine else 404
+        own_usage = path == "/management/v1/usage"
+        expected = 200 if mine or own_usage else 404
         if org_name == "stranger" and path == f"{versions}:diff":
             expected = 400
         assert answer[0] == expected, (path, org_name)

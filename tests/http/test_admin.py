@@ -13,6 +13,10 @@ from weighbridge.storage.tables import replicas
 
 ADMIN = "/admin/v1"
 CREATED = 1768176000
+NO_LIMITS = {
+    "concurrency": None, "requests_minute": None, "requests_hour": None, "requests_day": None,
+    "tokens_minute": None, "tokens_hour": None, "tokens_day": None,
+}  # fmt: skip
 KEY = {"kind": "inference", "name": "x", "org_name": "my-org"}
 CHAT = {"endpoint_id": "chat", "org_name": "my-org", "model_arch_id": ARCH}
 
@@ -29,7 +33,7 @@ async def test_an_org_is_created_with_an_external_id_of_its_own(
     made = (await operator("POST", f"{ADMIN}/orgs", {"org_name": "my-org"})).json()
     assert made == {
         "id": made["id"], "org_name": "my-org", "s3_external_id": made["s3_external_id"],
-        "s3_role_arn": None, "created": CREATED,
+        "s3_role_arn": None, "created": CREATED, "key_limits": NO_LIMITS,
     }  # fmt: skip
     assert made["id"].startswith("org_")
     assert len(made["s3_external_id"]) >= 43
@@ -106,7 +110,7 @@ async def test_a_keys_text_is_shown_once_and_opens_until_it_is_revoked(
     assert text.startswith(f"wb_{word}_{made['id']}_")
     assert made == {
         "id": made["id"], "kind": kind, "org_name": "my-org", "name": "ci", "prefix": f"wb_{word}_{made['id']}",
-        "created": CREATED, "expires": CREATED + 3600, "revoked": None,
+        "created": CREATED, "expires": CREATED + 3600, "revoked": None, "limits": NO_LIMITS,
     }  # fmt: skip
     listed = await operator("GET", f"{ADMIN}/keys?org_name=my-org")
     assert listed.json() == {"keys": [made]}
@@ -223,6 +227,7 @@ async def test_an_endpoint_lives_from_creation_to_deletion(
     made = (await operator("POST", f"{ADMIN}/endpoints", body)).json()
     assert made == {
         **body, "max_unavailable": 0, "max_surge": 1, "created": CREATED, "updated": CREATED, "serving": None,
+        "limits": NO_LIMITS,
     }  # fmt: skip
     assert world.woken == ["rollouts", "replicas"]
     world.pass_time(1)

@@ -160,16 +160,24 @@ def test_whole_answers_come_from_the_other_replica_when_an_engine_is_killed(site
 
 
 def test_streams_of_a_killed_engine_end_with_an_error_and_new_ones_do_not_fail(site, client):
+    # An answer of the small model takes milliseconds: a kill can fall between two of them.
+    for _ in range(5):
+        tally = kill_a_busy_engine(site, client)
+        assert tally.failed == 0, tally
+        if tally.cut:
+            break
+    assert 0 < tally.cut <= 8, tally
+    assert set(tally.problems) == {"The engine broke off the answer"}, tally
+
+
+def kill_a_busy_engine(site, client):
     with site.traffic(client) as traffic:
         traffic.wait_for_answers(8, timeout_s=20)
         busy = until(lambda: busy_replica(client), 10, "a stream on a replica")
         site.kill(site.engines()[busy])
         until(lambda: busy not in site.ready_replicas(client), 20, "one replica less")
         until(lambda: is_whole(site, client), what="its replacement")
-    tally = traffic.tally()
-    assert tally.failed == 0, tally
-    assert 0 < tally.cut <= 8, tally
-    assert set(tally.problems) == {"The engine broke off the answer"}, tally
+    return traffic.tally()
 
 
 def test_everything_goes_on_without_up_and_the_next_one_takes_over(site, client):

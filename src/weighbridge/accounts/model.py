@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from weighbridge.routing.limits import NO_LIMITS, UsageLimits
+
 
 class KeyKind(StrEnum):
     """What a key may be used for (T1)."""
@@ -24,13 +26,17 @@ class KeyKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Org:
-    """`name` stands in resource names, `id` (`org_…`) in metrics; both are fixed."""
+    """`name` stands in resource names, `id` (`org_…`) in metrics; both are fixed.
+
+    `key_limits` stand in for the limits that a key of the org leaves open.
+    """
 
     id: str
     name: str
     s3_external_id: str
     s3_role_arn: str | None
     created_at: datetime
+    key_limits: UsageLimits = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +51,4 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    limits: UsageLimits = NO_LIMITS

@@ -1,7 +1,7 @@
 """What callers may ask of orgs and API keys."""
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from weighbridge.accounts import store
@@ -15,6 +15,7 @@ from weighbridge.accounts.names import (
     quoted,
 )
 from weighbridge.errors import ConflictError, InvalidError, NotFoundError, UnauthenticatedError
+from weighbridge.routing.limits import UsageLimits, with_defaults
 from weighbridge.routing.model import KeyEntry
 from weighbridge.routing.tokens import key_digest
 from weighbridge.storage.database import Transaction
@@ -74,6 +75,15 @@ async def set_s3_role(tx: Transaction, name: str, s3_role_arn: str | None) -> Or
     if s3_role_arn is not None:
         check_role_arn(s3_role_arn)
     await store.set_role(tx, org.id, s3_role_arn)
+    return await org_by_id(tx, org.id)
+
+
+async def change_key_defaults(
+    tx: Transaction, name: str, change: Callable[[UsageLimits], UsageLimits]
+) -> Org:
+    """Set the limits that hold for each key of the org which has none of its own."""
+    org = await org_by_name(tx, name)
+    await store.set_key_defaults(tx, org.id, change(org.key_limits))
     return await org_by_id(tx, org.id)
 
 
@@ -157,6 +167,25 @@ async def revoke(tx: Transaction, key_id: str, *, now: datetime) -> ApiKey:
     return after[0]
 
 
+async def change_limits(
+    tx: Transaction, key_id: str, change: Callable[[UsageLimits], UsageLimits]
+) -> ApiKey:
+    """Set a key's own limits; InvalidError for a key that infers nothing."""
+    key = await store.key_by_id(tx, key_id, lock=True) if _is_key_id(key_id) else None
+    if key is None:
+        raise NotFoundError(f"Key {quoted(key_id)} does not exist.", code="key_not_found")
+    if not key.kind.infers:
+        raise InvalidError(
+            f"Key {key_id} is of kind {key.kind.value}; only keys for inference have limits.",
+            code="invalid_key_kind",
+            param="limits",
+        )
+    await store.set_limits(tx, key_id, change(key.limits))
+    after = await store.key_by_id(tx, key_id)
+    assert after is not None
+    return after
+
+
 def _is_key_id(key_id: str) -> bool:
     return key_id.isascii() and key_id.isalnum()
 
@@ -181,12 +210,14 @@ def wrong_key() -> UnauthenticatedError:
 
 async def key_table(tx: Transaction, now: datetime) -> tuple[KeyEntry, ...]:
     """The live inference-capable keys, as the gateways need them, in a stable order."""
+    defaults = {org.id: org.key_limits for org in await store.orgs_by_name(tx)}
     return tuple(
         KeyEntry(
             digest=digest.hex(),
             key_id=key.id,
             org_id=key.org_id or "",
             expires_unix_s=None if key.expires_at is None else key.expires_at.timestamp(),
+            limits=with_defaults(key.limits, defaults[key.org_id or ""]),
         )
         for key, digest in await store.live_inference_digests(tx, now)
     )

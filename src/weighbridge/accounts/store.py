@@ -7,6 +7,7 @@ from sqlalchemy import Row, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from weighbridge.accounts.model import ApiKey, KeyKind, Org
+from weighbridge.routing.limits import UsageLimits, limits_document, read_limits
 from weighbridge.storage.database import Transaction
 from weighbridge.storage.tables import api_keys, orgs
 
@@ -14,7 +15,14 @@ _ADMIN_LOCK = 0x57624B31  # any constant: names the advisory lock of the set of 
 
 
 def _org(row: Row[tuple[object, ...]]) -> Org:
-    return Org(row.id, row.name, row.s3_external_id, row.s3_role_arn, row.created_at)
+    return Org(
+        id=row.id,
+        name=row.name,
+        s3_external_id=row.s3_external_id,
+        s3_role_arn=row.s3_role_arn,
+        created_at=row.created_at,
+        key_limits=read_limits(row.key_limits),
+    )
 
 
 def _key(row: Row[tuple[object, ...]]) -> ApiKey:
@@ -27,6 +35,7 @@ def _key(row: Row[tuple[object, ...]]) -> ApiKey:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        limits=read_limits(row.limits),
     )
 
 
@@ -65,6 +74,16 @@ async def set_role(tx: Transaction, org_id: str, role_arn: str | None) -> None:
     await tx.execute(update(orgs).where(orgs.c.id == org_id).values(s3_role_arn=role_arn))
 
 
+async def set_key_defaults(tx: Transaction, org_id: str, limits: UsageLimits) -> None:
+    document = limits_document(limits)
+    await tx.execute(update(orgs).where(orgs.c.id == org_id).values(key_limits=document))
+
+
+async def set_limits(tx: Transaction, key_id: str, limits: UsageLimits) -> None:
+    document = limits_document(limits)
+    await tx.execute(update(api_keys).where(api_keys.c.id == key_id).values(limits=document))
+
+
 async def insert_key(tx: Transaction, key: ApiKey, digest: bytes) -> None:
     await tx.execute(
         insert(api_keys).values(
@@ -83,6 +102,13 @@ async def insert_key(tx: Transaction, key: ApiKey, digest: bytes) -> None:
 async def key_with_digest(tx: Transaction, key_id: str) -> tuple[ApiKey, bytes] | None:
     row = (await tx.execute(select(api_keys).where(api_keys.c.id == key_id))).one_or_none()
     return None if row is None else (_key(row), bytes(row.digest))
+
+
+async def key_by_id(tx: Transaction, key_id: str, *, lock: bool = False) -> ApiKey | None:
+    """`lock` keeps it unchanged until commit."""
+    query = select(api_keys).where(api_keys.c.id == key_id)
+    row = (await tx.execute(query.with_for_update() if lock else query)).one_or_none()
+    return None if row is None else _key(row)
 
 
 async def keys(tx: Transaction, org_id: str | None) -> Sequence[ApiKey]:

@@ -10,7 +10,7 @@ from fastapi.security import HTTPBearer
 from weighbridge.accounts import service as accounts
 from weighbridge.accounts.model import ApiKey, KeyKind
 from weighbridge.api.body import JsonRequest, read_json
-from weighbridge.api.deps import Member, Operator, Parts, parts_of
+from weighbridge.api.deps import Consumer, Member, Operator, Parts, parts_of
 from weighbridge.api.errors import MissingKeyError
 from weighbridge.storage.database import Transaction
 
@@ -43,6 +43,16 @@ async def admit_member(request: Request) -> Member:
         if not key.kind.manages or key.org_id is None:
             raise accounts.wrong_key()
         return Member(key, await accounts.org_by_id(tx, key.org_id))
+
+
+async def admit_consumer(request: Request) -> Consumer:
+    """An inference key sees what is offered to inference; every other kind of key is a wrong one here (T1)."""
+    parts, text = parts_of(request), bearer_text(request)
+    async with parts.database.begin() as tx:
+        key = await _authenticate(parts, tx, text)
+        if not key.kind.infers or key.org_id is None:
+            raise accounts.wrong_key()
+        return Consumer(key, await accounts.org_by_id(tx, key.org_id))
 
 
 async def admit_operator(request: Request) -> Operator:
@@ -88,4 +98,13 @@ class AdminRoute(APIRoute):
     def get_route_handler(self) -> RouteCall:
         return _guarded(
             super().get_route_handler(), admit_operator, reads_body=self.body_field is not None
+        )
+
+
+class InferenceRoute(APIRoute):
+    """A route for inference keys."""
+
+    def get_route_handler(self) -> RouteCall:
+        return _guarded(
+            super().get_route_handler(), admit_consumer, reads_body=self.body_field is not None
         )

@@ -16,6 +16,7 @@ from weighbridge.api.answers import Problem
 from weighbridge.api.deps import Parts
 from weighbridge.api.edge import Edge
 from weighbridge.api.inspection import diff, explain
+from weighbridge.api.usage import metrics, reports
 from weighbridge.clock import Clock
 from weighbridge.errors import WeighbridgeError
 
@@ -32,6 +33,9 @@ ROUTERS: tuple[APIRouter, ...] = (
     admin_endpoints.router,
     machines.router,
     store.router,
+    reports.management,
+    reports.admin,
+    metrics.router,
 )
 
 

@@ -20,6 +20,7 @@ from weighbridge.runtimes.base import Runtime
 from weighbridge.settings import Settings
 from weighbridge.storage import idempotency
 from weighbridge.storage.database import Database, Transaction
+from weighbridge.usage.metrics import Allowance
 from weighbridge.weights.filesystem import FilesystemStore
 
 
@@ -43,11 +44,20 @@ class Parts:
     diff_calls: CallQuota = field(
         default_factory=lambda: CallQuota(calls_max=30, window_s=60.0, running_max=2)
     )
+    metrics_asked: Allowance = field(default_factory=Allowance)
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
     """The holder of a management key: acts for one org (T1)."""
+
+    key: ApiKey
+    org: Org
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """The holder of an inference key: sees the metrics of its org."""
 
     key: ApiKey
     org: Org
@@ -73,8 +83,16 @@ def member_of(request: Request) -> Member:
     return caller
 
 
+def consumer_of(request: Request) -> Consumer:
+    """Set by `access.InferenceRoute`, likewise."""
+    caller = request.state.caller
+    assert isinstance(caller, Consumer)
+    return caller
+
+
 Control = Annotated[Parts, Depends(parts_of)]
 Management = Annotated[Member, Depends(member_of)]
+Inference = Annotated[Consumer, Depends(consumer_of)]
 
 Answered = TypeVar("Answered", bound=BaseModel)
 

@@ -23,10 +23,13 @@ from weighbridge.errors import (
     UnavailableError,
     WeighbridgeError,
 )
+from weighbridge.usage.metrics import AskedTooOftenError
 
 log = structlog.get_logger()
 
 RETRY_AFTER_S = 2
+ASKED_RETRY_S = 10
+"""Of metrics, which an org may ask for every ten seconds."""
 DETAILS_MAX = 20
 LOCATION_CHARS_MAX = 64
 
@@ -123,6 +126,8 @@ def _headers(error: WeighbridgeError) -> Mapping[str, str]:
         case ConflictError():
             # The SDKs retry a 409 by themselves; this one stays until somebody changes something.
             return {"x-should-retry": "false"}
+        case AskedTooOftenError():
+            return {"retry-after": str(ASKED_RETRY_S)}
         case UnavailableError():
             return {"retry-after": str(RETRY_AFTER_S)}
         case _:

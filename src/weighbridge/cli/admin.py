@@ -10,6 +10,7 @@ from weighbridge.cli import config
 from weighbridge.cli.inspection.buckets import buckets, release_bucket, s3_setup
 from weighbridge.cli.output import cell, facts, moment, plain, table
 from weighbridge.cli.session import OrgName, Session, Yes, profile_file, with_session
+from weighbridge.cli.usage import limits
 from weighbridge.sdk import ApiKey, Org
 from weighbridge.sdk.admin_types import WeightStore
 
@@ -206,11 +207,13 @@ def install(program: typer.Typer) -> None:
     org.command("s3-setup")(with_session(s3_setup))
     org.command("buckets")(with_session(buckets))
     org.command("release-bucket")(with_session(release_bucket))
+    org.command("limit-keys")(with_session(limits.org_limit_keys))
     program.add_typer(
         org, name="org", help="Orgs: owners of models, endpoints and keys.", rich_help_panel=panel
     )
     key.command("create")(with_session(key_create))
     key.command("list")(with_session(key_list))
+    key.command("limit")(with_session(limits.key_limit))
     key.command("revoke")(with_session(key_revoke))
     store = typer.Typer()
     store.command("usage")(with_session(store_usage))
@@ -223,7 +226,7 @@ def install(program: typer.Typer) -> None:
         rich_help_panel=panel,
     )
     program.add_typer(
-        key, name="key", help="Create, list and revoke API keys.", rich_help_panel=panel
+        key, name="key", help="Create, limit, list and revoke API keys.", rich_help_panel=panel
     )
 
 

@@ -12,6 +12,7 @@ from weighbridge.cli.demo import command as demo
 from weighbridge.cli.inspection import doctor
 from weighbridge.cli.output import Output, facts, plain
 from weighbridge.cli.session import AsJson, Exit, UsageError, profile_file, reported
+from weighbridge.cli.usage import report
 
 EPILOG = (
     "Keys come from WEIGHBRIDGE_ADMIN_KEY, WEIGHBRIDGE_API_KEY (management) and WEIGHBRIDGE_INFERENCE_KEY, or from "
@@ -35,6 +36,7 @@ def program() -> typer.Typer:
     doctor.install(tree)
     endpoints.install(tree)
     chat.install(tree)
+    report.install(tree)
     admin.install(tree)
     settings = typer.Typer()
     settings.command("show")(config_show)

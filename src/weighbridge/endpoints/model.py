@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from weighbridge.routing.limits import NO_LIMITS, UsageLimits
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """The name clients call; `replicas`, `max_unavailable` and `max_surge` shape its rollouts (R4, R18).
 
+    `limits` are over all keys.
     `base_deployment_id` is the deployment that last ended `done`: what a rollback returns to (R12).
     """
 
@@ -21,3 +24,4 @@ class Endpoint:
     created_at: datetime
     updated_at: datetime
     revision: int
+    limits: UsageLimits = NO_LIMITS

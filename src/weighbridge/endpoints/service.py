@@ -1,7 +1,7 @@
 """What callers may ask of endpoints."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,6 +11,7 @@ from weighbridge.endpoints import store
 from weighbridge.endpoints.model import Endpoint
 from weighbridge.errors import ConflictError, InvalidError, NotFoundError
 from weighbridge.registry import service as registry
+from weighbridge.routing.limits import UsageLimits
 from weighbridge.storage.database import Transaction
 
 ENDPOINT_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,126}", re.ASCII)
@@ -136,15 +137,17 @@ async def update(
     replicas: int | None = None,
     max_unavailable: int | None = None,
     max_surge: int | None = None,
+    change_limits: Callable[[UsageLimits], UsageLimits] | None = None,
     now: datetime,
 ) -> Endpoint:
-    """Change what is given; it counts from the next rollout on (R18)."""
+    """Change what is given; a shape counts from the next rollout on (R18), limits at once."""
     endpoint = await get(tx, endpoint_id, org_id=None, lock=True)
     changed = replace(
         endpoint,
         replicas=endpoint.replicas if replicas is None else replicas,
         max_unavailable=(endpoint.max_unavailable if max_unavailable is None else max_unavailable),
         max_surge=endpoint.max_surge if max_surge is None else max_surge,
+        limits=endpoint.limits if change_limits is None else change_limits(endpoint.limits),
         updated_at=now,
     )
     check_shape(

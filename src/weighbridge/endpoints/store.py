@@ -8,6 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from weighbridge.endpoints.model import Endpoint
 from weighbridge.errors import StaleError
+from weighbridge.routing.limits import limits_document, read_limits
 from weighbridge.storage.database import Transaction
 from weighbridge.storage.tables import ROLLOUT_FINAL, deployments, endpoints
 
@@ -24,6 +25,7 @@ def _endpoint(row: Row[tuple[object, ...]]) -> Endpoint:
         created_at=row.created_at,
         updated_at=row.updated_at,
         revision=row.revision,
+        limits=read_limits(row.limits),
     )
 
 
@@ -69,7 +71,7 @@ async def endpoints_of(tx: Transaction, org_id: str | None) -> Sequence[Endpoint
 
 
 async def save_shape(tx: Transaction, endpoint: Endpoint) -> None:
-    """Write replicas, max_unavailable and max_surge; guarded by the revision."""
+    """Write replicas, max_unavailable, max_surge and limits; guarded by the revision."""
     await _guarded(
         tx,
         endpoint,
@@ -77,6 +79,7 @@ async def save_shape(tx: Transaction, endpoint: Endpoint) -> None:
             "replicas": endpoint.replicas,
             "max_unavailable": endpoint.max_unavailable,
             "max_surge": endpoint.max_surge,
+            "limits": limits_document(endpoint.limits),
             "updated_at": endpoint.updated_at,
         },
     )

@@ -3,6 +3,7 @@
 The shape is the hosted inference API's: a flat object of message, type, param and code.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,8 +18,11 @@ from weighbridge.errors import (
     UnavailableError,
     WeighbridgeError,
 )
+from weighbridge.gateway.limits.refusals import QuotaError
 
 RETRY_AFTER_S = 1
+RETRY_SOON_S = 60
+"""Clients wait by themselves up to this long; what takes longer they are told not to try again."""
 REFLECTED_CHARS_MAX = 200
 """Most characters of a request's own text in an answer."""
 
@@ -54,6 +58,8 @@ _ROWS: Mapping[str, _Row] = {
     "headers_too_large": _Row(431, "invalid_request_error", "headers"),
     "unsupported_media_type": _Row(415, "invalid_request_error", "headers"),
     "queue_exceeded": _Row(429, "too_many_requests_error", "queue"),
+    "request_quota_exceeded": _Row(429, "too_many_requests_error", "quota"),
+    "token_quota_exceeded": _Row(429, "too_many_requests_error", "quota"),
     "no_ready_replica": _Row(503, "service_unavailable_error", "model"),
     "replicas_failed": _Row(503, "service_unavailable_error", "model"),
     "engine_failed": _Row(503, "service_unavailable_error", "model"),
@@ -85,8 +91,7 @@ def error_answer(error: WeighbridgeError) -> ErrorAnswer:
     if error.code == "not_authenticated":
         return ErrorAnswer(403, b'{"detail":"Not authenticated"}')
     row = _row(error)
-    headers = {"retry-after": str(RETRY_AFTER_S)} if row.status in (429, 503) else {}
-    return ErrorAnswer(row.status, msgspec.json.encode(_flat(error, row)), headers)
+    return ErrorAnswer(row.status, msgspec.json.encode(_flat(error, row)), _retry(error, row))
 
 
 def error_event(error: WeighbridgeError, answer_id: str) -> bytes:
@@ -94,6 +99,16 @@ def error_event(error: WeighbridgeError, answer_id: str) -> bytes:
     row = _row(error)
     nested = {**_flat(error, row), "id": answer_id}
     return b"data: " + msgspec.json.encode({"error": nested, "status_code": row.status}) + b"\n\n"
+
+
+def _retry(error: WeighbridgeError, row: _Row) -> Mapping[str, str]:
+    if row.status not in (429, 503):
+        return {}
+    after_s = RETRY_AFTER_S
+    if isinstance(error, QuotaError):
+        after_s = max(RETRY_AFTER_S, math.ceil(error.retry_after_s))
+    headers = {"retry-after": str(after_s)}
+    return headers if after_s <= RETRY_SOON_S else {**headers, "x-should-retry": "false"}
 
 
 def _row(error: WeighbridgeError) -> _Row:

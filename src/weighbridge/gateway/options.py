@@ -22,6 +22,8 @@ class Options:
     worker: int | None
     request_max_s: float
     drain_s: float
+    queue_wait_s: float
+    queue_requests_max: int
     log_level: str
 
     def worker_argv(self, worker: int, port: int) -> Sequence[str]:
@@ -35,6 +37,8 @@ class Options:
             *("--worker", str(worker)),
             *("--request-max-s", str(self.request_max_s)),
             *("--drain-s", str(self.drain_s)),
+            *("--queue-wait-s", str(self.queue_wait_s)),
+            *("--queue-requests-max", str(self.queue_requests_max)),
             *("--log-level", self.log_level),
         )
 
@@ -52,6 +56,8 @@ def read_options(argv: Sequence[str], settings: Settings) -> Options:
     parser.add_argument("--worker", type=int, help="set by the parent: this worker's index")
     parser.add_argument("--request-max-s", type=float, default=settings.request_max_s)
     parser.add_argument("--drain-s", type=float, default=30.0, help="for streams after SIGTERM")
+    parser.add_argument("--queue-wait-s", type=float, default=settings.queue_wait_s)
+    parser.add_argument("--queue-requests-max", type=int, default=settings.queue_requests_max)
     parser.add_argument("--log-level", default=settings.log_level)
     found = parser.parse_args(argv)
     data_dir = DataDir(found.data_dir.expanduser().resolve())
@@ -66,5 +72,7 @@ def read_options(argv: Sequence[str], settings: Settings) -> Options:
         worker=found.worker,
         request_max_s=found.request_max_s,
         drain_s=found.drain_s,
+        queue_wait_s=found.queue_wait_s,
+        queue_requests_max=found.queue_requests_max,
         log_level=found.log_level,
     )

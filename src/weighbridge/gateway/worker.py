@@ -18,6 +18,10 @@ import uvloop
 
 from weighbridge.clock import Clock
 from weighbridge.errors import SetupError
+from weighbridge.gateway.limits.ledger import Ledger, open_ledger
+from weighbridge.gateway.limits.meter import Meter
+from weighbridge.gateway.limits.quotas import Quotas
+from weighbridge.gateway.limits.turns import QueueLimits, Turns
 from weighbridge.gateway.metrics.access import AccessLog
 from weighbridge.gateway.metrics.figures import Figures, WorkerFigures, write_figures
 from weighbridge.gateway.options import Options, read_options
@@ -37,6 +41,7 @@ from weighbridge.routing.acks import GatewayView, WorkerColumn, open_acks
 from weighbridge.routing.tokens import load_pepper
 from weighbridge.settings import Settings
 from weighbridge.telemetry.logs import configure_logs
+from weighbridge.usage.spool import Spool
 
 log = structlog.get_logger()
 
@@ -73,7 +78,8 @@ async def serve(options: Options, worker: int, parent: int) -> None:
     snapshots = Snapshots(options.data_dir.routes_file, options.data_dir.keys_file, current, column)
     # The column shows generation 0 from here on, so nobody takes an old table for gone while this one loads.
     snapshots.refresh()
-    worker_site = _site(options, worker, snapshots, Choice(current, GatewayView(memory)), column)
+    meter = _meter(options, worker, GatewayView(memory))
+    worker_site = _site(options, worker, snapshots, meter, column)
     clients = worker_site.clients
     timers = clients.timers
     timers.start()
@@ -83,7 +89,12 @@ async def serve(options: Options, worker: int, parent: int) -> None:
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
     async with asyncio.TaskGroup() as tasks:
-        watching = [tasks.create_task(snapshots.watch()), tasks.create_task(chores.run(stop))]
+        watching = [
+            tasks.create_task(snapshots.watch()),
+            tasks.create_task(chores.run(stop)),
+            tasks.create_task(meter.turns.watch()),
+            tasks.create_task(meter.spool.run()),
+        ]
         await stop.wait()
         log.info("gateway.draining", worker=worker)
         server.close()
@@ -94,6 +105,7 @@ async def serve(options: Options, worker: int, parent: int) -> None:
     await worker_site.site.upstreams.close()
     timers.stop()
     worker_site.site.desk.access.flush()
+    await meter.spool.close()
     column.close()
 
 
@@ -104,8 +116,28 @@ class _Worker:
     column: WorkerColumn
 
 
+def _meter(options: Options, worker: int, view: GatewayView) -> Meter:
+    clock = Clock()
+    now = clock.now().timestamp()
+    ledger = Ledger(open_ledger(options.data_dir.quotas_file), worker, now)
+    limits = QueueLimits(wait_s=options.queue_wait_s, requests_max=options.queue_requests_max)
+    meter = Meter(
+        quotas=Quotas(ledger, clock),
+        turns=Turns(limits),
+        spool=Spool(options.data_dir.usage, f"{int(now * 1000)}-{clock.new_short_id()}"),
+        view=view,
+        clock=clock,
+    )
+    meter.refresh()
+    return meter
+
+
 def _site(
-    options: Options, worker: int, snapshots: Snapshots, choice: Choice, column: WorkerColumn
+    options: Options,
+    worker: int,
+    snapshots: Snapshots,
+    meter: Meter,
+    column: WorkerColumn,
 ) -> _Worker:
     limits = Limits(request_max_s=options.request_max_s, drain_s=options.drain_s)
     clock = Clock()
@@ -115,8 +147,8 @@ def _site(
     upstreams = Upstreams(timers, outbox, limits.connect_s)
     access = AccessLog(sys.stderr.fileno(), f"gateway-{worker}", options.log_level, clock.now)
     site = PublicSite(
-        desk=Desk(snapshots, snapshots.current, pepper, Figures(), access, limits, clock),
-        replicas=Replicas(choice, column, upstreams, pepper),
+        desk=Desk(snapshots, snapshots.current, pepper, Figures(), access, meter, limits, clock),
+        replicas=Replicas(Choice(snapshots.current, meter.view), column, upstreams, pepper),
         upstreams=upstreams,
         control=Address(unix_path=str(options.data_dir.control_socket)),
     )
@@ -149,6 +181,7 @@ class _Chores:
         while True:
             self._parts.site.replicas.choice.refresh()
             self._parts.clients.refresh()
+            self._parts.site.desk.meter.refresh()
             # A full disk costs figures, not requests.
             with suppress(OSError):
                 write_figures(self._run, self._figures())

@@ -185,4 +185,5 @@ def _endpoint_route(
         tools=can.tools,
         reasoning=can.reasoning,
         min_tokens=can.min_tokens,
+        limits=endpoint.limits,
     )

@@ -7,6 +7,7 @@ import msgspec
 from sqlalchemy import text
 
 from weighbridge.engines.base import EngineSettings
+from weighbridge.routing.limits import UsageLimits, read_limits
 from weighbridge.storage.database import Transaction
 
 
@@ -37,13 +38,14 @@ class RoutedEndpoint:
     deployed: bool
     rolling_out: bool
     engine: EngineSettings
+    limits: UsageLimits
 
 
 async def endpoints(tx: Transaction) -> Sequence[RoutedEndpoint]:
     rows = await tx.execute(
         text(
             """
-            SELECT e.id, e.org_id, o.name AS org_name, e.arch_id, a.engine,
+            SELECT e.id, e.org_id, o.name AS org_name, e.arch_id, a.engine, e.limits,
                    extract(epoch FROM e.created_at)::bigint AS created_unix_s,
                    -- from the first rollout on: while it runs, callers are told to wait (wire.md 8 U)
                    e.base_deployment_id IS NOT NULL OR rollout.runs OR EXISTS (
@@ -75,6 +77,7 @@ async def endpoints(tx: Transaction) -> Sequence[RoutedEndpoint]:
             deployed=row.deployed,
             rolling_out=row.rolling_out,
             engine=msgspec.convert(row.engine, EngineSettings),
+            limits=read_limits(row.limits),
         )
         for row in rows
     ]

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from weighbridge.routing.limits import NO_LIMITS, UsageLimits
+
 SLOTS_MAX = 4096
 """Replica slots of the shared in-flight counts; also the most replicas one installation runs."""
 
@@ -26,7 +28,7 @@ class EndpointRoute(msgspec.Struct, frozen=True):
     callers (404); afterwards, without a ready replica, it is merely unavailable (503).
     The capabilities are the engine's (`EngineCapabilities`): what it cannot honour, the gateway refuses.
     `in_flight_max` is the most requests at once per ready replica, those that wait in it included; beyond
-    it callers get 429.
+    it callers wait for their turn. `limits` are of the endpoint, over all its keys.
     """
 
     endpoint_id: str
@@ -44,6 +46,7 @@ class EndpointRoute(msgspec.Struct, frozen=True):
     reasoning: bool = False
     min_tokens: bool = False
     in_flight_max: int = 256
+    limits: UsageLimits = NO_LIMITS
 
 
 class RouteTable(msgspec.Struct, frozen=True):
@@ -60,6 +63,7 @@ class KeyEntry(msgspec.Struct, frozen=True):
     key_id: str
     org_id: str
     expires_unix_s: float | None = None
+    limits: UsageLimits = NO_LIMITS
 
 
 class KeyTable(msgspec.Struct, frozen=True):

@@ -46,6 +46,8 @@ from weighbridge.sdk.types import (
     VersionName,
     VersionsDiff,
 )
+from weighbridge.sdk.usage.limits import Limits
+from weighbridge.sdk.usage.reports import UsageReport, UsageRow
 from weighbridge.sdk.waiting import wait_for_deployment, wait_for_sync
 
 __all__ = [
@@ -70,6 +72,7 @@ __all__ = [
     "Endpoint",
     "EndpointShape",
     "EndpointSummary",
+    "Limits",
     "LookAlike",
     "ModelVersion",
     "NotFoundError",
@@ -88,6 +91,8 @@ __all__ = [
     "SyncProgress",
     "TensorChange",
     "UnavailableError",
+    "UsageReport",
+    "UsageRow",
     "VersionName",
     "VersionsDiff",
     "WaitTimeoutError",

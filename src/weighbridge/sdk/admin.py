@@ -16,6 +16,7 @@ from weighbridge.sdk.admin_types import (
 from weighbridge.sdk.fields import Fields
 from weighbridge.sdk.resources import Caller, segment
 from weighbridge.sdk.transport import Json
+from weighbridge.sdk.usage.reports import Usage
 
 
 class Orgs:
@@ -58,6 +59,11 @@ class Orgs:
         path = f"/admin/v1/buckets/{segment(bucket)}"
         return Fields(self._caller.delete(path), "the release").raw
 
+    def limit_keys(self, org_name: str, limits: Mapping[str, int | None]) -> Org:
+        """Change what is named of the limits for each key without its own; None takes one away."""
+        body: Json = {"key_limits": dict(limits)}
+        return Org.read(self._caller.patch(f"/admin/v1/orgs/{segment(org_name)}", body))
+
 
 class Keys:
     def __init__(self, caller: Caller) -> None:
@@ -76,6 +82,11 @@ class Keys:
         query = {} if org_name is None else {"org_name": org_name}
         answer = Fields(self._caller.get("/admin/v1/keys", **query), "the keys")
         return tuple(ApiKey.read(item.raw) for item in answer.parts("keys", "an API key"))
+
+    def limit(self, key_id: str, limits: Mapping[str, int | None]) -> ApiKey:
+        """Change what is named of a key's limits (the fields of `Limits`); None takes one away."""
+        body: Json = {"limits": dict(limits)}
+        return ApiKey.read(self._caller.patch(f"/admin/v1/keys/{segment(key_id)}", body))
 
     def revoke(self, key_id: str) -> ApiKey:
         return ApiKey.read(self._caller.delete(f"/admin/v1/keys/{segment(key_id)}"))
@@ -154,10 +165,16 @@ class EndpointShapes:
         replicas: int | None = None,
         max_unavailable: int | None = None,
         max_surge: int | None = None,
+        limits: Mapping[str, int | None] | None = None,
     ) -> EndpointShape:
-        """Change what is given, keep the rest."""
+        """Change what is given, keep the rest; of `limits`, None takes one away."""
         body = _present(
-            {"replicas": replicas, "max_unavailable": max_unavailable, "max_surge": max_surge}
+            {
+                "replicas": replicas,
+                "max_unavailable": max_unavailable,
+                "max_surge": max_surge,
+                "limits": None if limits is None else dict(limits),
+            }
         )
         return EndpointShape.read(self._caller.patch(_endpoint_path(endpoint_id), body))
 
@@ -210,6 +227,7 @@ class Admin:
         self.endpoints = EndpointShapes(caller)
         self.replicas = Replicas(caller)
         self.store = Store(caller)
+        self.usage = Usage(caller, "/admin/v1/usage")
 
     def nodes(self) -> Sequence[Json]:
         answer = Fields(self._caller.get("/admin/v1/nodes"), "the nodes")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from weighbridge.sdk.fields import Fields
+from weighbridge.sdk.usage.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class Org:
     s3_external_id: str
     s3_role_arn: str | None
     created: int
+    key_limits: Limits
     raw: Mapping[str, object] = field(repr=False, compare=False)
 
     @classmethod
@@ -26,6 +28,7 @@ class Org:
             s3_external_id=answer.text("s3_external_id"),
             s3_role_arn=answer.text_or_none("s3_role_arn"),
             created=answer.integer("created"),
+            key_limits=Limits.read(answer, "key_limits"),
             raw=answer.raw,
         )
 
@@ -42,6 +45,7 @@ class ApiKey:
     created: int
     expires: int | None
     revoked: int | None
+    limits: Limits
     key: str | None = field(repr=False)
     raw: Mapping[str, object] = field(repr=False, compare=False)
 
@@ -57,6 +61,7 @@ class ApiKey:
             created=answer.integer("created"),
             expires=answer.integer_or_none("expires"),
             revoked=answer.integer_or_none("revoked"),
+            limits=Limits.read(answer, "limits"),
             key=answer.text_or_none("key"),
             raw=answer.raw,
         )
@@ -105,6 +110,7 @@ class EndpointShape:
     replicas: int
     max_unavailable: int
     max_surge: int
+    limits: Limits
     serving: str | None
     created: int
     updated: int
@@ -121,6 +127,7 @@ class EndpointShape:
             replicas=answer.integer("replicas"),
             max_unavailable=answer.integer("max_unavailable"),
             max_surge=answer.integer("max_surge"),
+            limits=Limits.read(answer, "limits"),
             serving=None if serving is None else str(serving),
             created=answer.integer("created"),
             updated=answer.integer("updated"),

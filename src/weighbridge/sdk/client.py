@@ -13,6 +13,7 @@ from weighbridge.sdk.chat import Chat
 from weighbridge.sdk.errors import ConfigurationError
 from weighbridge.sdk.resources import Caller, Deployments, Endpoints, Models, Versions
 from weighbridge.sdk.transport import RETRIES_MAX, TIMEOUT_S, Transport
+from weighbridge.sdk.usage.reports import Usage
 
 BASE_URL_DEFAULT = "http://127.0.0.1:8080"
 
@@ -52,6 +53,7 @@ class Client:
         self.versions = Versions(management)
         self.endpoints = Endpoints(management)
         self.deployments = Deployments(management)
+        self.usage = Usage(management, "/management/v1/usage")
         self.admin = Admin(Caller(self._transport, self._administration))
         self.chat = Chat(self._transport, self._inference)
 

@@ -39,6 +39,7 @@ from weighbridge.storage import lease as leases
 from weighbridge.storage.database import Database
 from weighbridge.storage.pruning import prune
 from weighbridge.telemetry.logs import configure_logs
+from weighbridge.usage.reconciler import UsageKeep, UsageReconciler
 from weighbridge.weights.diff.reconciler import TensorDigestReconciler
 from weighbridge.weights.diff.shelf import TensorShelf
 from weighbridge.weights.filesystem import FilesystemStore
@@ -173,6 +174,9 @@ def _loops(
     routes = RoutesPublisher(
         database, clock, wake, settings.paths, engines=parts.engines, lease_of=keeper.current
     )
+    usage = UsageReconciler(
+        database, clock, settings.paths.usage, UsageKeep(requests_s=settings.usage_requests_keep_s)
+    )
     passes = {
         "lease": keeper.keep,
         "ingest": ingest.reconcile,
@@ -180,6 +184,7 @@ def _loops(
         "rollouts": rollouts.reconcile,
         "replicas": replicas.reconcile,
         "routes": routes.reconcile,
+        "usage": usage.reconcile,
     }
     pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)
     return [pruning, *(Loop(name, step, wake) for name, step in passes.items())]

@@ -8,6 +8,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -17,7 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 # The final words of states that are kept here and decided above; two indexes and some queries need them.
 REPLICA_FINAL = ("stopped", "failed", "lost")
@@ -76,6 +77,8 @@ orgs = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("s3_external_id", Text, nullable=False, unique=True),
     Column("s3_role_arn", Text),
+    # Defaults for the limits of the org's keys.
+    Column("key_limits", JSONB, nullable=False, server_default=text("'{}'")),
     _time("created_at"),
 )
 
@@ -88,6 +91,7 @@ api_keys = Table(
     Column("name", Text, nullable=False),
     Column("prefix", Text, nullable=False),
     Column("digest", LargeBinary, nullable=False, unique=True),
+    Column("limits", JSONB, nullable=False, server_default=text("'{}'")),
     _time("created_at"),
     _time("expires_at", nullable=True),
     _time("revoked_at", nullable=True),
@@ -203,6 +207,7 @@ endpoints = Table(
     Column("replicas", Integer, nullable=False),
     Column("max_unavailable", Integer, nullable=False),
     Column("max_surge", Integer, nullable=False),
+    Column("limits", JSONB, nullable=False, server_default=text("'{}'")),
     Column("base_deployment_id", Text),
     _time("created_at"),
     _time("updated_at"),
@@ -286,4 +291,57 @@ replicas = Table(
         unique=True,
         postgresql_where=text(f"state NOT IN {REPLICA_FINAL}"),
     ),
+)
+
+# How far each spool of a gateway worker is counted: written in the transaction that counts it.
+usage_spools = Table(
+    "usage_spools",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("offset_bytes", BigInteger, nullable=False),
+    Column("batches", BigInteger, nullable=False),
+    _time("updated_at"),
+)
+
+# No foreign keys: what was used is counted even when its key or endpoint is gone. Version 0: nobody answered.
+usage_hourly = Table(
+    "usage_hourly",
+    metadata,
+    Column("hour", DateTime(timezone=True), primary_key=True),
+    Column("org_id", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("endpoint_id", Text, primary_key=True),
+    Column("version", Integer, primary_key=True),
+    Column("status", Integer, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("estimated", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("duration_s", Double, nullable=False),
+    Column("queue_s", Double, nullable=False),
+    Column("ttft_count", BigInteger, nullable=False),
+    Column("ttft_s", Double, nullable=False),
+    Column("ttft_buckets", ARRAY(BigInteger), nullable=False),
+    Index("ix_usage_hourly_org", "org_id", "hour"),
+)
+
+# The last requests one by one, for as long as the settings say.
+usage_requests = Table(
+    "usage_requests",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("ended_at", DateTime(timezone=True), nullable=False, index=True),
+    Column("org_id", Text, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("endpoint_id", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("duration_s", Double, nullable=False),
+    Column("queue_s", Double, nullable=False),
+    Column("ttft_s", Double),
+    Index("ix_usage_requests_org", "org_id", "ended_at"),
 )

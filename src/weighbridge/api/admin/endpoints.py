@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import Field
 
 from weighbridge.accounts import service as accounts
+from weighbridge.api.admin.limits import LimitsAnswer, LimitsChange
 from weighbridge.api.admin.router import Body, admin_router
 from weighbridge.api.answers import Answer, unix_s
 from weighbridge.api.deps import Control
@@ -32,6 +33,7 @@ class EndpointChange(Body):
     replicas: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
     max_unavailable: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
     max_surge: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
+    limits: LimitsChange | None = None
 
 
 class EndpointAnswer(Answer):
@@ -41,6 +43,7 @@ class EndpointAnswer(Answer):
     replicas: int
     max_unavailable: int
     max_surge: int
+    limits: LimitsAnswer = Field(description="Over all keys together.")
     created: int
     updated: int
     serving: int | None = Field(description="Number of the version last deployed with success.")
@@ -54,6 +57,7 @@ class EndpointAnswer(Answer):
             replicas=endpoint.replicas,
             max_unavailable=endpoint.max_unavailable,
             max_surge=endpoint.max_surge,
+            limits=LimitsAnswer.of(endpoint.limits),
             created=unix_s(endpoint.created_at),
             updated=unix_s(endpoint.updated_at),
             serving=serving,
@@ -116,7 +120,7 @@ async def get(endpoint_id: str, control: Control) -> EndpointAnswer:
 
 @router.patch("/endpoints/{endpoint_id}", operation_id="update_endpoint")
 async def update(endpoint_id: str, body: EndpointChange, control: Control) -> EndpointAnswer:
-    """Change an endpoint's shape; rollouts that have begun keep the shape they began with."""
+    """Change an endpoint's shape or limits; rollouts that have begun keep the shape they began with."""
     async with control.database.begin() as tx:
         endpoint = await service.update(
             tx,
@@ -124,10 +128,12 @@ async def update(endpoint_id: str, body: EndpointChange, control: Control) -> En
             replicas=body.replicas,
             max_unavailable=body.max_unavailable,
             max_surge=body.max_surge,
+            change_limits=body.limits,
             now=control.clock.now(),
         )
         (answer,) = await _answers(tx, [endpoint])
     _wake(control)
+    control.wake("routes")
     return answer
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from weighbridge.accounts import service
 from weighbridge.accounts.model import ApiKey, KeyKind
+from weighbridge.api.admin.limits import LimitsAnswer, LimitsChange
 from weighbridge.api.admin.router import Body, admin_router
 from weighbridge.api.answers import Answer, unix_s
 from weighbridge.api.deps import Control
@@ -26,6 +27,10 @@ class KeyRequest(Body):
     expires_in_s: int | None = Field(default=None, ge=1, le=EXPIRY_MAX_S)
 
 
+class KeyChange(Body):
+    limits: LimitsChange
+
+
 class KeyAnswer(Answer):
     id: str
     kind: KeyKind
@@ -35,6 +40,9 @@ class KeyAnswer(Answer):
     created: int
     expires: int | None
     revoked: int | None
+    limits: LimitsAnswer = Field(
+        description="Its own; where null, the organization's default counts."
+    )
 
     @classmethod
     def of(cls, key: ApiKey, org_names: Mapping[str, str]) -> Self:
@@ -47,6 +55,7 @@ class KeyAnswer(Answer):
             created=unix_s(key.created_at),
             expires=None if key.expires_at is None else unix_s(key.expires_at),
             revoked=None if key.revoked_at is None else unix_s(key.revoked_at),
+            limits=LimitsAnswer.of(key.limits),
         )
 
 
@@ -95,6 +104,16 @@ async def list_all(
         found = await service.keys(tx, None if org is None else org.id)
         names = await _org_names(tx)
     return Keys(keys=[KeyAnswer.of(key, names) for key in found])
+
+
+@router.patch("/keys/{key_id}", operation_id="update_key")
+async def update(key_id: str, body: KeyChange, control: Control) -> KeyAnswer:
+    """Set what a key may use at most; it counts within a second, for what was used before too."""
+    async with control.database.begin() as tx:
+        key = await service.change_limits(tx, key_id, body.limits)
+        names = await _org_names(tx)
+    control.wake("routes")
+    return KeyAnswer.of(key, names)
 
 
 @router.delete("/keys/{key_id}", operation_id="revoke_key")

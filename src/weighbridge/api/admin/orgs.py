@@ -2,11 +2,15 @@
 
 from typing import Self
 
+from pydantic import Field
+
 from weighbridge.accounts import service
 from weighbridge.accounts.model import Org
+from weighbridge.api.admin.limits import LimitsAnswer, LimitsChange
 from weighbridge.api.admin.router import Body, admin_router
 from weighbridge.api.answers import Answer, unix_s
 from weighbridge.api.deps import Control
+from weighbridge.errors import InvalidError
 
 router = admin_router()
 
@@ -17,7 +21,10 @@ class OrgRequest(Body):
 
 
 class OrgChange(Body):
-    s3_role_arn: str | None
+    """What is left out stays as it is."""
+
+    s3_role_arn: str | None = None
+    key_limits: LimitsChange | None = None
 
 
 class OrgAnswer(Answer):
@@ -26,6 +33,7 @@ class OrgAnswer(Answer):
     s3_external_id: str
     s3_role_arn: str | None
     created: int
+    key_limits: LimitsAnswer = Field(description="Defaults for each of its keys.")
 
     @classmethod
     def of(cls, org: Org) -> Self:
@@ -35,6 +43,7 @@ class OrgAnswer(Answer):
             s3_external_id=org.s3_external_id,
             s3_role_arn=org.s3_role_arn,
             created=unix_s(org.created_at),
+            key_limits=LimitsAnswer.of(org.key_limits),
         )
 
 
@@ -75,8 +84,16 @@ async def get(org_name: str, control: Control) -> OrgAnswer:
 
 @router.patch("/orgs/{org_name}", operation_id="update_org")
 async def update(org_name: str, body: OrgChange, control: Control) -> OrgAnswer:
-    """Set the IAM role that is assumed to read the organization's buckets; null for the server's own."""
+    """Set the IAM role that reads the organization's buckets (null: the server's own), or its keys' default limits."""
+    if not body.model_fields_set:
+        raise InvalidError(
+            "Give s3_role_arn or key_limits.", code="nothing_to_change", param="s3_role_arn"
+        )
     async with control.database.begin() as tx:
-        org = await service.set_s3_role(tx, org_name, body.s3_role_arn)
+        org = await service.org_by_name(tx, org_name)
+        if "s3_role_arn" in body.model_fields_set:
+            org = await service.set_s3_role(tx, org_name, body.s3_role_arn)
+        if body.key_limits is not None:
+            org = await service.change_key_defaults(tx, org_name, body.key_limits)
     control.wake("routes")
     return OrgAnswer.of(org)

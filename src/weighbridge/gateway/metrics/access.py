@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from weighbridge.gateway.limits.quotas import Admission
 from weighbridge.gateway.metrics.figures import Figures
 from weighbridge.telemetry.logs import redact
 
@@ -20,7 +21,9 @@ HELD_LINES_MAX = 256
 
 @dataclass(slots=True)
 class AccessRecord:
-    """Filled in on the way by the request's own visit."""
+    """Filled in on the way by the request's own visit. `answer_fields` belong in the head of its answer, whatever
+    it is; each ends with CR LF.
+    """
 
     request_id: str
     route: str
@@ -34,9 +37,13 @@ class AccessRecord:
     status: int = CLIENT_GONE
     code: str = ""
     prompt_tokens: int = 0
+    cached_tokens: int = 0
     completion_tokens: int = 0
     tokens_estimated: bool = False
+    queued_s: float = 0.0
     first_byte_s: float | None = None
+    admission: Admission | None = None
+    answer_fields: bytes = b""
 
 
 class AccessLog:
@@ -91,6 +98,7 @@ class AccessLog:
             f'"prompt_tokens": {record.prompt_tokens}, '
             f'"completion_tokens": {record.completion_tokens}, '
             f'"tokens_estimated": {"true" if record.tokens_estimated else "false"}, '
+            f'"queued_ms": {record.queued_s * 1000:.1f}, '
             f'"ttft_ms": {first_ms}, "duration_ms": {duration_s * 1000:.1f}, '
             f'"event": "request", "process": {self._process}, "level": "info", '
             f'"timestamp": "{self._timestamp()}"}}\n'

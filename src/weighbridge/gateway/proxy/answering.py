@@ -10,6 +10,7 @@ from weighbridge.clock import Clock
 from weighbridge.errors import UnavailableError, WeighbridgeError
 from weighbridge.gateway.auth import authenticate
 from weighbridge.gateway.errors import error_answer
+from weighbridge.gateway.limits.meter import Meter
 from weighbridge.gateway.metrics.access import AccessLog, AccessRecord
 from weighbridge.gateway.metrics.figures import Figures
 from weighbridge.gateway.snapshots import Snapshots
@@ -33,6 +34,7 @@ class Desk:
     pepper: bytes
     figures: Figures
     access: AccessLog
+    meter: Meter
     limits: Limits
     clock: Clock
 
@@ -71,13 +73,15 @@ class Answering:
     def reply(self, status: int, fields: bytes, body: bytes) -> None:
         self.record.status = status
         self.finish()
-        self.client.answer(status, fields + self.request_id_line(), body)
+        self.client.answer(status, fields + self.own_fields(), body)
 
     def reply_json(self, value: Mapping[str, object]) -> None:
         self.reply(200, JSON_TYPE, msgspec.json.encode(value))
 
-    def request_id_line(self) -> bytes:
-        return b"x-request-id: %b\r\n" % self.record.request_id.encode()
+    def own_fields(self) -> bytes:
+        """What every answer of ours says: how limits stand, where there are any, and which request it was."""
+        record = self.record
+        return b"%bx-request-id: %b\r\n" % (record.answer_fields, record.request_id.encode())
 
     def gone(self) -> None:
         self.finish()

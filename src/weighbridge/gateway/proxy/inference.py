@@ -1,9 +1,8 @@
 """One inference request on its way: a replica is asked, another if that fails in time, and the answer goes back.
 
-Its states are a table; what an answer looks like is decided in `answers`, which replica in `choosing`.
+Its states are a table (`states`); what an answer looks like is decided in `answers`, which replica in
+`choosing`, whether it may and when it is its turn in `limits`.
 """
-
-from enum import IntEnum
 
 from weighbridge.errors import InvalidError, LimitError, UnavailableError, WeighbridgeError
 from weighbridge.gateway.admission import Admitted, admit
@@ -12,9 +11,13 @@ from weighbridge.gateway.answers.shapes import EngineUsage
 from weighbridge.gateway.answers.stream import AnswerStream
 from weighbridge.gateway.answers.whole import ANSWER_BYTES_MAX, refusal_of, whole_answer
 from weighbridge.gateway.errors import error_answer, error_event
+from weighbridge.gateway.limits.refusals import queue_refusal
+from weighbridge.gateway.limits.turns import Turn
 from weighbridge.gateway.metrics.access import AccessRecord
 from weighbridge.gateway.proxy.answering import JSON_TYPE, Answering, Desk
+from weighbridge.gateway.proxy.failures import TooLateError, engine_failed, no_answer
 from weighbridge.gateway.proxy.replicas import Replicas
+from weighbridge.gateway.proxy.states import State
 from weighbridge.gateway.requests.writing import encode_for
 from weighbridge.gateway.wire.heads import AnswerHead, RequestHead
 from weighbridge.gateway.wire.upstream import UpstreamConnection
@@ -33,31 +36,7 @@ _STREAM_FIELDS = (
 )
 
 
-class State(IntEnum):
-    ACCEPTED = 0
-    """The caller is known; the body is not read yet."""
-    ASKED = 1
-    """A replica has the request; nothing has come back."""
-    WHOLE = 2
-    """Its answer is being read to the end."""
-    REFUSAL = 3
-    """So is its refusal."""
-    PROVING = 4
-    """Its stream has begun; nothing of it has reached the caller, so another replica may still be asked (G3)."""
-    STREAMING = 5
-    DONE = 6
-
-
-TRANSITIONS: dict[State, frozenset[State]] = {
-    State.ACCEPTED: frozenset({State.ASKED, State.DONE}),
-    State.ASKED: frozenset({State.ASKED, State.WHOLE, State.REFUSAL, State.PROVING, State.DONE}),
-    State.WHOLE: frozenset({State.ASKED, State.DONE}),
-    State.REFUSAL: frozenset({State.ASKED, State.DONE}),
-    State.PROVING: frozenset({State.ASKED, State.STREAMING, State.DONE}),
-    State.STREAMING: frozenset({State.DONE}),
-    State.DONE: frozenset(),
-}
-_ACCEPTED, _ASKED, _WHOLE, _REFUSAL, _PROVING, _STREAMING, _DONE = State
+_ACCEPTED, _WAITING, _ASKED, _WHOLE, _REFUSAL, _PROVING, _STREAMING, _DONE = State
 
 
 class InferenceVisit(Answering):
@@ -65,7 +44,8 @@ class InferenceVisit(Answering):
 
     __slots__ = (
         "_admitted", "_answer", "_created_unix_s", "_fresh", "_head", "_identity", "_key",
-        "_received", "_received_bytes", "_replica", "_replicas", "_state", "_tried", "_upstream", "_waiting_since_s",
+        "_received", "_received_bytes", "_replica", "_replicas", "_state", "_tried", "_turn", "_upstream",
+        "_waiting_since_s",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +65,7 @@ class InferenceVisit(Answering):
         self._waiting_since_s = 0.0
         self._upstream: UpstreamConnection | None = None
         self._replica: ReplicaRoute | None = None
+        self._turn: Turn | None = None
         self._answer: AnswerStream | None = None
         self._received: list[bytes] = []
         self._received_bytes = 0
@@ -112,25 +93,35 @@ class InferenceVisit(Answering):
                 key=self._key,
             )
             self.record.endpoint_id = admitted.endpoint.endpoint_id
-            self._ask_next(None)
+            self.desk.meter.admit(self._key, admitted, self.record)
+            self._ask_first(len(body))
         except WeighbridgeError as error:
             self.refuse(error)
         except Exception as error:  # noqa: BLE001 - the edge of a request: logged, and answered with 500
             self.refuse(self.failed(error))
 
     def refuse(self, error: WeighbridgeError) -> None:
+        self._leave_line()
         self._let_go_of_replica()
         self._state = _DONE
         super().refuse(error)
 
     def gone(self) -> None:
+        self._leave_line()
         self._let_go_of_replica()
         self._state = _DONE
         self._count_stream()
         super().gone()
 
+    def finish(self) -> None:
+        self.desk.meter.settle(self.record, self._created_unix_s)
+        super().finish()
+
     def expired(self) -> None:
-        self._break_off(TooLateError())
+        if self._state is _WAITING:
+            self.refuse(queue_refusal(self._admitted.endpoint.endpoint_id))
+        else:
+            self._break_off(TooLateError())
 
     def held_back(self) -> None:
         if self._upstream is not None:
@@ -140,6 +131,24 @@ class InferenceVisit(Answering):
         if self._upstream is not None:
             self._upstream.resume()
             self._wait(self.desk.limits.idle_s)
+        elif self._turn is not None:
+            self.client.deadline(self._waiting_since_s + self.desk.meter.turns.limits.wait_s)
+
+    # The line's side.
+
+    def proceed(self) -> bool:
+        try:
+            self._ask_next(None)
+        except WeighbridgeError as error:
+            if error.code == "queue_exceeded":
+                return False
+            self.refuse(error)
+        except Exception as error:  # noqa: BLE001 - as in `start`
+            self.refuse(self.failed(error))
+        return True
+
+    def turned_away(self, error: LimitError) -> None:
+        self.refuse(error)
 
     # The replica's side.
 
@@ -157,7 +166,7 @@ class InferenceVisit(Answering):
         elif 400 <= status < 500:
             self._state = _REFUSAL
         else:
-            self._attempt_failed(_engine_failed(f"A replica answered {status}"))
+            self._attempt_failed(engine_failed(f"A replica answered {status}"))
 
     def answer_data(self, data: bytes) -> None:
         if self._state >= _PROVING:
@@ -167,7 +176,7 @@ class InferenceVisit(Answering):
         self._received_bytes += len(data)
         limit = REFUSAL_BYTES_MAX if self._state is _REFUSAL else ANSWER_BYTES_MAX
         if self._received_bytes > limit:
-            self._attempt_failed(_engine_failed("A replica's answer is too long"))
+            self._attempt_failed(engine_failed("A replica's answer is too long"))
 
     def answer_end(self) -> None:
         self._upstream = None
@@ -191,6 +200,27 @@ class InferenceVisit(Answering):
 
     # Asking.
 
+    def _ask_first(self, size_bytes: int) -> None:
+        """At once, or in turn when there is no place or others wait for one already."""
+        turns, endpoint_id = self.desk.meter.turns, self._admitted.endpoint.endpoint_id
+        if not turns.busy(endpoint_id):
+            try:
+                self._ask_next(None)
+            except LimitError as error:
+                if error.code != "queue_exceeded" or not turns.limits.requests_max:
+                    raise
+            else:
+                return
+        self._state = _WAITING
+        self._turn = turns.join(endpoint_id, self.record.key_id, size_bytes, self)
+        self._wait(turns.limits.wait_s)
+
+    def _leave_line(self) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            self.record.queued_s = self.desk.clock.monotonic() - self._waiting_since_s
+            self.desk.meter.turns.leave(turn)
+
     def _ask_next(self, failure: WeighbridgeError | None) -> None:
         """Choose a replica that was not tried and ask it. Raises the error to answer with when there is none."""
         endpoint, record = self._admitted.endpoint, self.record
@@ -198,13 +228,14 @@ class InferenceVisit(Answering):
         if record.attempts < self.desk.limits.attempts_max:
             replica = self._replicas.choose(endpoint, self._tried)
         if replica is None:
-            raise _no_answer(endpoint.endpoint_id, failure)
+            raise no_answer(endpoint.endpoint_id, failure)
         self._tried.append(replica.replica_id)
         record.attempts += 1
         record.replica_id, record.version = replica.replica_id, replica.version
         # Nothing comes between choice and count: whoever waits for a drained slot sees this request (G5).
         self._replica = replica
         self._replicas.counts[replica.slot] += 1
+        self._leave_line()
         self._identity = self._identity_of(replica)
         self._ask(fresh=False)
 
@@ -241,6 +272,7 @@ class InferenceVisit(Answering):
         replica, self._replica = self._replica, None
         if replica is not None:
             self._replicas.counts[replica.slot] -= 1
+            self.desk.meter.turns.freed(self._admitted.endpoint.endpoint_id)
 
     # Answering.
 
@@ -251,7 +283,7 @@ class InferenceVisit(Answering):
         except UnavailableError as error:
             self._attempt_failed(error)
             return
-        self._count_tokens(answer.usage, 0)
+        self._count(answer.usage, 0)
         self._release()
         self._state = _DONE
         self.reply(200, JSON_TYPE, answer.body)
@@ -299,7 +331,7 @@ class InferenceVisit(Answering):
             return
         self._state = _STREAMING
         self.record.first_byte_s = self.desk.clock.monotonic()
-        self.client.begin_stream(_STREAM_FIELDS + self.request_id_line(), frames)
+        self.client.begin_stream(_STREAM_FIELDS + self.own_fields(), frames)
 
     def _complete(self) -> None:
         upstream, self._upstream = self._upstream, None
@@ -353,44 +385,12 @@ class InferenceVisit(Answering):
 
     def _count_stream(self) -> None:
         if self._answer is not None:
-            self._count_tokens(self._answer.usage, self._answer.chunks)
+            self._count(self._answer.usage, self._answer.chunks)
 
-    def _count_tokens(self, usage: EngineUsage | None, chunks: int) -> None:
-        """The engine's count, or for an answer that broke off the chunks that carried tokens."""
-        record = self.record
-        if usage is None:
-            record.completion_tokens = chunks
-            record.tokens_estimated = chunks > 0
-        else:
-            record.prompt_tokens = usage.prompt_tokens
-            record.completion_tokens = usage.completion_tokens or 0
+    def _count(self, usage: EngineUsage | None, chunks: int) -> None:
+        self.desk.meter.count(self.record, self._admitted, usage, chunks)
 
     def _wait(self, wait_s: float) -> None:
         now_s = self._waiting_since_s = self.desk.clock.monotonic()
         deadline_s = self.record.started_s + self.desk.limits.request_max_s
         self.client.deadline(min(deadline_s, now_s + wait_s))
-
-
-class TooLateError(UnavailableError):
-    """A deadline passed; asking another replica would only double the wait."""
-
-    code = "deadline_exceeded"
-
-    def __init__(self) -> None:
-        super().__init__("The engine did not answer in time")
-
-
-def _engine_failed(why: str) -> UnavailableError:
-    return UnavailableError(why, code="engine_failed")
-
-
-def _no_answer(endpoint_id: str, failure: WeighbridgeError | None) -> WeighbridgeError:
-    if failure is None:
-        return UnavailableError(
-            f"{endpoint_id} has no ready replica; try again shortly", code="no_ready_replica"
-        )
-    if isinstance(failure, LimitError):
-        return failure
-    return UnavailableError(
-        f"No replica of {endpoint_id} answered; try again shortly", code="replicas_failed"
-    )

@@ -38,6 +38,7 @@ def upgrade() -> None:
     sa.Column('name', sa.Text(), nullable=False),
     sa.Column('s3_external_id', sa.Text(), nullable=False),
     sa.Column('s3_role_arn', sa.Text(), nullable=True),
+    sa.Column('key_limits', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_orgs')),
     sa.UniqueConstraint('name', name=op.f('uq_orgs_name')),
@@ -60,6 +61,7 @@ def upgrade() -> None:
     sa.Column('name', sa.Text(), nullable=False),
     sa.Column('prefix', sa.Text(), nullable=False),
     sa.Column('digest', sa.LargeBinary(), nullable=False),
+    sa.Column('limits', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('expires_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('revoked_at', sa.DateTime(timezone=True), nullable=True),
@@ -90,6 +92,7 @@ def upgrade() -> None:
     sa.Column('replicas', sa.Integer(), nullable=False),
     sa.Column('max_unavailable', sa.Integer(), nullable=False),
     sa.Column('max_surge', sa.Integer(), nullable=False),
+    sa.Column('limits', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
     sa.Column('base_deployment_id', sa.Text(), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('updated_at', sa.DateTime(timezone=True), nullable=False),
@@ -238,3 +241,48 @@ def upgrade() -> None:
     op.create_index(op.f('ix_replicas_deployment_id'), 'replicas', ['deployment_id'], unique=False)
     op.create_index(op.f('ix_replicas_endpoint_id'), 'replicas', ['endpoint_id'], unique=False)
     op.create_index('uq_replicas_slot', 'replicas', ['slot'], unique=True, postgresql_where=sa.text("state NOT IN ('stopped', 'failed', 'lost')"))
+    op.create_table('usage_spools',
+    sa.Column('name', sa.Text(), nullable=False),
+    sa.Column('offset_bytes', sa.BigInteger(), nullable=False),
+    sa.Column('batches', sa.BigInteger(), nullable=False),
+    sa.Column('updated_at', sa.DateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('name', name=op.f('pk_usage_spools'))
+    )
+    op.create_table('usage_hourly',
+    sa.Column('hour', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('org_id', sa.Text(), nullable=False),
+    sa.Column('key_id', sa.Text(), nullable=False),
+    sa.Column('endpoint_id', sa.Text(), nullable=False),
+    sa.Column('version', sa.Integer(), nullable=False),
+    sa.Column('status', sa.Integer(), nullable=False),
+    sa.Column('requests', sa.BigInteger(), nullable=False),
+    sa.Column('estimated', sa.BigInteger(), nullable=False),
+    sa.Column('prompt_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('cached_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('completion_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('duration_s', sa.Double(), nullable=False),
+    sa.Column('queue_s', sa.Double(), nullable=False),
+    sa.Column('ttft_count', sa.BigInteger(), nullable=False),
+    sa.Column('ttft_s', sa.Double(), nullable=False),
+    sa.Column('ttft_buckets', postgresql.ARRAY(sa.BigInteger()), nullable=False),
+    sa.PrimaryKeyConstraint('hour', 'org_id', 'key_id', 'endpoint_id', 'version', 'status', name=op.f('pk_usage_hourly'))
+    )
+    op.create_index('ix_usage_hourly_org', 'usage_hourly', ['org_id', 'hour'], unique=False)
+    op.create_table('usage_requests',
+    sa.Column('id', sa.BigInteger(), sa.Identity(always=False), nullable=False),
+    sa.Column('ended_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('org_id', sa.Text(), nullable=False),
+    sa.Column('key_id', sa.Text(), nullable=False),
+    sa.Column('endpoint_id', sa.Text(), nullable=False),
+    sa.Column('version', sa.Integer(), nullable=False),
+    sa.Column('status', sa.Integer(), nullable=False),
+    sa.Column('prompt_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('cached_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('completion_tokens', sa.BigInteger(), nullable=False),
+    sa.Column('duration_s', sa.Double(), nullable=False),
+    sa.Column('queue_s', sa.Double(), nullable=False),
+    sa.Column('ttft_s', sa.Double(), nullable=True),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_usage_requests'))
+    )
+    op.create_index(op.f('ix_usage_requests_ended_at'), 'usage_requests', ['ended_at'], unique=False)
+    op.create_index('ix_usage_requests_org', 'usage_requests', ['org_id', 'ended_at'], unique=False)

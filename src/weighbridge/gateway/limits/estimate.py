@@ -1,0 +1,61 @@
+"""How many tokens a request may use, guessed before it is sent; corrected by the engine's own count."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+CHARS_PER_TOKEN = 4
+MESSAGE_TOKENS = 4
+"""What a chat template adds to each message."""
+COMPLETION_TOKENS_GUESS = 512
+"""For a request that sets no limit of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEstimate:
+    prompt: int
+    completion: int
+
+    @property
+    def total(self) -> int:
+        return self.prompt + self.completion
+
+
+def estimate_tokens(body: Mapping[str, object]) -> TokenEstimate:
+    """From an engine body (`requests.writing.engine_body`)."""
+    choices = _whole(body.get("n")) or 1
+    limit = _whole(body.get("max_tokens"))
+    prompt = _chat_tokens(body.get("messages")) + _prompt_tokens(body.get("prompt"))
+    return TokenEstimate(
+        prompt, choices * (COMPLETION_TOKENS_GUESS if limit is None else max(0, limit))
+    )
+
+
+def _chat_tokens(messages: object) -> int:
+    if not isinstance(messages, Sequence):
+        return 0
+    return sum(
+        MESSAGE_TOKENS + _text_tokens(message.get("content"))
+        for message in messages
+        if isinstance(message, Mapping)
+    )
+
+
+def _text_tokens(content: object) -> int:
+    if isinstance(content, str):
+        return -(-len(content) // CHARS_PER_TOKEN)
+    if isinstance(content, Sequence):
+        return sum(_text_tokens(part.get("text")) for part in content if isinstance(part, Mapping))
+    return 0
+
+
+def _prompt_tokens(prompt: object) -> int:
+    """A text, tokens, or several of either."""
+    if isinstance(prompt, str):
+        return _text_tokens(prompt)
+    if isinstance(prompt, Sequence):
+        return sum(1 if isinstance(part, int) else _prompt_tokens(part) for part in prompt)
+    return 0
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) else None

@@ -1,0 +1,174 @@
+"""Shared memory of what limited keys and endpoints use: one column per worker, written by that worker alone.
+
+A column is a hash table of rows, one per subject (a key or an endpoint): requests in flight, requests and
+tokens charged since the column began, and the worker's view of the six buckets with its time. A reader adds
+up all columns. The file's head holds a stamp that changes when a worker begins. The file outlives processes:
+a worker that starts takes over the newest view of each subject, whoever had it, so a restart forgets no
+quota. After a crash of the machine the file is as old as the kernel's last write-back.
+"""
+
+import math
+import mmap
+import os
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from weighbridge.routing.acks import WORKERS_MAX
+
+ROWS = 8192
+"""Subjects of one worker; half of them may be taken, so that probing stays short."""
+ROWS_TAKEN_MAX = ROWS // 2
+VIEW_KEEP_S = 86400.0
+"""After this long without use every bucket is full again."""
+
+IN_FLIGHT, REQUESTS, TOKENS, VIEW_UNIX_S, USED = 1, 2, 3, 4, 5
+"""Cells of a row; its hash is cell 0, and six cells from USED on are the buckets, in the order of WINDOWS."""
+_USED_CELLS = 6
+_ROW_CELLS = 16
+_HEAD_CELLS = 16
+_EPOCH = 0
+_CELL_BYTES = 8
+_COLUMN_CELLS = _HEAD_CELLS + ROWS * _ROW_CELLS
+_COLUMN_BYTES = _COLUMN_CELLS * _CELL_BYTES
+_MAGIC = b"WBUSED01"
+_STAMP_OFFSET = 8
+_FILE_HEAD_BYTES = 64
+FILE_BYTES = _FILE_HEAD_BYTES + WORKERS_MAX * _COLUMN_BYTES
+
+
+def open_ledger(path: Path) -> mmap.mmap:
+    """Map the file (sparse), making it on first use; one of another layout is begun anew."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if os.pread(descriptor, len(_MAGIC), 0) not in (b"", _MAGIC):
+            os.ftruncate(descriptor, 0)
+        os.ftruncate(descriptor, FILE_BYTES)
+        memory = mmap.mmap(descriptor, FILE_BYTES)
+    finally:
+        os.close(descriptor)
+    memory[: len(_MAGIC)] = _MAGIC
+    return memory
+
+
+def subject_hash(kind: str, subject_id: str) -> int:
+    """Never 0, which marks a free row."""
+    digest = blake2b(f"{kind}:{subject_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How the buckets of a subject stood for some worker, at a unix time."""
+
+    unix_s: float
+    used: tuple[float, ...]
+
+    def or_newer(self, other: "View") -> "View":
+        """The later of the two; of the same moment, what is used by either."""
+        if self.unix_s != other.unix_s:
+            return self if self.unix_s > other.unix_s else other
+        return View(self.unix_s, tuple(map(max, self.used, other.used)))
+
+
+class Column:
+    """One worker's table. Only `Column.begin`, `insert` and whoever holds a row of the own column write."""
+
+    def __init__(self, memory: mmap.mmap, worker: int) -> None:
+        start = _FILE_HEAD_BYTES + worker * _COLUMN_BYTES
+        raw = memoryview(memory)[start : start + _COLUMN_BYTES]
+        self._words = raw.cast("Q")
+        self.cells = raw.cast("d")
+        self._taken = 0
+
+    @property
+    def epoch(self) -> int:
+        """Another one means that the worker is another and its totals began again at 0."""
+        return self._words[_EPOCH]
+
+    def begin(self) -> None:
+        """Forget everything; for the worker that takes this column over."""
+        epoch = self._words[_EPOCH]
+        self._words[:] = memoryview(bytes(_COLUMN_BYTES)).cast("Q")
+        self._words[_EPOCH] = epoch + 1
+        self._taken = 0
+
+    def find(self, subject: int) -> int | None:
+        """The first cell of a subject's row."""
+        cell = self._probe(subject)
+        return cell if self._words[cell] == subject else None
+
+    def insert(self, subject: int) -> int | None:
+        """As `find`, making the row; None when the table is as full as it may be."""
+        cell = self._probe(subject)
+        if self._words[cell] == subject:
+            return cell
+        if self._taken >= ROWS_TAKEN_MAX:
+            return None
+        self._taken += 1
+        self._words[cell] = subject
+        return cell
+
+    def view(self, row: int) -> View:
+        return View(
+            self.cells[row + VIEW_UNIX_S], tuple(self.cells[row + USED : row + USED + _USED_CELLS])
+        )
+
+    def views(self) -> dict[int, View]:
+        """Every subject's view; a table nobody wrote costs little."""
+        found = {}
+        for cell in range(_HEAD_CELLS, _COLUMN_CELLS, _ROW_CELLS):
+            if self._words[cell]:
+                found[self._words[cell]] = self.view(cell)
+        return found
+
+    def _probe(self, subject: int) -> int:
+        place = subject % ROWS
+        for _ in range(ROWS):
+            cell = _HEAD_CELLS + place * _ROW_CELLS
+            if self._words[cell] in (0, subject):
+                return cell
+            place = (place + 1) % ROWS
+        raise AssertionError("a table is never full")
+
+
+class Ledger:
+    """A worker's access: its own column, begun anew with the views that any column held, and the others'."""
+
+    def __init__(self, memory: mmap.mmap, worker: int, now_unix_s: float) -> None:
+        self._all = tuple(Column(memory, number) for number in range(WORKERS_MAX))
+        self._stamp = memoryview(memory)[_STAMP_OFFSET : _STAMP_OFFSET + _CELL_BYTES].cast("d")
+        self.worker = worker
+        self.own = self._all[worker]
+        views = self._newest(now_unix_s)
+        self.own.begin()
+        for subject, view in views.items():
+            row = self.own.insert(subject)
+            if row is not None:
+                self.own.cells[row + VIEW_UNIX_S] = view.unix_s
+                for number, used in enumerate(view.used):
+                    self.own.cells[row + USED + number] = used
+        # Last, so that whoever sees it sees the new epoch; a later begin may have the same time, never the same stamp.
+        self._stamp[0] = max(now_unix_s, math.nextafter(self._stamp[0], math.inf))
+
+    @property
+    def stamp(self) -> float:
+        """Another one than before means that some worker has begun."""
+        return self._stamp[0]
+
+    def epochs(self) -> dict[int, int]:
+        """Of every column that some worker has begun, dead ones too."""
+        return {number: column.epoch for number, column in enumerate(self._all) if column.epoch}
+
+    def column(self, worker: int) -> Column:
+        return self._all[worker]
+
+    def _newest(self, now_unix_s: float) -> dict[int, View]:
+        newest: dict[int, View] = {}
+        for column in self._all:
+            if not column.epoch:
+                continue
+            for subject, view in column.views().items():
+                if now_unix_s - view.unix_s < VIEW_KEEP_S and any(view.used):
+                    newest[subject] = newest.get(subject, view).or_newer(view)
+        return newest

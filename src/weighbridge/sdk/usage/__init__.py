@@ -1,0 +1,1 @@
+"""Limits of keys and endpoints, and reports of what was used."""

@@ -1,0 +1,148 @@
+"""SQL of usage: counting a batch of a spool once, and what is no longer kept."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.dialects.postgresql import array, insert
+
+from weighbridge.errors import StaleError
+from weighbridge.storage.database import Transaction
+from weighbridge.storage.tables import counters, usage_hourly, usage_requests, usage_spools
+from weighbridge.usage.model import TTFT_BOUNDS_S, UsageEvent, UsageKey, UsageSums
+
+LOST_COUNTER = "usage_lost"
+_ADDED = (
+    "requests",
+    "estimated",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "duration_s",
+    "queue_s",
+    "ttft_count",
+    "ttft_s",
+)
+
+
+async def offset_of(tx: Transaction, name: str) -> int:
+    """How many bytes of a spool are counted."""
+    query = select(usage_spools.c.offset_bytes).where(usage_spools.c.name == name)
+    return (await tx.execute(query)).scalar_one_or_none() or 0
+
+
+async def advance(
+    tx: Transaction, name: str, *, seen_bytes: int, offset_bytes: int, now: datetime
+) -> None:
+    """Mark a spool as counted up to `offset_bytes`; StaleError when somebody else has moved it since."""
+    change = {"offset_bytes": offset_bytes, "updated_at": now}
+    if seen_bytes:
+        row = usage_spools.c
+        statement = (
+            update(usage_spools)
+            .where(row.name == name, row.offset_bytes == seen_bytes)
+            .values(**change, batches=row.batches + 1)
+            .returning(row.name)
+        )
+        moved = (await tx.execute(statement)).one_or_none()
+    else:
+        first = (
+            insert(usage_spools)
+            .values(name=name, batches=1, **change)
+            .on_conflict_do_nothing(index_elements=["name"])
+            .returning(usage_spools.c.name)
+        )
+        moved = (await tx.execute(first)).one_or_none()
+    if moved is None:
+        raise StaleError(f"usage spool {name} is no longer at byte {seen_bytes}")
+
+
+async def forget_spool(tx: Transaction, name: str) -> None:
+    await tx.execute(delete(usage_spools).where(usage_spools.c.name == name))
+
+
+async def add_sums(tx: Transaction, sums: Mapping[UsageKey, UsageSums]) -> None:
+    """In key order, so that two writers never wait for each other in a circle."""
+    if not sums:
+        return
+    statement = insert(usage_hourly)
+    old, new = usage_hourly.c, statement.excluded
+    buckets = array(
+        [
+            old.ttft_buckets[number] + new.ttft_buckets[number]
+            for number in range(1, len(TTFT_BOUNDS_S) + 2)
+        ]
+    )
+    statement = statement.on_conflict_do_update(
+        index_elements=["hour", "org_id", "key_id", "endpoint_id", "version", "status"],
+        set_={**{name: old[name] + new[name] for name in _ADDED}, "ttft_buckets": buckets},
+    )
+    rows = [
+        {
+            "hour": key.hour,
+            "org_id": key.org_id,
+            "key_id": key.key_id,
+            "endpoint_id": key.endpoint_id,
+            "version": key.version,
+            "status": key.status,
+            **asdict(sums[key]),
+        }
+        for key in sorted(sums)
+    ]
+    await tx.execute(statement, rows)
+
+
+async def add_requests(tx: Transaction, events: Sequence[UsageEvent]) -> None:
+    if not events:
+        return
+    await tx.execute(
+        insert(usage_requests),
+        [
+            {
+                "ended_at": datetime.fromtimestamp(event.ended_unix_s, UTC),
+                "org_id": event.org_id,
+                "key_id": event.key_id,
+                "endpoint_id": event.endpoint_id,
+                "version": event.version,
+                "status": event.status,
+                "prompt_tokens": event.prompt_tokens,
+                "cached_tokens": event.cached_tokens,
+                "completion_tokens": event.completion_tokens,
+                "duration_s": event.duration_s,
+                "queue_s": event.queue_s,
+                "ttft_s": event.ttft_s,
+            }
+            for event in events
+        ],
+    )
+
+
+async def add_lost(tx: Transaction, lost: int) -> None:
+    statement = insert(counters).values(name=LOST_COUNTER, value=lost)
+    await tx.execute(
+        statement.on_conflict_do_update(
+            index_elements=["name"], set_={"value": counters.c.value + statement.excluded.value}
+        )
+    )
+
+
+async def lost(tx: Transaction) -> int:
+    """Events that were never counted, since the installation began."""
+    query = select(counters.c.value).where(counters.c.name == LOST_COUNTER)
+    return (await tx.execute(query)).scalar_one_or_none() or 0
+
+
+async def delete_before(
+    tx: Transaction, *, requests: datetime, hours: datetime, rows_max: int
+) -> int:
+    """Delete the oldest rows that are older than is kept, not more than `rows_max`; returns how many requests."""
+    old = (
+        select(usage_requests.c.id)
+        .where(usage_requests.c.ended_at < requests)
+        .order_by(usage_requests.c.ended_at)
+        .limit(rows_max)
+    )
+    await tx.execute(delete(usage_hourly).where(usage_hourly.c.hour < hours))
+    gone = delete(usage_requests).where(usage_requests.c.id.in_(old))
+    return (await tx.execute(gone)).rowcount
