@@ -142,7 +142,9 @@ async def register(
     store.publish(base)
     async with database.begin() as tx:
         await tx.execute(
-            text("INSERT INTO orgs VALUES ('org_1', 'acme', :external_id, NULL, now())"),
+            text(
+                "INSERT INTO orgs (id, name, s3_external_id, created_at) VALUES ('org_1', 'acme', :external_id, now())"
+            ),
             {"external_id": s3.external_id},
         )
         await tx.execute(

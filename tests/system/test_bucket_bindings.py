@@ -37,7 +37,9 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Stub]:
 @pytest.fixture
 async def world(stub: S3Stub, database: Database, tmp_path: Path) -> AsyncIterator[World]:
     async with start_world(_Stubbed(stub), database, tmp_path, sync_stall_s=1.5) as ready:
-        await ready.execute("INSERT INTO orgs VALUES ('org_2', 'beta', 'x-2', NULL, now())")
+        await ready.execute(
+            "INSERT INTO orgs (id, name, s3_external_id, created_at) VALUES ('org_2', 'beta', 'x-2', now())"
+        )
         yield ready
 
 

@@ -351,7 +351,9 @@ async def test_the_shared_role_shows_nobody_what_lies_beside_the_folder(
 async def test_a_bucket_of_another_org_is_not_touched_with_the_shared_role(
     world: World, stub: S3Stub
 ) -> None:
-    await world.execute("INSERT INTO orgs VALUES ('org_2', 'beta', 'x-2', NULL, now())")
+    await world.execute(
+        "INSERT INTO orgs (id, name, s3_external_id, created_at) VALUES ('org_2', 'beta', 'x-2', now())"
+    )
     await world.execute("INSERT INTO bucket_bindings VALUES ('acme', 'org_2', NULL, now())")
     report = await examine(world, role=None)
     assert [(one.name, one.code) for one in report.steps] == [("bucket", "BUCKET_BOUND")]
@@ -360,7 +362,9 @@ async def test_a_bucket_of_another_org_is_not_touched_with_the_shared_role(
 
 
 async def test_a_bucket_that_passed_is_bound_to_the_org(world: World) -> None:
-    await world.execute("INSERT INTO orgs VALUES ('org_2', 'beta', 'x-2', NULL, now())")
+    await world.execute(
+        "INSERT INTO orgs (id, name, s3_external_id, created_at) VALUES ('org_2', 'beta', 'x-2', now())"
+    )
     assert (await examine(world, role=None)).ok
     doctor = Doctor(world.database, S3Access(world.settings), monotonic_s)
     other = Org("org_2", "beta", "x-2", None, datetime(2026, 1, 1, tzinfo=UTC))

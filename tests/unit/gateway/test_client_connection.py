@@ -3,7 +3,7 @@
 import pytest
 
 from client_wire import Wire
-from weighbridge.gateway.proxy import inference
+from weighbridge.gateway.proxy import states
 from weighbridge.gateway.wire import upstream, visits
 from weighbridge.gateway.wire.framing import TRANSITIONS as CHUNK_TRANSITIONS
 from weighbridge.gateway.wire.limits import AHEAD_BYTES_MAX, DISCARD_BYTES_MAX, Limits
@@ -18,7 +18,7 @@ def post(size: int, body: bytes = b"") -> bytes:
 
 @pytest.mark.parametrize(
     "transitions",
-    [visits.TRANSITIONS, upstream.TRANSITIONS, inference.TRANSITIONS, CHUNK_TRANSITIONS],
+    [visits.TRANSITIONS, upstream.TRANSITIONS, states.TRANSITIONS, CHUNK_TRANSITIONS],
 )
 def test_every_state_has_a_row_and_a_way_to_the_end(transitions):
     states = set(type(next(iter(transitions))))
