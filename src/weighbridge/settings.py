@@ -1,12 +1,20 @@
 """Settings of a Weighbridge server, from WEIGHBRIDGE_* variables or arguments, and the layout of its data directory."""
 
+import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "WEIGHBRIDGE_"
+_OTHERS = frozenset(
+    {"ADMIN_KEY", "API_KEY", "BASE_URL", "CONFIG", "DEBUG", "INFERENCE_KEY", "ORG", "MARK"}
+)
+"""Variables of the client and of the supervisor, which are no settings of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,7 @@ def default_data_dir() -> Path:
 class Settings(BaseSettings):
     """Every setting of the server; `docs/operating.md` lists them."""
 
-    model_config = SettingsConfigDict(env_prefix="WEIGHBRIDGE_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid")
 
     data_dir: Path = Field(
         default_factory=default_data_dir,
@@ -244,3 +252,13 @@ class Settings(BaseSettings):
     @property
     def paths(self) -> DataDir:
         return DataDir(self.data_dir.expanduser().resolve())
+
+
+def unknown_names(names: Iterable[str]) -> dict[str, str | None]:
+    """The WEIGHBRIDGE_* among variable names that mean nothing, each with the one it may have been meant for."""
+    known = {f"{PREFIX}{name.upper()}" for name in (*Settings.model_fields, *_OTHERS)}
+    unknown = sorted(name for name in names if name.startswith(PREFIX) and name not in known)
+    return {
+        name: next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), None)
+        for name in unknown
+    }
