@@ -256,9 +256,9 @@ class Settings(BaseSettings):
 
 def unknown_names(names: Iterable[str]) -> dict[str, str | None]:
     """The WEIGHBRIDGE_* among variable names that mean nothing, each with the one it may have been meant for."""
-    known = {f"{PREFIX}{name.upper()}" for name in (*Settings.model_fields, *_OTHERS)}
-    unknown = sorted(name for name in names if name.startswith(PREFIX) and name not in known)
-    return {
-        name: next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.8)), None)
-        for name in unknown
+    known = {name.upper() for name in Settings.model_fields} | _OTHERS
+    given = sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+    unknown = {
+        name: difflib.get_close_matches(name, known, n=1) for name in given if name not in known
     }
+    return {PREFIX + name: PREFIX + close[0] if close else None for name, close in unknown.items()}

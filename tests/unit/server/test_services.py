@@ -46,7 +46,9 @@ def test_a_setting_of_the_control_plane_leaves_the_engines_keeper_the_same(tmp_p
 
 
 def test_a_secret_setting_reaches_its_service_as_it_is(tmp_path):
-    names = [name for name, field in Settings.model_fields.items() if "Secret" in str(field.annotation)]
+    names = [
+        name for name, field in Settings.model_fields.items() if "Secret" in str(field.annotation)
+    ]
     assert "database_url" in names
     secret = {name: f"postgresql://secret-{name}" for name in names}
     control = services(Settings(data_dir=tmp_path, **secret), "postgresql://db")[-1]
