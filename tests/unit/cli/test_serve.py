@@ -42,7 +42,7 @@ def test_up_names_the_variables_that_mean_nothing(bare, machine, monkeypatch):
     assert run.code == 0
     assert "WEIGHBRIDGE_BAKES_S is no setting. Is WEIGHBRIDGE_BAKE_S meant?" in run.err
     assert "WEIGHBRIDGE_QQQ is no setting.\n" in run.err
-    assert "BASE_URL is" not in run.err
+    assert "WEIGHBRIDGE_BASE_URL is" not in run.err
 
 
 def test_up_shows_the_admin_key_once_and_what_to_do_next(bare, machine):
