@@ -7,6 +7,7 @@ import typer
 from weighbridge.cli.models import TimeoutS
 from weighbridge.cli.output import cell, facts, moment, table
 from weighbridge.cli.session import OrgName, Session, UsageError, Yes, with_session
+from weighbridge.cli.usage.gateway import endpoint_gateway
 from weighbridge.cli.usage.limits import endpoint_limit
 from weighbridge.cli.watch import RolloutView
 from weighbridge.sdk import Deployment, EndpointShape, VersionName, wait_for_deployment
@@ -162,6 +163,7 @@ def install(program: typer.Typer) -> None:
     endpoint.command("show")(with_session(endpoint_show))
     endpoint.command("scale")(with_session(endpoint_scale))
     endpoint.command("limit")(with_session(endpoint_limit))
+    endpoint.command("gateway")(with_session(endpoint_gateway))
     endpoint.command("delete")(with_session(endpoint_delete))
     program.add_typer(
         endpoint,

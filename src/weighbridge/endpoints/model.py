@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from weighbridge.routing.limits import NO_LIMITS, UsageLimits
+from weighbridge.routing.options import DEFAULT_OPTIONS, GatewayOptions
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """The name clients call; `replicas`, `max_unavailable` and `max_surge` shape its rollouts (R4, R18).
 
-    `limits` are over all keys.
+    `limits` are over all keys. `gateway` is how the gateway treats its requests.
     `base_deployment_id` is the deployment that last ended `done`: what a rollback returns to (R12).
     """
 
@@ -25,3 +26,4 @@ class Endpoint:
     updated_at: datetime
     revision: int
     limits: UsageLimits = NO_LIMITS
+    gateway: GatewayOptions = DEFAULT_OPTIONS

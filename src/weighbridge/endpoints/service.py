@@ -12,6 +12,7 @@ from weighbridge.endpoints.model import Endpoint
 from weighbridge.errors import ConflictError, InvalidError, NotFoundError
 from weighbridge.registry import service as registry
 from weighbridge.routing.limits import UsageLimits
+from weighbridge.routing.options import GatewayOptions
 from weighbridge.storage.database import Transaction
 
 ENDPOINT_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,126}", re.ASCII)
@@ -138,9 +139,10 @@ async def update(
     max_unavailable: int | None = None,
     max_surge: int | None = None,
     change_limits: Callable[[UsageLimits], UsageLimits] | None = None,
+    change_gateway: Callable[[GatewayOptions], GatewayOptions] | None = None,
     now: datetime,
 ) -> Endpoint:
-    """Change what is given; a shape counts from the next rollout on (R18), limits at once."""
+    """Change what is given; a shape counts from the next rollout on (R18), the rest at once."""
     endpoint = await get(tx, endpoint_id, org_id=None, lock=True)
     changed = replace(
         endpoint,
@@ -148,6 +150,7 @@ async def update(
         max_unavailable=(endpoint.max_unavailable if max_unavailable is None else max_unavailable),
         max_surge=endpoint.max_surge if max_surge is None else max_surge,
         limits=endpoint.limits if change_limits is None else change_limits(endpoint.limits),
+        gateway=endpoint.gateway if change_gateway is None else change_gateway(endpoint.gateway),
         updated_at=now,
     )
     check_shape(

@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from weighbridge.endpoints.model import Endpoint
 from weighbridge.errors import StaleError
 from weighbridge.routing.limits import limits_document, read_limits
+from weighbridge.routing.options import options_document, read_options
 from weighbridge.storage.database import Transaction
 from weighbridge.storage.tables import ROLLOUT_FINAL, deployments, endpoints
 
@@ -26,6 +27,7 @@ def _endpoint(row: Row[tuple[object, ...]]) -> Endpoint:
         updated_at=row.updated_at,
         revision=row.revision,
         limits=read_limits(row.limits),
+        gateway=read_options(row.gateway),
     )
 
 
@@ -71,7 +73,7 @@ async def endpoints_of(tx: Transaction, org_id: str | None) -> Sequence[Endpoint
 
 
 async def save_shape(tx: Transaction, endpoint: Endpoint) -> None:
-    """Write replicas, max_unavailable, max_surge and limits; guarded by the revision."""
+    """Write replicas, max_unavailable, max_surge, limits and gateway options; guarded by the revision."""
     await _guarded(
         tx,
         endpoint,
@@ -80,6 +82,7 @@ async def save_shape(tx: Transaction, endpoint: Endpoint) -> None:
             "max_unavailable": endpoint.max_unavailable,
             "max_surge": endpoint.max_surge,
             "limits": limits_document(endpoint.limits),
+            "gateway": options_document(endpoint.gateway),
             "updated_at": endpoint.updated_at,
         },
     )

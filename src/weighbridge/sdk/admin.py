@@ -166,14 +166,19 @@ class EndpointShapes:
         max_unavailable: int | None = None,
         max_surge: int | None = None,
         limits: Mapping[str, int | None] | None = None,
+        gateway: Mapping[str, object] | None = None,
     ) -> EndpointShape:
-        """Change what is given, keep the rest; of `limits`, None takes one away."""
+        """Change what is given, keep the rest; of `limits`, None takes one away.
+
+        `gateway` names what changes of `hold_s` (None: the server's own), `affinity` and `public`.
+        """
         body = _present(
             {
                 "replicas": replicas,
                 "max_unavailable": max_unavailable,
                 "max_surge": max_surge,
                 "limits": None if limits is None else dict(limits),
+                "gateway": None if gateway is None else dict(gateway),
             }
         )
         return EndpointShape.read(self._caller.patch(_endpoint_path(endpoint_id), body))

@@ -101,6 +101,23 @@ class Architecture:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """How the gateway treats an endpoint's requests; `hold_s` None: as long as the server holds by itself."""
+
+    hold_s: float | None
+    affinity: str
+    public: bool
+
+    @classmethod
+    def read(cls, answer: Fields, name: str) -> "GatewayOptions":
+        options = answer.part_or_none(name)
+        if options is None:
+            return cls(None, "off", public=False)
+        affinity = options.text_or_none("affinity") or "off"
+        return cls(options.number_or_none("hold_s"), affinity, options.flag("public"))
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointShape:
     """An endpoint as the operator sees it. `serving` is the version that answers, if any does."""
 
@@ -111,6 +128,7 @@ class EndpointShape:
     max_unavailable: int
     max_surge: int
     limits: Limits
+    gateway: GatewayOptions
     serving: str | None
     created: int
     updated: int
@@ -128,6 +146,7 @@ class EndpointShape:
             max_unavailable=answer.integer("max_unavailable"),
             max_surge=answer.integer("max_surge"),
             limits=Limits.read(answer, "limits"),
+            gateway=GatewayOptions.read(answer, "gateway"),
             serving=None if serving is None else str(serving),
             created=answer.integer("created"),
             updated=answer.integer("updated"),

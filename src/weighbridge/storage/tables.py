@@ -208,6 +208,7 @@ endpoints = Table(
     Column("max_unavailable", Integer, nullable=False),
     Column("max_surge", Integer, nullable=False),
     Column("limits", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("gateway", JSONB, nullable=False, server_default=text("'{}'")),
     Column("base_deployment_id", Text),
     _time("created_at"),
     _time("updated_at"),

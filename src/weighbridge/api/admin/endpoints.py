@@ -8,6 +8,7 @@ from pydantic import Field
 from weighbridge.accounts import service as accounts
 from weighbridge.api.admin.limits import LimitsAnswer, LimitsChange
 from weighbridge.api.admin.router import Body, admin_router
+from weighbridge.api.admin.traffic import GatewayAnswer, GatewayChange
 from weighbridge.api.answers import Answer, unix_s
 from weighbridge.api.deps import Control
 from weighbridge.endpoints import service
@@ -34,6 +35,7 @@ class EndpointChange(Body):
     max_unavailable: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
     max_surge: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
     limits: LimitsChange | None = None
+    gateway: GatewayChange | None = None
 
 
 class EndpointAnswer(Answer):
@@ -44,6 +46,7 @@ class EndpointAnswer(Answer):
     max_unavailable: int
     max_surge: int
     limits: LimitsAnswer = Field(description="Over all keys together.")
+    gateway: GatewayAnswer = Field(description="How the gateway treats its requests.")
     created: int
     updated: int
     serving: int | None = Field(description="Number of the version last deployed with success.")
@@ -58,6 +61,7 @@ class EndpointAnswer(Answer):
             max_unavailable=endpoint.max_unavailable,
             max_surge=endpoint.max_surge,
             limits=LimitsAnswer.of(endpoint.limits),
+            gateway=GatewayAnswer.of(endpoint.gateway),
             created=unix_s(endpoint.created_at),
             updated=unix_s(endpoint.updated_at),
             serving=serving,
@@ -129,6 +133,7 @@ async def update(endpoint_id: str, body: EndpointChange, control: Control) -> En
             max_unavailable=body.max_unavailable,
             max_surge=body.max_surge,
             change_limits=body.limits,
+            change_gateway=body.gateway,
             now=control.clock.now(),
         )
         (answer,) = await _answers(tx, [endpoint])
