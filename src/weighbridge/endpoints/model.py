@@ -10,7 +10,7 @@ from weighbridge.routing.limits import NO_LIMITS, UsageLimits
 class Endpoint:
     """The name clients call; `replicas`, `max_unavailable` and `max_surge` shape its rollouts (R4, R18).
 
-    `limits` are over all keys.
+    `limits` are over all keys. `replicas_max` is how far its own org may scale it; None: not at all.
     `base_deployment_id` is the deployment that last ended `done`: what a rollback returns to (R12).
     """
 
@@ -25,3 +25,4 @@ class Endpoint:
     updated_at: datetime
     revision: int
     limits: UsageLimits = NO_LIMITS
+    replicas_max: int | None = None

@@ -9,7 +9,7 @@ from weighbridge.accounts.model import Org
 from weighbridge.accounts.names import quoted
 from weighbridge.endpoints import store
 from weighbridge.endpoints.model import Endpoint
-from weighbridge.errors import ConflictError, InvalidError, NotFoundError
+from weighbridge.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
 from weighbridge.registry import service as registry
 from weighbridge.routing.limits import UsageLimits
 from weighbridge.storage.database import Transaction
@@ -46,6 +46,15 @@ def check_shape(*, replicas: int, max_unavailable: int, max_surge: int) -> None:
         )
 
 
+def check_replicas_max(replicas_max: int | None) -> None:
+    if replicas_max is not None and not 1 <= replicas_max <= REPLICAS_MAX:
+        raise InvalidError(
+            f"replicas_max must be 1 to {REPLICAS_MAX}, or null, not {replicas_max}.",
+            code="invalid_replicas_max",
+            param="replicas_max",
+        )
+
+
 def _bad_shape(message: str, param: str) -> InvalidError:
     return InvalidError(message, code="impossible_rollout", param=param)
 
@@ -59,6 +68,7 @@ async def create(
     replicas: int = 1,
     max_unavailable: int = 0,
     max_surge: int = 1,
+    replicas_max: int | None = None,
     now: datetime,
 ) -> Endpoint:
     """An endpoint that serves nothing yet. An id is given out once, even when its endpoint was deleted."""
@@ -70,6 +80,7 @@ async def create(
             param="endpoint_id",
         )
     check_shape(replicas=replicas, max_unavailable=max_unavailable, max_surge=max_surge)
+    check_replicas_max(replicas_max)
     architecture = await registry.architecture(tx, arch_id, lock=True)
     if architecture.org_ids and org.id not in architecture.org_ids:
         raise InvalidError(
@@ -89,6 +100,7 @@ async def create(
         created_at=now,
         updated_at=now,
         revision=1,
+        replicas_max=replicas_max,
     )
     if not await store.insert_endpoint(tx, endpoint):
         raise ConflictError(
@@ -138,9 +150,10 @@ async def update(
     max_unavailable: int | None = None,
     max_surge: int | None = None,
     change_limits: Callable[[UsageLimits], UsageLimits] | None = None,
+    change_replicas_max: Callable[[int | None], int | None] | None = None,
     now: datetime,
 ) -> Endpoint:
-    """Change what is given; a shape counts from the next rollout on (R18), limits at once."""
+    """Change what is given; a shape counts from the next rollout on (R18), the rest at once."""
     endpoint = await get(tx, endpoint_id, org_id=None, lock=True)
     changed = replace(
         endpoint,
@@ -148,8 +161,14 @@ async def update(
         max_unavailable=(endpoint.max_unavailable if max_unavailable is None else max_unavailable),
         max_surge=endpoint.max_surge if max_surge is None else max_surge,
         limits=endpoint.limits if change_limits is None else change_limits(endpoint.limits),
+        replicas_max=(
+            endpoint.replicas_max
+            if change_replicas_max is None
+            else change_replicas_max(endpoint.replicas_max)
+        ),
         updated_at=now,
     )
+    check_replicas_max(changed.replicas_max)
     check_shape(
         replicas=changed.replicas,
         max_unavailable=changed.max_unavailable,
@@ -157,6 +176,41 @@ async def update(
     )
     await store.save_shape(tx, changed)
     return replace(changed, revision=endpoint.revision + 1)
+
+
+async def scale(
+    tx: Transaction, endpoint_id: str, *, org_id: str, replicas: int, now: datetime
+) -> tuple[Endpoint, Endpoint]:
+    """Change the number of replicas as the endpoint's own org may; the endpoint before and after.
+
+    ForbiddenError where the operator has given no `replicas_max`, InvalidError beyond it or where
+    `max_unavailable` leaves no replica that must stay (R4).
+    """
+    before = await get(tx, endpoint_id, org_id=org_id, lock=True)
+    if before.replicas_max is None:
+        raise ForbiddenError(
+            f"Endpoint {endpoint_id} is scaled by its operator alone; ask for a replicas_max on it.",
+            code="scaling_not_allowed",
+        )
+    if not 1 <= replicas <= before.replicas_max:
+        raise InvalidError(
+            f"Endpoint {endpoint_id} can have 1 to {before.replicas_max} replicas, not {replicas}; "
+            "its operator can raise replicas_max.",
+            code="replicas_out_of_range",
+            param="replicas",
+        )
+    if replicas <= before.max_unavailable:
+        raise InvalidError(
+            f"Rollouts of endpoint {endpoint_id} may stop {before.max_unavailable} replicas at once, so it needs "
+            f"at least {before.max_unavailable + 1}; its operator can lower max_unavailable.",
+            code="impossible_rollout",
+            param="replicas",
+        )
+    if replicas == before.replicas:
+        return before, before
+    after = replace(before, replicas=replicas, updated_at=now)
+    await store.save_shape(tx, after)
+    return before, replace(after, revision=before.revision + 1)
 
 
 async def delete(tx: Transaction, endpoint_id: str, *, now: datetime) -> Endpoint:

@@ -26,6 +26,7 @@ def _endpoint(row: Row[tuple[object, ...]]) -> Endpoint:
         updated_at=row.updated_at,
         revision=row.revision,
         limits=read_limits(row.limits),
+        replicas_max=row.replicas_max,
     )
 
 
@@ -40,6 +41,7 @@ async def insert_endpoint(tx: Transaction, endpoint: Endpoint) -> bool:
             replicas=endpoint.replicas,
             max_unavailable=endpoint.max_unavailable,
             max_surge=endpoint.max_surge,
+            replicas_max=endpoint.replicas_max,
             created_at=endpoint.created_at,
             updated_at=endpoint.updated_at,
         )
@@ -71,7 +73,7 @@ async def endpoints_of(tx: Transaction, org_id: str | None) -> Sequence[Endpoint
 
 
 async def save_shape(tx: Transaction, endpoint: Endpoint) -> None:
-    """Write replicas, max_unavailable, max_surge and limits; guarded by the revision."""
+    """Write the shape, replicas_max and limits; guarded by the revision."""
     await _guarded(
         tx,
         endpoint,
@@ -79,6 +81,7 @@ async def save_shape(tx: Transaction, endpoint: Endpoint) -> None:
             "replicas": endpoint.replicas,
             "max_unavailable": endpoint.max_unavailable,
             "max_surge": endpoint.max_surge,
+            "replicas_max": endpoint.replicas_max,
             "limits": limits_document(endpoint.limits),
             "updated_at": endpoint.updated_at,
         },

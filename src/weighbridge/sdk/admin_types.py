@@ -110,6 +110,7 @@ class EndpointShape:
     replicas: int
     max_unavailable: int
     max_surge: int
+    replicas_max: int | None
     limits: Limits
     serving: str | None
     created: int
@@ -127,6 +128,7 @@ class EndpointShape:
             replicas=answer.integer("replicas"),
             max_unavailable=answer.integer("max_unavailable"),
             max_surge=answer.integer("max_surge"),
+            replicas_max=answer.integer_or_none("replicas_max"),
             limits=Limits.read(answer, "limits"),
             serving=None if serving is None else str(serving),
             created=answer.integer("created"),

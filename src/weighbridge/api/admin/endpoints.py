@@ -27,12 +27,24 @@ class EndpointRequest(Body):
     replicas: int = Field(default=1, ge=-COUNT_MAX, le=COUNT_MAX)
     max_unavailable: int = Field(default=0, ge=-COUNT_MAX, le=COUNT_MAX)
     max_surge: int = Field(default=1, ge=-COUNT_MAX, le=COUNT_MAX)
+    replicas_max: int | None = Field(
+        default=None,
+        ge=-COUNT_MAX,
+        le=COUNT_MAX,
+        description="How far its organization may scale it; null: not at all.",
+    )
 
 
 class EndpointChange(Body):
     replicas: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
     max_unavailable: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
     max_surge: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
+    replicas_max: int | None = Field(
+        default=None,
+        ge=-COUNT_MAX,
+        le=COUNT_MAX,
+        description="Null takes scaling away from the organization again.",
+    )
     limits: LimitsChange | None = None
 
 
@@ -43,6 +55,7 @@ class EndpointAnswer(Answer):
     replicas: int
     max_unavailable: int
     max_surge: int
+    replicas_max: int | None = Field(description="How far its organization may scale it.")
     limits: LimitsAnswer = Field(description="Over all keys together.")
     created: int
     updated: int
@@ -57,6 +70,7 @@ class EndpointAnswer(Answer):
             replicas=endpoint.replicas,
             max_unavailable=endpoint.max_unavailable,
             max_surge=endpoint.max_surge,
+            replicas_max=endpoint.replicas_max,
             limits=LimitsAnswer.of(endpoint.limits),
             created=unix_s(endpoint.created_at),
             updated=unix_s(endpoint.updated_at),
@@ -95,6 +109,7 @@ async def create(body: EndpointRequest, control: Control) -> EndpointAnswer:
             replicas=body.replicas,
             max_unavailable=body.max_unavailable,
             max_surge=body.max_surge,
+            replicas_max=body.replicas_max,
             now=control.clock.now(),
         )
         (answer,) = await _answers(tx, [endpoint])
@@ -129,6 +144,9 @@ async def update(endpoint_id: str, body: EndpointChange, control: Control) -> En
             max_unavailable=body.max_unavailable,
             max_surge=body.max_surge,
             change_limits=body.limits,
+            change_replicas_max=(
+                (lambda _: body.replicas_max) if "replicas_max" in body.model_fields_set else None
+            ),
             now=control.clock.now(),
         )
         (answer,) = await _answers(tx, [endpoint])
