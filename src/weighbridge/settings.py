@@ -120,6 +120,32 @@ class Settings(BaseSettings):
         le=100_000,
         description="Requests that may wait for one endpoint in one gateway worker; 0: none waits.",
     )
+    hold_s: float = Field(
+        default=50.0,
+        ge=0,
+        description="How long a request may wait for a replica that is replaced or restarted; 0: none waits.",
+    )
+    hold_requests_max: int = Field(
+        default=256,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait so for one endpoint in one gateway worker.",
+    )
+    hold_bytes_max: int = Field(
+        default=64 * 1024 * 1024,
+        ge=0,
+        description="Bytes of all requests that wait so in one gateway worker.",
+    )
+    hold_head_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="A stream that waits so gets its head and comments after this long.",
+    )
+    stream_keepalive_s: float = Field(
+        default=15.0,
+        ge=0,
+        description="A stream that has begun gets a comment when nothing else came for so long; 0: never.",
+    )
     usage_requests_keep_s: float = Field(
         default=3600.0,
         ge=0,
