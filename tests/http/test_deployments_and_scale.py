@@ -211,6 +211,8 @@ async def test_scaling_says_when_it_applies_while_deployments_are_on(
     later = (await member("POST", f"{ENDPOINT}:scale", {"replicas": 5})).json()
     assert (later["applies"], later["deployment_id"]) == ("after_deployment", active)
     assert "keeps the 2 it began with" in later["message"]
+    refused = await member("POST", f"{ENDPOINT}:scale", {"replicas": 1})
+    assert (refused.status_code, refused.json()["code"]) == (409, "deployment_in_progress")
 
 
 @pytest.mark.usefixtures("endpoint")

@@ -11,7 +11,7 @@ from weighbridge.cli.rollouts.deployments import fraction, show_deployment
 from weighbridge.cli.session import OrgName, Session, UsageError, Yes, with_session
 from weighbridge.cli.usage.limits import endpoint_limit
 from weighbridge.cli.watch import RolloutView
-from weighbridge.sdk import Deployment, EndpointShape, VersionName, wait_for_deployment
+from weighbridge.sdk import Deployment, EndpointShape, QueuePolicy, VersionName, wait_for_deployment
 from weighbridge.sdk.waiting import ROLLOUT_TIMEOUT_S
 
 EndpointId = Annotated[
@@ -25,6 +25,16 @@ MaxUnavailable = Annotated[
 MaxSurge = Annotated[
     int, typer.Option(min=0, help="Replicas there may be beyond `replicas` during a rollout.")
 ]
+Downtime = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-downtime/--no-downtime", help="Whether a rollout may stop every replica at once."
+    ),
+]
+Queue = Annotated[
+    QueuePolicy | None,
+    typer.Option(help="`latest_wins`: a new deployment cancels those that still wait."),
+]
 
 
 def endpoint_create(
@@ -36,6 +46,8 @@ def endpoint_create(
     replicas: Replicas = 1,
     max_unavailable: MaxUnavailable = 0,
     max_surge: MaxSurge = 1,
+    allow_downtime: Downtime = None,
+    queue_policy: Queue = None,
 ) -> None:
     """Create an endpoint; it answers once a version is deployed to it."""
     shape = session.client.admin.endpoints.create(
@@ -45,6 +57,8 @@ def endpoint_create(
         replicas=replicas,
         max_unavailable=max_unavailable,
         max_surge=max_surge,
+        allow_downtime=bool(allow_downtime),
+        queue_policy=queue_policy or QueuePolicy.FIFO,
     )
     _show_shape(session, shape)
 
@@ -105,13 +119,16 @@ def endpoint_scale(
     replicas_max: Annotated[
         int | None, typer.Option(min=0, help="How far its org may scale it; 0: not at all.")
     ] = None,
+    allow_downtime: Downtime = None,
+    queue_policy: Queue = None,
 ) -> None:
-    """Change how many replicas an endpoint has; with an admin key, its other limits too."""
-    operators = (max_unavailable, max_surge, replicas_max)
+    """Change how many replicas an endpoint has; with an admin key, the rules of its rollouts too."""
+    operators = (max_unavailable, max_surge, replicas_max, allow_downtime, queue_policy)
     only_replicas = all(value is None for value in operators)
     if replicas is None and only_replicas:
         raise UsageError(
-            "Say what to change: --replicas, or as its operator --max-unavailable, --max-surge or --replicas-max."
+            "Say what to change: --replicas, or as its operator --max-unavailable, --max-surge, "
+            "--replicas-max, --allow-downtime or --queue-policy."
         )
     if replicas is not None and only_replicas and session.connection.admin_key is None:
         scaling = session.client.endpoints.scale(endpoint, replicas)
@@ -123,6 +140,8 @@ def endpoint_scale(
         max_unavailable=max_unavailable,
         max_surge=max_surge,
         replicas_max=replicas_max,
+        allow_downtime=allow_downtime,
+        queue_policy=queue_policy,
     )
     _show_shape(session, shape)
 
@@ -215,6 +234,8 @@ def _show_shape(session: Session, shape: EndpointShape) -> None:
             "max unavailable": shape.max_unavailable,
             "max surge": shape.max_surge,
             "its org may have": shape.replicas_max,
+            "downtime": "allowed" if shape.allow_downtime else None,
+            "queue": shape.queue_policy,
             "serving": f"version {shape.serving}" if shape.serving is not None else "nothing yet",
             "created": moment(shape.created),
         }

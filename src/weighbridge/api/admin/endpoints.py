@@ -11,7 +11,7 @@ from weighbridge.api.admin.router import Body, admin_router
 from weighbridge.api.answers import Answer, unix_s
 from weighbridge.api.deps import Control
 from weighbridge.endpoints import service
-from weighbridge.endpoints.model import Endpoint
+from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.storage.database import Transaction
 
 COUNT_MAX = 1_000_000
@@ -33,6 +33,14 @@ class EndpointRequest(Body):
         le=COUNT_MAX,
         description="How far its organization may scale it; null: not at all.",
     )
+    allow_downtime: bool = Field(
+        default=False, description="Whether a rollout may stop every replica at once."
+    )
+    queue_policy: QueuePolicy = Field(
+        default=QueuePolicy.FIFO,
+        strict=False,
+        description="`latest_wins`: a new deployment cancels those that still wait.",
+    )
 
 
 class EndpointChange(Body):
@@ -45,6 +53,8 @@ class EndpointChange(Body):
         le=COUNT_MAX,
         description="Null takes scaling away from the organization again.",
     )
+    allow_downtime: bool | None = None
+    queue_policy: QueuePolicy | None = Field(default=None, strict=False)
     limits: LimitsChange | None = None
 
 
@@ -56,6 +66,8 @@ class EndpointAnswer(Answer):
     max_unavailable: int
     max_surge: int
     replicas_max: int | None = Field(description="How far its organization may scale it.")
+    allow_downtime: bool
+    queue_policy: QueuePolicy
     limits: LimitsAnswer = Field(description="Over all keys together.")
     created: int
     updated: int
@@ -71,6 +83,8 @@ class EndpointAnswer(Answer):
             max_unavailable=endpoint.max_unavailable,
             max_surge=endpoint.max_surge,
             replicas_max=endpoint.replicas_max,
+            allow_downtime=endpoint.allow_downtime,
+            queue_policy=endpoint.queue_policy,
             limits=LimitsAnswer.of(endpoint.limits),
             created=unix_s(endpoint.created_at),
             updated=unix_s(endpoint.updated_at),
@@ -110,6 +124,8 @@ async def create(body: EndpointRequest, control: Control) -> EndpointAnswer:
             max_unavailable=body.max_unavailable,
             max_surge=body.max_surge,
             replicas_max=body.replicas_max,
+            allow_downtime=body.allow_downtime,
+            queue_policy=body.queue_policy,
             now=control.clock.now(),
         )
         (answer,) = await _answers(tx, [endpoint])
@@ -143,6 +159,8 @@ async def update(endpoint_id: str, body: EndpointChange, control: Control) -> En
             replicas=body.replicas,
             max_unavailable=body.max_unavailable,
             max_surge=body.max_surge,
+            allow_downtime=body.allow_downtime,
+            queue_policy=body.queue_policy,
             change_limits=body.limits,
             change_replicas_max=(
                 (lambda _: body.replicas_max) if "replicas_max" in body.model_fields_set else None
