@@ -370,4 +370,5 @@ usage_requests = Table(
     Column("queue_s", Double, nullable=False),
     Column("ttft_s", Double),
     Index("ix_usage_requests_org", "org_id", "ended_at"),
+    Index("ix_usage_requests_endpoint", "endpoint_id", "version", "ended_at"),
 )

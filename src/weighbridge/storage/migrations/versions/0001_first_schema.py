@@ -309,3 +309,4 @@ def upgrade() -> None:
     )
     op.create_index(op.f('ix_usage_requests_ended_at'), 'usage_requests', ['ended_at'], unique=False)
     op.create_index('ix_usage_requests_org', 'usage_requests', ['org_id', 'ended_at'], unique=False)
+    op.create_index('ix_usage_requests_endpoint', 'usage_requests', ['endpoint_id', 'version', 'ended_at'], unique=False)
