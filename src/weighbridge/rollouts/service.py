@@ -1,14 +1,18 @@
 """What callers may ask of rollouts: deploy a version, cancel, go back, and see what became of it."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from weighbridge.accounts.model import Org
 from weighbridge.endpoints import service as endpoint_service
+from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.errors import ConflictError, InvalidError, LimitError, NotFoundError
 from weighbridge.registry import service as registry_service
 from weighbridge.registry.model import ModelVersion, SyncStatus
 from weighbridge.registry.names import VersionName
+from weighbridge.replicas import store as replica_store
+from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts import store
 from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.storage.counters import next_value
@@ -48,7 +52,7 @@ async def deploy(
     return await _queue(
         tx,
         version,
-        endpoint_id,
+        endpoint,
         str(name.ref),
         deployment_id=deployment_id,
         now=now,
@@ -59,7 +63,7 @@ async def deploy(
 async def _queue(
     tx: Transaction,
     version: ModelVersion,
-    endpoint_id: str,
+    endpoint: Endpoint,
     reference: str,
     *,
     deployment_id: str,
@@ -73,28 +77,52 @@ async def _queue(
             code="version_not_done",
             param="model",
         )
-    open_now = await store.open_of(tx, endpoint_id)
+    open_now = await store.open_of(tx, endpoint.id)
     waiting = [d for d in open_now if d.status is RolloutStatus.NOT_STARTED]
-    if len(waiting) >= queue_max:
+    if endpoint.queue_policy is QueuePolicy.LATEST_WINS:
+        for one in waiting:
+            await store.save(tx, one, _superseded(one, deployment_id, now), now)
+        open_now = [d for d in open_now if d not in waiting]
+    elif len(waiting) >= queue_max:
         raise LimitError(
-            f"{len(waiting)} deployments wait on endpoint {endpoint_id} already; the limit is "
+            f"{len(waiting)} deployments wait on endpoint {endpoint.id} already; the limit is "
             f"{queue_max}. Wait until some have started, or cancel one.",
             code="deployment_queue_full",
         )
-    deployment = Deployment(
+    reason = f"queued behind {open_now[-1].id}" if open_now else "queued"
+    queued = _waiting(
+        version,
+        version.manifest_digest,
+        endpoint_id=endpoint.id,
+        reference=reference,
+        deployment_id=deployment_id,
+        now=now,
+    )
+    await store.add(tx, replace(queued, reason=reason), await next_value(tx, "deployments"))
+    return await deployment(tx, deployment_id, org_id=None)
+
+
+def _waiting(
+    version: ModelVersion,
+    digest: str,
+    *,
+    endpoint_id: str,
+    reference: str,
+    deployment_id: str,
+    now: datetime,
+) -> Deployment:
+    return Deployment(
         id=deployment_id,
         endpoint_id=endpoint_id,
         org_id=version.org_id,
         arch_id=version.arch_id,
         version_id=version.id,
         version_number=version.number,
-        digest=version.manifest_digest,
-        fingerprint=registry_service.fingerprint(
-            version.manifest_digest, version.fingerprint_suffix
-        ),
+        digest=digest,
+        fingerprint=registry_service.fingerprint(digest, version.fingerprint_suffix),
         reference=reference,
         status=RolloutStatus.NOT_STARTED,
-        reason=f"queued behind {open_now[-1].id}" if open_now else "queued",
+        reason="",
         error_message=None,
         base_deployment_id=None,
         replicas=0,
@@ -113,8 +141,18 @@ async def _queue(
         finished_at=None,
         revision=1,
     )
-    await store.add(tx, deployment, await next_value(tx, "deployments"))
-    return deployment
+
+
+def _superseded(waiting: Deployment, by_id: str, now: datetime) -> Deployment:
+    words = f"superseded by {by_id}"
+    return replace(
+        waiting,
+        status=RolloutStatus.CANCELLED,
+        reason=words,
+        error_message=words,
+        cancel_requested=True,
+        finished_at=now,
+    )
 
 
 async def deployment(tx: Transaction, deployment_id: str, *, org_id: str | None) -> Deployment:
@@ -138,6 +176,76 @@ async def deployments_of(
     history = await store.newest_of(tx, endpoint_id, limit + len(listed))
     listed += [d for d in history if d.id not in known][: max(0, limit - len(listed))]
     return listed
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentDetail:
+    """A deployment, the version it started from, and the endpoint's replicas: (version, state, how many)."""
+
+    deployment: Deployment
+    base_version: int | None
+    replicas: Sequence[tuple[int, ReplicaState, int]]
+
+
+async def detail(tx: Transaction, deployment_id: str, *, org_id: str) -> DeploymentDetail:
+    """As `deployment`, with what one needs to follow it."""
+    found = await deployment(tx, deployment_id, org_id=org_id)
+    base_id = found.base_deployment_id
+    base = None if base_id is None else await store.find(tx, base_id)
+    counts = await replica_store.counts_of(tx, found.endpoint_id)
+    return DeploymentDetail(found, None if base is None else base.version_number, counts)
+
+
+async def page(
+    tx: Transaction,
+    org_id: str,
+    *,
+    endpoint_id: str | None,
+    statuses: Sequence[RolloutStatus],
+    after_id: str | None,
+    limit: int,
+) -> list[Deployment]:
+    """An org's deployments, newest first, from the one after `after_id` on.
+
+    NotFoundError for an endpoint that is absent or another org's, InvalidError for an `after_id` that is.
+    """
+    if endpoint_id is not None:
+        await endpoint_service.get(tx, endpoint_id, org_id=org_id)
+    before = None
+    if after_id is not None:
+        before = await store.sequence_of(tx, org_id, after_id)
+        if before is None:
+            raise InvalidError(
+                "page_token is not one of this list; begin again without it.",
+                code="invalid_page_token",
+                param="page_token",
+            )
+    return await store.newest_of_org(
+        tx, org_id, endpoint_id=endpoint_id, statuses=statuses, before=before, limit=limit
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What scaling changed; `active` has its own size until it ends (R18), `waiting` starts with the new one."""
+
+    before: Endpoint
+    after: Endpoint
+    active: Deployment | None
+    waiting: Deployment | None
+
+
+async def scale(
+    tx: Transaction, org: Org, endpoint_id: str, replicas: int, *, now: datetime
+) -> Scaling:
+    """Change the number of replicas within the operator's maximum; upkeep follows when no rollout is on."""
+    before, after = await endpoint_service.scale(
+        tx, endpoint_id, org_id=org.id, replicas=replicas, now=now
+    )
+    pending = await store.open_of(tx, endpoint_id)
+    active = next((d for d in pending if d.status is not RolloutStatus.NOT_STARTED), None)
+    waiting = next((d for d in pending if d.status is RolloutStatus.NOT_STARTED), None)
+    return Scaling(before, after, active, waiting)
 
 
 async def cancel(
@@ -185,7 +293,7 @@ async def rollback(
     ConflictError when a deployment is not finished (cancel that one instead), or when no earlier version of
     the endpoint still exists.
     """
-    await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=True)
+    endpoint = await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=True)
     if pending := await store.open_of(tx, endpoint_id):
         raise ConflictError(
             f"Deployment {pending[0].id} on endpoint {endpoint_id} is {pending[0].status.value}; "
@@ -212,7 +320,7 @@ async def rollback(
     return await _queue(
         tx,
         version,
-        endpoint_id,
+        endpoint,
         str(version.number),
         deployment_id=deployment_id,
         now=now,

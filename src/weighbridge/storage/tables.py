@@ -176,6 +176,22 @@ aliases = Table(
     Column("position", Integer, nullable=False),
 )
 
+# Who moved which alias, in their order; rows are only added. Kept when version or key is gone: no foreign keys to them.
+alias_history = Table(
+    "alias_history",
+    metadata,
+    Column("org_id", ForeignKey("orgs.id"), primary_key=True),
+    Column("arch_id", ForeignKey("architectures.id"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("alias", Text, nullable=False),
+    Column("from_number", Integer),
+    Column("to_number", Integer),
+    Column("cause", Text, nullable=False),
+    Column("key_id", Text),
+    _time("changed_at"),
+    Index("ix_alias_history_alias", "org_id", "arch_id", "alias", "sequence"),
+)
+
 sync_files = Table(
     "sync_files",
     metadata,
@@ -207,7 +223,12 @@ endpoints = Table(
     Column("replicas", Integer, nullable=False),
     Column("max_unavailable", Integer, nullable=False),
     Column("max_surge", Integer, nullable=False),
+    # How far its org may scale it; NULL: only the operator does.
+    Column("replicas_max", Integer),
+    Column("allow_downtime", Boolean, nullable=False, server_default=text("false")),
+    Column("queue_policy", Text, nullable=False, server_default=text("'fifo'")),
     Column("limits", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("gateway", JSONB, nullable=False, server_default=text("'{}'")),
     Column("base_deployment_id", Text),
     _time("created_at"),
     _time("updated_at"),
@@ -228,6 +249,9 @@ deployments = Table(
     Column("version_id", ForeignKey("model_versions.id"), nullable=False, index=True),
     Column("version_number", Integer, nullable=False),
     Column("digest", Text, nullable=False),
+    # The architecture's engine settings at submission, and their digest: with them its replicas run.
+    Column("engine", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("settings_digest", Text, nullable=False, server_default=text("''")),
     Column("fingerprint", Text, nullable=False),
     Column("reference", Text, nullable=False),
     Column("status", Text, nullable=False),
@@ -267,6 +291,7 @@ replicas = Table(
     Column("version_id", ForeignKey("model_versions.id"), nullable=False),
     Column("version_number", Integer, nullable=False),
     Column("digest", Text, nullable=False),
+    Column("settings_digest", Text, nullable=False, server_default=text("''")),
     Column("fingerprint", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("reason", Text, nullable=False, server_default=text("''")),
@@ -275,6 +300,7 @@ replicas = Table(
     Column("incarnation", Text),
     Column("probe_passes", Integer, nullable=False, server_default=text("0")),
     Column("probe_failures", Integer, nullable=False, server_default=text("0")),
+    Column("flips", ARRAY(DateTime(timezone=True)), nullable=False, server_default=text("'{}'")),
     Column("failure_counted", Boolean, nullable=False, server_default=text("false")),
     Column("routed_generation", BigInteger),
     _time("routed_at", nullable=True),
@@ -344,4 +370,5 @@ usage_requests = Table(
     Column("queue_s", Double, nullable=False),
     Column("ttft_s", Double),
     Index("ix_usage_requests_org", "org_id", "ended_at"),
+    Index("ix_usage_requests_endpoint", "endpoint_id", "version", "ended_at"),
 )
