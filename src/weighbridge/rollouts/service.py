@@ -6,11 +6,13 @@ from datetime import datetime
 from weighbridge.accounts.model import Org
 from weighbridge.endpoints import service as endpoint_service
 from weighbridge.errors import ConflictError, InvalidError, LimitError, NotFoundError
+from weighbridge.receipts import service as receipts
 from weighbridge.registry import service as registry_service
 from weighbridge.registry.model import ModelVersion, SyncStatus
 from weighbridge.registry.names import VersionName
 from weighbridge.rollouts import store
 from weighbridge.rollouts.model import Deployment, RolloutStatus
+from weighbridge.rollouts.telling import deployment_events, submitted
 from weighbridge.storage.counters import next_value
 from weighbridge.storage.database import Transaction
 
@@ -27,8 +29,9 @@ async def deploy(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    asked_by: str | None = None,
 ) -> Deployment:
-    """Queue the rollout of a version; the reference is resolved here, once (R7, R8).
+    """Queue the rollout of a version; the reference is resolved here, once (R7, R8). `asked_by`: a key's id.
 
     Raises NotFoundError for an endpoint or version that is absent or another org's, InvalidError for a
     version of another architecture, ConflictError for one whose sync is not done, LimitError when the queue
@@ -53,6 +56,7 @@ async def deploy(
         deployment_id=deployment_id,
         now=now,
         queue_max=queue_max,
+        asked_by=asked_by,
     )
 
 
@@ -65,6 +69,7 @@ async def _queue(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    asked_by: str | None,
 ) -> Deployment:
     if version.status is not SyncStatus.DONE or version.manifest_digest is None:
         raise ConflictError(
@@ -114,6 +119,7 @@ async def _queue(
         revision=1,
     )
     await store.add(tx, deployment, await next_value(tx, "deployments"))
+    await receipts.tell(tx, deployment.id, endpoint_id, [submitted(deployment, asked_by=asked_by)])
     return deployment
 
 
@@ -168,6 +174,8 @@ async def cancel(
             finished_at=now,
         )
     await store.save(tx, current, wanted, now)
+    events = deployment_events(current, wanted, None, now)
+    await receipts.tell(tx, current.id, current.endpoint_id, events)
     return await deployment(tx, deployment_id, org_id=org_id)
 
 
@@ -179,6 +187,7 @@ async def rollback(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    asked_by: str | None = None,
 ) -> Deployment:
     """Queue the rollout of the version that served before the one that serves now.
 
@@ -205,10 +214,8 @@ async def rollback(
             tx, org.id, earlier.arch_id, earlier.version_number
         )
     except NotFoundError as error:
-        raise ConflictError(
-            f"Version {earlier.version_number}, which endpoint {endpoint_id} served before, was deleted.",
-            code="nothing_to_roll_back_to",
-        ) from error
+        words = f"Version {earlier.version_number}, served by endpoint {endpoint_id} before, was deleted."
+        raise ConflictError(words, code="nothing_to_roll_back_to") from error
     return await _queue(
         tx,
         version,
@@ -217,4 +224,5 @@ async def rollback(
         deployment_id=deployment_id,
         now=now,
         queue_max=queue_max,
+        asked_by=asked_by,
     )

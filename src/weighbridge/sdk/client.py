@@ -11,6 +11,7 @@ import httpx
 from weighbridge.sdk.admin import Admin
 from weighbridge.sdk.chat import Chat
 from weighbridge.sdk.errors import ConfigurationError
+from weighbridge.sdk.receipts.resource import Receipts
 from weighbridge.sdk.resources import Caller, Deployments, Endpoints, Models, Versions
 from weighbridge.sdk.transport import RETRIES_MAX, TIMEOUT_S, Transport
 from weighbridge.sdk.usage.reports import Usage
@@ -53,6 +54,7 @@ class Client:
         self.versions = Versions(management)
         self.endpoints = Endpoints(management)
         self.deployments = Deployments(management)
+        self.receipts = Receipts(management)
         self.usage = Usage(management, "/management/v1/usage")
         self.admin = Admin(Caller(self._transport, self._administration))
         self.chat = Chat(self._transport, self._inference)

@@ -293,6 +293,43 @@ replicas = Table(
     ),
 )
 
+# The record of each deployment: where its hash chain stands. `following`: what replicas of the endpoint do is
+# told here; the receipt of one rollout at a time.
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("deployment_id", ForeignKey("deployments.id", ondelete="CASCADE"), primary_key=True),
+    Column("endpoint_id", ForeignKey("endpoints.id"), nullable=False),
+    Column("following", Boolean, nullable=False, server_default=text("false")),
+    Column("entries", Integer, nullable=False, server_default=text("0")),
+    Column("omitted", Integer, nullable=False, server_default=text("0")),
+    Column("head", Text, nullable=False),
+    Column("signature", Text),
+    _time("sealed_at", nullable=True),
+    Index(
+        "uq_receipts_following",
+        "endpoint_id",
+        unique=True,
+        postgresql_where=text("following"),
+    ),
+    Index("ix_receipts_open", "deployment_id", postgresql_where=text("sealed_at IS NULL")),
+)
+
+# A trigger of the schema refuses to change or remove an entry; only its deployment takes it along.
+receipt_entries = Table(
+    "receipt_entries",
+    metadata,
+    Column(
+        "deployment_id",
+        ForeignKey("receipts.deployment_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("sequence", Integer, primary_key=True),
+    Column("payload", Text, nullable=False),
+    Column("previous", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+)
+
 # How far each spool of a gateway worker is counted: written in the transaction that counts it.
 usage_spools = Table(
     "usage_spools",
