@@ -6,7 +6,7 @@ import sys
 from benchmarks import tables
 from benchmarks.harness import write
 
-NAMES = ("main_job", "gateway", "verdict", "ingest")
+NAMES = ("main_job", "gateway", "verdict", "ingest", "rollouts", "replacement")
 
 
 def main(names: list[str]) -> int:

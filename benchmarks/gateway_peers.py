@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weighbridge.routing.files import write_snapshot
+from weighbridge.routing.limits import UsageLimits
 from weighbridge.routing.model import EndpointRoute, KeyEntry, KeyTable, ReplicaRoute, RouteTable
 from weighbridge.routing.tokens import key_digest, load_pepper
 from weighbridge.settings import DataDir
@@ -20,6 +21,8 @@ KEYS = 1000
 ENDPOINTS = 400
 KEY = "wb_inf_bench_{:06d}abcdefghijklmnopqrstuv"
 MODEL = "bench-{}"
+LIMITS = UsageLimits(requests_minute=10**9, tokens_minute=10**12)
+"""Of each key and each endpoint; never reached, always counted."""
 START_S = 30.0
 PEERS_DIR = "BENCH_PEERS"
 """Environment variable: a virtual environment's bin/ with vllm-router, sglang-router, litellm."""
@@ -53,7 +56,12 @@ def weighbridge(directory: Path, engines: list[int]) -> Peer:
     pepper = load_pepper(paths.secrets)
     write_snapshot(paths.routes_file, RouteTable(1, tuple(_endpoints(engines))))
     keys = (
-        KeyEntry(key_digest(pepper, KEY.format(number)).hex(), f"key_{number}", "org_bench")
+        KeyEntry(
+            key_digest(pepper, KEY.format(number)).hex(),
+            f"key_{number}",
+            "org_bench",
+            limits=LIMITS,
+        )
         for number in range(KEYS)
     )
     write_snapshot(paths.keys_file, KeyTable(1, tuple(keys)))
@@ -64,7 +72,7 @@ def weighbridge(directory: Path, engines: list[int]) -> Peer:
         *("--probe-host", "127.0.0.1", "--probe-port", str(probe_port)),
     )
     source = str(Path(__file__).parents[1] / "src")
-    does = "keys, checks, least load, rewrites, usage"
+    does = "keys, checks, limits, least load, rewrites, usage, a log line per request"
     return Peer("Weighbridge", does, port, command, {"PYTHONPATH": source})
 
 
@@ -93,6 +101,7 @@ def _endpoints(engines: list[int]) -> Iterator[EndpointRoute]:
             rolling_out=False,
             replicas=replicas,
             in_flight_max=100_000,
+            limits=LIMITS,
         )
 
 

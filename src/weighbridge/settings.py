@@ -1,12 +1,20 @@
 """Settings of a Weighbridge server, from WEIGHBRIDGE_* variables or arguments, and the layout of its data directory."""
 
+import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "WEIGHBRIDGE_"
+_OTHERS = frozenset(
+    {"ADMIN_KEY", "API_KEY", "BASE_URL", "CONFIG", "DEBUG", "INFERENCE_KEY", "ORG", "MARK"}
+)
+"""Variables of the client and of the supervisor, which are no settings of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,7 @@ def default_data_dir() -> Path:
 class Settings(BaseSettings):
     """Every setting of the server; `docs/operating.md` lists them."""
 
-    model_config = SettingsConfigDict(env_prefix="WEIGHBRIDGE_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid")
 
     data_dir: Path = Field(
         default_factory=default_data_dir,
@@ -111,6 +119,32 @@ class Settings(BaseSettings):
         ge=0,
         le=100_000,
         description="Requests that may wait for one endpoint in one gateway worker; 0: none waits.",
+    )
+    hold_s: float = Field(
+        default=50.0,
+        ge=0,
+        description="How long a request may wait for a replica that is replaced or restarted; 0: none waits.",
+    )
+    hold_requests_max: int = Field(
+        default=256,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait so for one endpoint in one gateway worker.",
+    )
+    hold_bytes_max: int = Field(
+        default=64 * 1024 * 1024,
+        ge=0,
+        description="Bytes of all requests that wait so in one gateway worker.",
+    )
+    hold_head_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="A stream that waits so gets its head and comments after this long.",
+    )
+    stream_keepalive_s: float = Field(
+        default=15.0,
+        ge=0,
+        description="A stream that has begun gets a comment when nothing else came for so long; 0: never.",
     )
     usage_requests_keep_s: float = Field(
         default=3600.0,
@@ -249,3 +283,13 @@ class Settings(BaseSettings):
     @property
     def paths(self) -> DataDir:
         return DataDir(self.data_dir.expanduser().resolve())
+
+
+def unknown_names(names: Iterable[str]) -> dict[str, str | None]:
+    """The WEIGHBRIDGE_* among variable names that mean nothing, each with the one it may have been meant for."""
+    known = {name.upper() for name in Settings.model_fields} | _OTHERS
+    given = sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+    unknown = {
+        name: difflib.get_close_matches(name, known, n=1) for name in given if name not in known
+    }
+    return {PREFIX + name: PREFIX + close[0] if close else None for name, close in unknown.items()}

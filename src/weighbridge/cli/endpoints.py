@@ -9,7 +9,7 @@ from weighbridge.cli.output import cell, facts, moment, table
 from weighbridge.cli.session import OrgName, Session, UsageError, Yes, with_session
 from weighbridge.cli.usage.limits import endpoint_limit
 from weighbridge.cli.watch import RolloutView
-from weighbridge.sdk import Deployment, EndpointShape, VersionName, wait_for_deployment
+from weighbridge.sdk import Deployment, EndpointShape, QueuePolicy, VersionName, wait_for_deployment
 from weighbridge.sdk.waiting import ROLLOUT_TIMEOUT_S
 
 EndpointId = Annotated[
@@ -23,6 +23,16 @@ MaxUnavailable = Annotated[
 MaxSurge = Annotated[
     int, typer.Option(min=0, help="Replicas there may be beyond `replicas` during a rollout.")
 ]
+Downtime = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-downtime/--no-downtime", help="Whether a rollout may stop every replica at once."
+    ),
+]
+Queue = Annotated[
+    QueuePolicy | None,
+    typer.Option(help="`latest_wins`: a new deployment cancels those that still wait."),
+]
 
 
 def endpoint_create(
@@ -34,6 +44,8 @@ def endpoint_create(
     replicas: Replicas = 1,
     max_unavailable: MaxUnavailable = 0,
     max_surge: MaxSurge = 1,
+    allow_downtime: Downtime = None,
+    queue_policy: Queue = None,
 ) -> None:
     """Create an endpoint; it answers once a version is deployed to it."""
     shape = session.client.admin.endpoints.create(
@@ -43,6 +55,8 @@ def endpoint_create(
         replicas=replicas,
         max_unavailable=max_unavailable,
         max_surge=max_surge,
+        allow_downtime=bool(allow_downtime),
+        queue_policy=queue_policy or QueuePolicy.FIFO,
     )
     _show_shape(session, shape)
 
@@ -90,6 +104,7 @@ def endpoint_show(session: Session, endpoint: EndpointId) -> None:
 def endpoint_scale(
     session: Session,
     endpoint: EndpointId,
+    *,
     replicas: Annotated[
         int | None, typer.Option(min=0, help="Replicas when no rollout is going on.")
     ] = None,
@@ -99,12 +114,23 @@ def endpoint_scale(
     max_surge: Annotated[
         int | None, typer.Option(min=0, help="Replicas beyond `replicas` during a rollout.")
     ] = None,
+    allow_downtime: Downtime = None,
+    queue_policy: Queue = None,
 ) -> None:
-    """Change how many replicas an endpoint has, or the limits of its rollouts."""
-    if replicas is None and max_unavailable is None and max_surge is None:
-        raise UsageError("Say what to change: --replicas, --max-unavailable or --max-surge.")
+    """Change how many replicas an endpoint has, or the rules of its rollouts."""
+    given = (replicas, max_unavailable, max_surge, allow_downtime, queue_policy)
+    if all(one is None for one in given):
+        raise UsageError(
+            "Say what to change: --replicas, --max-unavailable, --max-surge, --allow-downtime "
+            "or --queue-policy."
+        )
     shape = session.client.admin.endpoints.update(
-        endpoint, replicas=replicas, max_unavailable=max_unavailable, max_surge=max_surge
+        endpoint,
+        replicas=replicas,
+        max_unavailable=max_unavailable,
+        max_surge=max_surge,
+        allow_downtime=allow_downtime,
+        queue_policy=queue_policy,
     )
     _show_shape(session, shape)
 
@@ -230,6 +256,8 @@ def _show_shape(session: Session, shape: EndpointShape) -> None:
             "replicas": shape.replicas,
             "max unavailable": shape.max_unavailable,
             "max surge": shape.max_surge,
+            "downtime": "allowed" if shape.allow_downtime else None,
+            "queue": shape.queue_policy,
             "serving": f"version {shape.serving}" if shape.serving is not None else "nothing yet",
             "created": moment(shape.created),
         }

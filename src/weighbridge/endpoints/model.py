@@ -2,13 +2,23 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from weighbridge.routing.limits import NO_LIMITS, UsageLimits
+
+
+class QueuePolicy(StrEnum):
+    """What a new deployment means for those that wait on the endpoint: nothing, or their end (R1)."""
+
+    FIFO = "fifo"
+    LATEST_WINS = "latest_wins"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """The name clients call; `replicas`, `max_unavailable` and `max_surge` shape its rollouts (R4, R18).
+
+    Only with `allow_downtime` may a rollout stop every replica at once.
 
     `limits` are over all keys.
     `base_deployment_id` is the deployment that last ended `done`: what a rollback returns to (R12).
@@ -25,3 +35,5 @@ class Endpoint:
     updated_at: datetime
     revision: int
     limits: UsageLimits = NO_LIMITS
+    allow_downtime: bool = False
+    queue_policy: QueuePolicy = QueuePolicy.FIFO

@@ -150,10 +150,25 @@ def _watch(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -
         return _give_up(replica, probe.detail, now)
     if probe.outcome is ProbeOutcome.READY:
         return Step(_say(replace(replica, probe_failures=0), ""))
+    return _doubt(replica, probe, seen, now, limits)
+
+
+def _doubt(
+    replica: Replica, probe: Probe, seen: Seen, now: datetime, limits: ReplicaLimits
+) -> Step:
+    """A failed probe of a ready replica: too many in a row, or too often nearly so, and it goes."""
     failures = min(replica.probe_failures + 1, limits.probe_failures_max)
     failing = _say(replace(replica, probe_failures=failures), probe.detail)
+    believed = probe.generated or not seen.guarded
+    if believed and replica.probe_failures < failures == max(1, limits.probe_failures_max - 1):
+        since = now - timedelta(seconds=limits.flips_window_s)
+        flips = (*(at for at in failing.flips if at > since), now)
+        failing = replace(failing, flips=flips[-limits.flips_max :])
+        if len(flips) >= limits.flips_max:
+            words = f"failed its probes {len(flips)} times within {limits.flips_window_s:g} s"
+            return _give_up(failing, f"{words}: {probe.detail}", now)
     # R16: where most replicas fail at once, only a failed generation, with its longer patience, convinces.
-    if failures >= limits.probe_failures_max and (probe.generated or not seen.guarded):
+    if failures >= limits.probe_failures_max and believed:
         return _give_up(failing, f"{failures} probes in a row failed: {probe.detail}", now)
     return Step(failing)
 

@@ -11,12 +11,7 @@ from weighbridge.engines.base import EngineSettings
 from weighbridge.errors import StaleError
 from weighbridge.replicas.model import TRANSITIONS, Replica, ReplicaState
 from weighbridge.storage.database import Transaction
-from weighbridge.storage.tables import (
-    architectures,
-    deployments,
-    model_versions,
-    replicas,
-)
+from weighbridge.storage.tables import deployments, model_versions, replicas
 
 FINAL = tuple(state for state in ReplicaState if state.final)
 ENDED = (ReplicaState.FAILED, ReplicaState.LOST)
@@ -39,7 +34,7 @@ class Watched:
 
 def _replica(row: RowMapping) -> Replica:
     values = {name: row[name] for name in _NAMES}
-    return Replica(**values | {"state": ReplicaState(row["state"])})
+    return Replica(**values | {"state": ReplicaState(row["state"]), "flips": tuple(row["flips"])})
 
 
 def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Replica]:
@@ -52,11 +47,10 @@ async def watched(tx: Transaction) -> list[Watched]:
         select(
             *_COLUMNS,
             deployments.c.org_id.label("org_id"),
-            architectures.c.engine.label("engine"),
+            deployments.c.engine.label("engine"),
             model_versions.c.bytes_total.label("size_bytes"),
         )
         .join(deployments, deployments.c.id == replicas.c.deployment_id)
-        .join(architectures, architectures.c.id == deployments.c.arch_id)
         .join(model_versions, model_versions.c.id == replicas.c.version_id)
         .where(replicas.c.state.not_in(FINAL))
         .order_by(replicas.c.created_at, replicas.c.id)
@@ -126,8 +120,13 @@ async def slots_taken(tx: Transaction) -> set[int]:
 async def add(tx: Transaction, new: Sequence[Replica]) -> None:
     if new:
         await tx.execute(
-            insert(replicas), [{name: getattr(one, name) for name in _NAMES} for one in new]
+            insert(replicas), [{name: _value(one, name) for name in _NAMES} for one in new]
         )
+
+
+def _value(replica: Replica, name: str) -> object:
+    value: object = getattr(replica, name)
+    return list(value) if isinstance(value, tuple) else value
 
 
 async def save(tx: Transaction, before: Replica, after: Replica) -> None:
@@ -135,7 +134,7 @@ async def save(tx: Transaction, before: Replica, after: Replica) -> None:
     if after.state is not before.state:
         assert after.state in TRANSITIONS[before.state], (before.state, after.state)
     changed = {
-        name: getattr(after, name)
+        name: _value(after, name)
         for name in _NAMES
         if name not in _FIXED | _BY_PUBLISHER and getattr(after, name) != getattr(before, name)
     }

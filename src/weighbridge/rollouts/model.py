@@ -47,7 +47,8 @@ class Deployment:
     (R7). `replicas`, `max_unavailable` and `max_surge` are those at the rollout's start (R18).
     `updated_max` is the high-water mark of `updated_replicas`: only a new maximum is progress (R14);
     `restored_max` is its twin on the way back, and `restore_failures` that of `failures`. `progress_at` is when
-    the last progress was made, in the direction that `status` names.
+    the last progress was made, in the direction that `status` names. `settings_digest` tells the engine
+    settings apart that its replicas run with: the architecture's at submission.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Deployment:
     progress_at: datetime | None
     finished_at: datetime | None
     revision: int
+    settings_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,7 @@ class _Step:
     active: Deployment | None
     base: Deployment | None
     replicas: Mapping[str, Replica]
+    withdrawn: bool
     clock: Clock
     now: datetime
     limits: RolloutLimits
@@ -126,11 +127,13 @@ class _Step:
         if active is not None and active.status is not RolloutStatus.NOT_STARTED:
             base_id = active.base_deployment_id
         base = None if base_id is None else await store.find(tx, base_id)
+        waits = active is not None and active.status is RolloutStatus.NOT_STARTED
+        gone = waits and active is not None and await store.withdrawn(tx, active)
         replicas = await replica_store.of_endpoint(
             tx, endpoint_id, failed_since=now - timedelta(seconds=limits.failures_window_s)
         )
         by_id = {replica.id: replica for replica in replicas}
-        return _Step(row, active, base, by_id, clock, now, limits)
+        return _Step(row, active, base, by_id, gone, clock, now, limits)
 
     async def take(self, tx: Transaction) -> tuple[bool, datetime | None]:
         """Decide and write; whether anything moved, and when the clock alone will change the answer."""
@@ -142,6 +145,7 @@ class _Step:
             endpoint=self.row.endpoint,
             endpoint_deleted=self.row.deleted,
             replicas=tuple(self.replicas.values()),
+            withdrawn=self.withdrawn,
         )
         decision = plan(seen, self.now, self.limits)
         await store.save(tx, self.active, decision.after, self.now)
@@ -251,6 +255,7 @@ def _new_replica(replica_id: str, deployment: Deployment, slot: int, now: dateti
         ready_at=None,
         drain_deadline=None,
         revision=1,
+        settings_digest=deployment.settings_digest,
     )
 
 

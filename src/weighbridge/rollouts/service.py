@@ -5,6 +5,7 @@ from datetime import datetime
 
 from weighbridge.accounts.model import Org
 from weighbridge.endpoints import service as endpoint_service
+from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.errors import ConflictError, InvalidError, LimitError, NotFoundError
 from weighbridge.receipts import service as receipts
 from weighbridge.registry import service as registry_service
@@ -51,7 +52,7 @@ async def deploy(
     return await _queue(
         tx,
         version,
-        endpoint_id,
+        endpoint,
         str(name.ref),
         deployment_id=deployment_id,
         now=now,
@@ -63,7 +64,7 @@ async def deploy(
 async def _queue(
     tx: Transaction,
     version: ModelVersion,
-    endpoint_id: str,
+    endpoint: Endpoint,
     reference: str,
     *,
     deployment_id: str,
@@ -78,28 +79,61 @@ async def _queue(
             code="version_not_done",
             param="model",
         )
-    open_now = await store.open_of(tx, endpoint_id)
+    open_now = await store.open_of(tx, endpoint.id)
     waiting = [d for d in open_now if d.status is RolloutStatus.NOT_STARTED]
-    if len(waiting) >= queue_max:
+    if endpoint.queue_policy is QueuePolicy.LATEST_WINS:
+        for one in waiting:
+            await _record(tx, one, _superseded(one, deployment_id, now), now)
+        open_now = [d for d in open_now if d not in waiting]
+    elif len(waiting) >= queue_max:
         raise LimitError(
-            f"{len(waiting)} deployments wait on endpoint {endpoint_id} already; the limit is "
+            f"{len(waiting)} deployments wait on endpoint {endpoint.id} already; the limit is "
             f"{queue_max}. Wait until some have started, or cancel one.",
             code="deployment_queue_full",
         )
-    deployment = Deployment(
+    reason = f"queued behind {open_now[-1].id}" if open_now else "queued"
+    queued = _waiting(
+        version,
+        version.manifest_digest,
+        endpoint_id=endpoint.id,
+        reference=reference,
+        deployment_id=deployment_id,
+        now=now,
+    )
+    await store.add(tx, replace(queued, reason=reason), await next_value(tx, "deployments"))
+    told = [submitted(queued, asked_by=asked_by)]
+    await receipts.tell(tx, deployment_id, endpoint.id, told)
+    return await deployment(tx, deployment_id, org_id=None)
+
+
+async def _record(tx: Transaction, before: Deployment, after: Deployment, now: datetime) -> None:
+    """Write a deployment's change, and tell its receipt."""
+    await store.save(tx, before, after, now)
+    events = deployment_events(before, after, None, now)
+    await receipts.tell(tx, before.id, before.endpoint_id, events)
+
+
+def _waiting(
+    version: ModelVersion,
+    digest: str,
+    *,
+    endpoint_id: str,
+    reference: str,
+    deployment_id: str,
+    now: datetime,
+) -> Deployment:
+    return Deployment(
         id=deployment_id,
         endpoint_id=endpoint_id,
         org_id=version.org_id,
         arch_id=version.arch_id,
         version_id=version.id,
         version_number=version.number,
-        digest=version.manifest_digest,
-        fingerprint=registry_service.fingerprint(
-            version.manifest_digest, version.fingerprint_suffix
-        ),
+        digest=digest,
+        fingerprint=registry_service.fingerprint(digest, version.fingerprint_suffix),
         reference=reference,
         status=RolloutStatus.NOT_STARTED,
-        reason=f"queued behind {open_now[-1].id}" if open_now else "queued",
+        reason="",
         error_message=None,
         base_deployment_id=None,
         replicas=0,
@@ -118,9 +152,18 @@ async def _queue(
         finished_at=None,
         revision=1,
     )
-    await store.add(tx, deployment, await next_value(tx, "deployments"))
-    await receipts.tell(tx, deployment.id, endpoint_id, [submitted(deployment, asked_by=asked_by)])
-    return deployment
+
+
+def _superseded(waiting: Deployment, by_id: str, now: datetime) -> Deployment:
+    words = f"superseded by {by_id}"
+    return replace(
+        waiting,
+        status=RolloutStatus.CANCELLED,
+        reason=words,
+        error_message=words,
+        cancel_requested=True,
+        finished_at=now,
+    )
 
 
 async def deployment(tx: Transaction, deployment_id: str, *, org_id: str | None) -> Deployment:
@@ -173,9 +216,7 @@ async def cancel(
             error_message="cancelled before it started",
             finished_at=now,
         )
-    await store.save(tx, current, wanted, now)
-    events = deployment_events(current, wanted, None, now)
-    await receipts.tell(tx, current.id, current.endpoint_id, events)
+    await _record(tx, current, wanted, now)
     return await deployment(tx, deployment_id, org_id=org_id)
 
 
@@ -194,7 +235,7 @@ async def rollback(
     ConflictError when a deployment is not finished (cancel that one instead), or when no earlier version of
     the endpoint still exists.
     """
-    await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=True)
+    endpoint = await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=True)
     if pending := await store.open_of(tx, endpoint_id):
         raise ConflictError(
             f"Deployment {pending[0].id} on endpoint {endpoint_id} is {pending[0].status.value}; "
@@ -219,7 +260,7 @@ async def rollback(
     return await _queue(
         tx,
         version,
-        endpoint_id,
+        endpoint,
         str(version.number),
         deployment_id=deployment_id,
         now=now,

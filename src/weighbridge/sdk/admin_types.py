@@ -2,9 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from weighbridge.sdk.fields import Fields
 from weighbridge.sdk.usage.limits import Limits
+
+
+class QueuePolicy(StrEnum):
+    """What a new deployment means for those that wait on its endpoint: nothing, or their end."""
+
+    FIFO = "fifo"
+    LATEST_WINS = "latest_wins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +118,8 @@ class EndpointShape:
     replicas: int
     max_unavailable: int
     max_surge: int
+    allow_downtime: bool
+    queue_policy: str
     limits: Limits
     serving: str | None
     created: int
@@ -127,6 +137,8 @@ class EndpointShape:
             replicas=answer.integer("replicas"),
             max_unavailable=answer.integer("max_unavailable"),
             max_surge=answer.integer("max_surge"),
+            allow_downtime=answer.flag("allow_downtime"),
+            queue_policy=answer.text_or_none("queue_policy") or "fifo",
             limits=Limits.read(answer, "limits"),
             serving=None if serving is None else str(serving),
             created=answer.integer("created"),

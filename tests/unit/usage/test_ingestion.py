@@ -156,6 +156,24 @@ async def test_torn_and_spoiled_lines_and_losses_are_counted_as_lost(
         assert await store.lost(tx) == 4
 
 
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"completion_tokens": 10**30}, {"prompt_tokens": -1}, {"version": 2**31}, {"status": -5},
+        {"duration_s": 1e300}, {"ttft_s": -0.5},
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_a_line_that_no_sum_could_take_is_lost_and_holds_up_no_other(
+    database: Database, tmp_path: Path, claim: dict[str, float]
+) -> None:
+    spool(tmp_path, "a", [event(0), event(1, **claim), event(2)])
+    await reconciler(database, tmp_path).reconcile()
+    assert await totals(database) == (2, 10, 2)
+    async with database.begin() as tx:
+        assert await store.lost(tx) == 1
+
+
 async def test_endless_rubbish_is_passed_over(database: Database, tmp_path: Path) -> None:
     file = SpoolFile(tmp_path, "a")
     file.append([b"x" * (3 * 512 * 1024) + b"\n", event_line(event(0))])

@@ -11,7 +11,7 @@ from weighbridge.api.admin.router import Body, admin_router
 from weighbridge.api.answers import Answer, unix_s
 from weighbridge.api.deps import Control
 from weighbridge.endpoints import service
-from weighbridge.endpoints.model import Endpoint
+from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.storage.database import Transaction
 
 COUNT_MAX = 1_000_000
@@ -27,12 +27,22 @@ class EndpointRequest(Body):
     replicas: int = Field(default=1, ge=-COUNT_MAX, le=COUNT_MAX)
     max_unavailable: int = Field(default=0, ge=-COUNT_MAX, le=COUNT_MAX)
     max_surge: int = Field(default=1, ge=-COUNT_MAX, le=COUNT_MAX)
+    allow_downtime: bool = Field(
+        default=False, description="Whether a rollout may stop every replica at once."
+    )
+    queue_policy: QueuePolicy = Field(
+        default=QueuePolicy.FIFO,
+        strict=False,
+        description="`latest_wins`: a new deployment cancels those that still wait.",
+    )
 
 
 class EndpointChange(Body):
     replicas: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
     max_unavailable: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
     max_surge: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
+    allow_downtime: bool | None = None
+    queue_policy: QueuePolicy | None = Field(default=None, strict=False)
     limits: LimitsChange | None = None
 
 
@@ -43,6 +53,8 @@ class EndpointAnswer(Answer):
     replicas: int
     max_unavailable: int
     max_surge: int
+    allow_downtime: bool
+    queue_policy: QueuePolicy
     limits: LimitsAnswer = Field(description="Over all keys together.")
     created: int
     updated: int
@@ -57,6 +69,8 @@ class EndpointAnswer(Answer):
             replicas=endpoint.replicas,
             max_unavailable=endpoint.max_unavailable,
             max_surge=endpoint.max_surge,
+            allow_downtime=endpoint.allow_downtime,
+            queue_policy=endpoint.queue_policy,
             limits=LimitsAnswer.of(endpoint.limits),
             created=unix_s(endpoint.created_at),
             updated=unix_s(endpoint.updated_at),
@@ -95,6 +109,8 @@ async def create(body: EndpointRequest, control: Control) -> EndpointAnswer:
             replicas=body.replicas,
             max_unavailable=body.max_unavailable,
             max_surge=body.max_surge,
+            allow_downtime=body.allow_downtime,
+            queue_policy=body.queue_policy,
             now=control.clock.now(),
         )
         (answer,) = await _answers(tx, [endpoint])
@@ -128,6 +144,8 @@ async def update(endpoint_id: str, body: EndpointChange, control: Control) -> En
             replicas=body.replicas,
             max_unavailable=body.max_unavailable,
             max_surge=body.max_surge,
+            allow_downtime=body.allow_downtime,
+            queue_policy=body.queue_policy,
             change_limits=body.limits,
             now=control.clock.now(),
         )
