@@ -255,6 +255,32 @@ class Settings(BaseSettings):
     capacity_wait_s: float = Field(
         default=1800.0, gt=0, description="How long a new replica may wait for a free place."
     )
+    gate_requests_min: int = Field(
+        default=50,
+        ge=0,
+        description="Requests before a new version is judged by its answers; 0: it never is.",
+    )
+    gate_errors_share: float = Field(
+        default=0.02, ge=0, le=1, description="Share of 5xx from which a new version goes back …"
+    )
+    gate_errors_ratio: float = Field(
+        default=3.0, ge=0, description="… if it is this many times the share of the version before."
+    )
+    gate_empty_share: float = Field(
+        default=0.05, ge=0, le=1, description="The same for answers without a token."
+    )
+    gate_empty_ratio: float = Field(
+        default=3.0, ge=0, description="The same for answers without a token."
+    )
+    gate_ttft_ratio: float = Field(
+        default=3.0,
+        ge=1,
+        description="Time to first token (95th percentile), in times of the version before, that is too long …",
+    )
+    gate_ttft_min_s: float = Field(default=1.0, ge=0, description="… if it is longer than this.")
+    gate_ttft_max_s: float = Field(
+        default=60.0, gt=0, description="The longest one where no version is there to compare with."
+    )
     deployment_queue_max: int = Field(
         default=16, ge=1, le=1000, description="Deployments that may wait on one endpoint (R1)."
     )

@@ -227,7 +227,7 @@ async def test_an_endpoint_lives_from_creation_to_deletion(
     made = (await operator("POST", f"{ADMIN}/endpoints", body)).json()
     assert made == {
         **body, "max_unavailable": 0, "max_surge": 1, "created": CREATED, "updated": CREATED, "serving": None,
-        "limits": NO_LIMITS, "allow_downtime": False, "queue_policy": "fifo",
+        "limits": NO_LIMITS, "replicas_max": None, "allow_downtime": False, "queue_policy": "fifo",
     }  # fmt: skip
     assert world.woken == ["rollouts", "replicas"]
     world.pass_time(1)

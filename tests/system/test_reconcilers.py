@@ -16,6 +16,8 @@ from weighbridge.routing.model import RouteTable
 from weighbridge.settings import Settings
 from weighbridge.storage.database import Database
 from weighbridge.storage.tables import deployments, endpoints
+from weighbridge.usage import store as usage_store
+from weighbridge.usage.model import UsageEvent
 
 
 @pytest.fixture
@@ -368,3 +370,36 @@ async def test_a_drain_goes_on_without_a_controller_and_is_finished_by_the_next(
         for slot in range(len(machine.gateway.column.counts)):
             machine.gateway.column.counts[slot] = 0
         assert (await machine.ended("d2")).status is RolloutStatus.DONE
+
+
+async def test_a_version_that_answers_errors_while_it_is_watched_goes_back_with_the_figures(
+    machine: Machine,
+) -> None:
+    async with machine.controlled():
+        await machine.deploy(1, 1)
+        await machine.ended("d1")
+    machine.settings = machine.settings.model_copy(update={"bake_s": 60.0})
+    async with machine.controlled():
+        await machine.deploy(2, 2)
+
+        async def watched() -> bool:
+            return "watching" in (await machine.deployment("d2")).reason
+
+        await machine.until(watched, "all replicas serve version 2")
+        now_s = machine.clock.now().timestamp()
+        events = [
+            UsageEvent(
+                now_s - 5 if version == 1 else now_s, "org_1", "k", "chat", version, status,
+                5, 0, 5 * (status == 200), False, 1.0, 0.0, 0.1,
+            )
+            for version, bad in ((1, 0), (2, 9))
+            for status in [503] * bad + [200] * (100 - bad)
+        ]  # fmt: skip
+        async with machine.database.begin() as tx:
+            await usage_store.add_requests(tx, events)
+        ended = await machine.ended("d2")
+    assert ended.status is RolloutStatus.ROLLED_BACK
+    assert ended.error_message == (
+        "5xx 9.0 % of 100 requests on version 2 against 0.0 % of 100 requests on version 1"
+    )
+    assert await machine.serving() == [1, 1]

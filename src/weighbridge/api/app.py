@@ -17,6 +17,7 @@ from weighbridge.api.assurance import receipts
 from weighbridge.api.deps import Parts
 from weighbridge.api.edge import Edge
 from weighbridge.api.inspection import diff, explain
+from weighbridge.api.management import aliases, deployments, scaling
 from weighbridge.api.usage import metrics, reports
 from weighbridge.clock import Clock
 from weighbridge.errors import WeighbridgeError
@@ -26,7 +27,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     versions.router,
     explain.router,
     diff.router,
+    aliases.router,
     endpoints.router,
+    scaling.router,
+    deployments.router,
     receipts.router,
     orgs.router,
     buckets.router,

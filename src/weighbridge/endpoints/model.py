@@ -20,7 +20,7 @@ class Endpoint:
 
     Only with `allow_downtime` may a rollout stop every replica at once.
 
-    `limits` are over all keys.
+    `limits` are over all keys. `replicas_max` is how far its own org may scale it; None: not at all.
     `base_deployment_id` is the deployment that last ended `done`: what a rollback returns to (R12).
     """
 
@@ -35,5 +35,6 @@ class Endpoint:
     updated_at: datetime
     revision: int
     limits: UsageLimits = NO_LIMITS
+    replicas_max: int | None = None
     allow_downtime: bool = False
     queue_policy: QueuePolicy = QueuePolicy.FIFO

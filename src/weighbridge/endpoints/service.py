@@ -9,7 +9,7 @@ from weighbridge.accounts.model import Org
 from weighbridge.accounts.names import quoted
 from weighbridge.endpoints import store
 from weighbridge.endpoints.model import Endpoint, QueuePolicy
-from weighbridge.errors import ConflictError, InvalidError, NotFoundError
+from weighbridge.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
 from weighbridge.registry import service as registry
 from weighbridge.routing.limits import UsageLimits
 from weighbridge.storage.database import Transaction
@@ -53,6 +53,15 @@ def check_shape(
         )
 
 
+def check_replicas_max(replicas_max: int | None) -> None:
+    if replicas_max is not None and not 1 <= replicas_max <= REPLICAS_MAX:
+        raise InvalidError(
+            f"replicas_max must be 1 to {REPLICAS_MAX}, or null, not {replicas_max}.",
+            code="invalid_replicas_max",
+            param="replicas_max",
+        )
+
+
 def _bad_shape(message: str, param: str) -> InvalidError:
     return InvalidError(message, code="impossible_rollout", param=param)
 
@@ -66,6 +75,7 @@ async def create(
     replicas: int = 1,
     max_unavailable: int = 0,
     max_surge: int = 1,
+    replicas_max: int | None = None,
     allow_downtime: bool = False,
     queue_policy: QueuePolicy = QueuePolicy.FIFO,
     now: datetime,
@@ -84,6 +94,7 @@ async def create(
         max_surge=max_surge,
         allow_downtime=allow_downtime,
     )
+    check_replicas_max(replicas_max)
     architecture = await registry.architecture(tx, arch_id, lock=True)
     if architecture.org_ids and org.id not in architecture.org_ids:
         raise InvalidError(
@@ -103,6 +114,7 @@ async def create(
         created_at=now,
         updated_at=now,
         revision=1,
+        replicas_max=replicas_max,
         allow_downtime=allow_downtime,
         queue_policy=queue_policy,
     )
@@ -156,9 +168,10 @@ async def update(
     allow_downtime: bool | None = None,
     queue_policy: QueuePolicy | None = None,
     change_limits: Callable[[UsageLimits], UsageLimits] | None = None,
+    change_replicas_max: Callable[[int | None], int | None] | None = None,
     now: datetime,
 ) -> Endpoint:
-    """Change what is given; a shape counts from the next rollout on (R18), limits at once.
+    """Change what is given; a shape counts from the next rollout on (R18), the rest at once.
 
     ConflictError for fewer replicas than a rollout under way brings up.
     """
@@ -171,8 +184,14 @@ async def update(
         allow_downtime=endpoint.allow_downtime if allow_downtime is None else allow_downtime,
         queue_policy=endpoint.queue_policy if queue_policy is None else queue_policy,
         limits=endpoint.limits if change_limits is None else change_limits(endpoint.limits),
+        replicas_max=(
+            endpoint.replicas_max
+            if change_replicas_max is None
+            else change_replicas_max(endpoint.replicas_max)
+        ),
         updated_at=now,
     )
+    check_replicas_max(changed.replicas_max)
     check_shape(
         replicas=changed.replicas,
         max_unavailable=changed.max_unavailable,
@@ -183,6 +202,44 @@ async def update(
         await _refuse_shrinking(tx, changed)
     await store.save_shape(tx, changed)
     return replace(changed, revision=endpoint.revision + 1)
+
+
+async def scale(
+    tx: Transaction, endpoint_id: str, *, org_id: str, replicas: int, now: datetime
+) -> tuple[Endpoint, Endpoint]:
+    """Change the number of replicas as the endpoint's own org may; the endpoint before and after.
+
+    ForbiddenError where the operator has given no `replicas_max`, InvalidError beyond it or where
+    `max_unavailable` leaves no replica that must stay (R4), ConflictError for fewer than a rollout under way
+    brings up.
+    """
+    before = await get(tx, endpoint_id, org_id=org_id, lock=True)
+    if before.replicas_max is None:
+        raise ForbiddenError(
+            f"Endpoint {endpoint_id} is scaled by its operator alone; ask for a replicas_max on it.",
+            code="scaling_not_allowed",
+        )
+    if not 1 <= replicas <= before.replicas_max:
+        raise InvalidError(
+            f"Endpoint {endpoint_id} can have 1 to {before.replicas_max} replicas, not {replicas}; "
+            "its operator can raise replicas_max.",
+            code="replicas_out_of_range",
+            param="replicas",
+        )
+    least = before.max_unavailable + (0 if before.allow_downtime else 1)
+    if replicas < least:
+        raise InvalidError(
+            f"Rollouts of endpoint {endpoint_id} may stop {before.max_unavailable} replicas at once, so it needs "
+            f"at least {least}; its operator can lower max_unavailable.",
+            code="impossible_rollout",
+            param="replicas",
+        )
+    if replicas == before.replicas:
+        return before, before
+    after = replace(before, replicas=replicas, updated_at=now)
+    await _refuse_shrinking(tx, after)
+    await store.save_shape(tx, after)
+    return before, replace(after, revision=before.revision + 1)
 
 
 async def _refuse_shrinking(tx: Transaction, wanted: Endpoint) -> None:

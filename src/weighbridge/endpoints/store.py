@@ -26,6 +26,7 @@ def read_endpoint(row: Row[tuple[object, ...]]) -> Endpoint:
         updated_at=row.updated_at,
         revision=row.revision,
         limits=read_limits(row.limits),
+        replicas_max=row.replicas_max,
         allow_downtime=row.allow_downtime,
         queue_policy=QueuePolicy(row.queue_policy),
     )
@@ -42,6 +43,7 @@ async def insert_endpoint(tx: Transaction, endpoint: Endpoint) -> bool:
             replicas=endpoint.replicas,
             max_unavailable=endpoint.max_unavailable,
             max_surge=endpoint.max_surge,
+            replicas_max=endpoint.replicas_max,
             allow_downtime=endpoint.allow_downtime,
             queue_policy=endpoint.queue_policy,
             created_at=endpoint.created_at,
@@ -83,6 +85,7 @@ async def save_shape(tx: Transaction, endpoint: Endpoint) -> None:
             "replicas": endpoint.replicas,
             "max_unavailable": endpoint.max_unavailable,
             "max_surge": endpoint.max_surge,
+            "replicas_max": endpoint.replicas_max,
             "allow_downtime": endpoint.allow_downtime,
             "queue_policy": endpoint.queue_policy,
             "limits": limits_document(endpoint.limits),

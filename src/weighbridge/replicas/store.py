@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Row, RowMapping, Select, and_, insert, or_, select, update
+from sqlalchemy import Row, RowMapping, Select, and_, func, insert, or_, select, update
 
 from weighbridge.engines.base import EngineSettings
 from weighbridge.errors import StaleError
@@ -99,6 +99,17 @@ async def listing(tx: Transaction, endpoint_id: str | None, *, limit: int = 200)
     if endpoint_id is not None:
         query = query.where(replicas.c.endpoint_id == endpoint_id)
     return _all(await tx.execute(query.limit(limit)))
+
+
+async def counts_of(tx: Transaction, endpoint_id: str) -> list[tuple[int, ReplicaState, int]]:
+    """How many of an endpoint's replicas that are not final are in each state, by version number."""
+    query = (
+        select(replicas.c.version_number, replicas.c.state, func.count())
+        .where(replicas.c.endpoint_id == endpoint_id, replicas.c.state.not_in(FINAL))
+        .group_by(replicas.c.version_number, replicas.c.state)
+        .order_by(replicas.c.version_number, replicas.c.state)
+    )
+    return [(number, ReplicaState(state), n) for number, state, n in await tx.execute(query)]
 
 
 async def find(tx: Transaction, replica_id: str) -> Replica | None:

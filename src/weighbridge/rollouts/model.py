@@ -1,9 +1,11 @@
 """Deployments as values: what was asked for, and how far its rollout has come."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from weighbridge.rollouts.gate import GateLimits
 
 
 class RolloutStatus(StrEnum):
@@ -101,6 +103,9 @@ class RolloutLimits:
     """Pauses before a failed replica is replaced, by failures so far; the last one repeats."""
     upkeep_backoff_s: tuple[float, ...] = (1.0, 5.0, 25.0, 60.0, 300.0)
     """As `backoff_s`, for the replacement of replicas while no rollout is active."""
+    gate: GateLimits = field(default_factory=GateLimits)
+    gate_base_s: float = 900.0
+    """How far before the rollout's start the base's requests count."""
     failures_window_s: float = 900.0
     """Failures older than this no longer slow a replacement down."""
 

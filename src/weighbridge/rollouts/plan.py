@@ -1,12 +1,13 @@
 """Decide the next step of a rollout. Pure: no clock, no database, no network."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from weighbridge.endpoints.model import Endpoint
 from weighbridge.replicas.model import Replica
 from weighbridge.rollouts.causes import cause, due, new_failures, pending, untouched, waiting_words
+from weighbridge.rollouts.gate import verdict
 from weighbridge.rollouts.model import Deployment, RolloutLimits, RolloutStatus
 from weighbridge.rollouts.moves import (
     Action,
@@ -17,6 +18,7 @@ from weighbridge.rollouts.moves import (
     is_available,
     uncounted,
 )
+from weighbridge.usage.model import VersionFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Seen:
     replicas: Sequence[Replica]
     withdrawn: bool = False
     """Whether the version was deleted, or is no longer whole; it matters before the start."""
+    figures: Mapping[int, VersionFigures] = field(default_factory=dict)
+    """By version number, how its requests ended; of the base also from before the rollout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +119,10 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
         updated_max=max(updated, deployment.updated_max),
         progress_at=now if progress else deployment.progress_at,
     )
-    if moves.complete:
+    why = _gate(seen, deployment, limits)
+    if moves.complete and why is None:
         return _finish(seen, deployment, moves, now, limits)
-    if why := cause(seen.replicas, deployment, seen.base, now, limits):
+    if why := why or cause(seen.replicas, deployment, seen.base, now, limits):
         if seen.base is None or untouched(seen.replicas, deployment):
             return _end(seen, deployment, RolloutStatus.ERROR, why, now)
         return _turn_back(seen, deployment, why, now)
@@ -139,6 +144,16 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
         uncounted(seen.replicas),
         _first(now, *moves.next_at, *deadlines),
     )
+
+
+def _gate(seen: Seen, deployment: Deployment, limits: RolloutLimits) -> str | None:
+    """What speaks against the version in the answers it gave; a version is not compared with itself."""
+    base = None if seen.base is None else seen.base.version_number
+    target = deployment.version_number
+    if target == base or target not in seen.figures:
+        return None
+    before = None if base is None else (base, seen.figures.get(base, VersionFigures()))
+    return verdict((target, seen.figures[target]), before, limits.gate)
 
 
 def _finish(

@@ -14,6 +14,7 @@ from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.model import Replica, ReplicaState
 from weighbridge.replicas.telling import replica_events
 from weighbridge.rollouts import store
+from weighbridge.rollouts.gate import GateLimits
 from weighbridge.rollouts.model import Deployment, RolloutLimits, RolloutStatus
 from weighbridge.rollouts.moves import (
     Action,
@@ -29,12 +30,18 @@ from weighbridge.routing.model import SLOTS_MAX
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database, Transaction
+from weighbridge.usage import store as usage_store
+from weighbridge.usage.model import VersionFigures
 
 log = structlog.get_logger()
 
 STEPS_MAX = 8
 """Steps of one endpoint in a row, in a transaction each, before the others have their turn."""
 IDLE_S = 5.0
+GATE_ROWS_MAX = 5_000
+"""Requests of one version that are looked at in one pass: the newest."""
+GATE_LOOK_S = 2.0
+"""How long at most until the requests of an active rollout are looked at again."""
 
 
 def rollout_limits(settings: Settings) -> RolloutLimits:
@@ -45,6 +52,16 @@ def rollout_limits(settings: Settings) -> RolloutLimits:
         total_s=settings.rollout_total_s,
         rollback_progress_s=settings.rollback_progress_s,
         capacity_s=settings.capacity_wait_s,
+        gate=GateLimits(
+            requests_min=settings.gate_requests_min,
+            errors_share=settings.gate_errors_share,
+            errors_ratio=settings.gate_errors_ratio,
+            empty_share=settings.gate_empty_share,
+            empty_ratio=settings.gate_empty_ratio,
+            ttft_min_s=settings.gate_ttft_min_s,
+            ttft_ratio=settings.gate_ttft_ratio,
+            ttft_max_s=settings.gate_ttft_max_s,
+        ),
     )
 
 
@@ -112,6 +129,7 @@ class _Step:
     base: Deployment | None
     replicas: Mapping[str, Replica]
     withdrawn: bool
+    figures: Mapping[int, VersionFigures]
     clock: Clock
     now: datetime
     limits: RolloutLimits
@@ -133,7 +151,8 @@ class _Step:
             tx, endpoint_id, failed_since=now - timedelta(seconds=limits.failures_window_s)
         )
         by_id = {replica.id: replica for replica in replicas}
-        return _Step(row, active, base, by_id, gone, clock, now, limits)
+        figures = await _figures(tx, active, base, limits)
+        return _Step(row, active, base, by_id, gone, figures, clock, now, limits)
 
     async def take(self, tx: Transaction) -> tuple[bool, datetime | None]:
         """Decide and write; whether anything moved, and when the clock alone will change the answer."""
@@ -146,6 +165,7 @@ class _Step:
             endpoint_deleted=self.row.deleted,
             replicas=tuple(self.replicas.values()),
             withdrawn=self.withdrawn,
+            figures=self.figures,
         )
         decision = plan(seen, self.now, self.limits)
         await store.save(tx, self.active, decision.after, self.now)
@@ -165,7 +185,9 @@ class _Step:
         )
         if turned or decision.actions:
             _report(decision)
-        return turned or bool(decision.actions), decision.next_at
+        look_at = self.now + timedelta(seconds=GATE_LOOK_S) if self.figures else None
+        times = [at for at in (decision.next_at, look_at) if at is not None]
+        return turned or bool(decision.actions), min(times, default=None)
 
     async def _keep(self, tx: Transaction) -> tuple[bool, datetime | None]:
         size = 0 if self.row.deleted else self.row.endpoint.replicas
@@ -228,6 +250,19 @@ class _Step:
         ]
         await replica_store.add(tx, new)
         return new
+
+
+async def _figures(
+    tx: Transaction, active: Deployment | None, base: Deployment | None, limits: RolloutLimits
+) -> Mapping[int, VersionFigures]:
+    """What the gate needs while a rollout goes forward; one bounded query."""
+    started = active is not None and active.status is RolloutStatus.IN_PROGRESS
+    if active is None or not started or active.started_at is None or not limits.gate.requests_min:
+        return {}
+    since = {active.version_number: active.started_at}
+    if base is not None and base.version_number != active.version_number:
+        since[base.version_number] = active.started_at - timedelta(seconds=limits.gate_base_s)
+    return await usage_store.version_figures(tx, active.endpoint_id, since, rows_max=GATE_ROWS_MAX)
 
 
 def _new_replica(replica_id: str, deployment: Deployment, slot: int, now: datetime) -> Replica:

@@ -1,6 +1,7 @@
 """What callers may ask of rollouts: deploy a version, cancel, go back, and see what became of it."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from weighbridge.accounts.model import Org
@@ -11,6 +12,8 @@ from weighbridge.receipts import service as receipts
 from weighbridge.registry import service as registry_service
 from weighbridge.registry.model import ModelVersion, SyncStatus
 from weighbridge.registry.names import VersionName
+from weighbridge.replicas import store as replica_store
+from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts import store
 from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.rollouts.telling import deployment_events, submitted
@@ -187,6 +190,76 @@ async def deployments_of(
     history = await store.newest_of(tx, endpoint_id, limit + len(listed))
     listed += [d for d in history if d.id not in known][: max(0, limit - len(listed))]
     return listed
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentDetail:
+    """A deployment, the version it started from, and the endpoint's replicas: (version, state, how many)."""
+
+    deployment: Deployment
+    base_version: int | None
+    replicas: Sequence[tuple[int, ReplicaState, int]]
+
+
+async def detail(tx: Transaction, deployment_id: str, *, org_id: str) -> DeploymentDetail:
+    """As `deployment`, with what one needs to follow it."""
+    found = await deployment(tx, deployment_id, org_id=org_id)
+    base_id = found.base_deployment_id
+    base = None if base_id is None else await store.find(tx, base_id)
+    counts = await replica_store.counts_of(tx, found.endpoint_id)
+    return DeploymentDetail(found, None if base is None else base.version_number, counts)
+
+
+async def page(
+    tx: Transaction,
+    org_id: str,
+    *,
+    endpoint_id: str | None,
+    statuses: Sequence[RolloutStatus],
+    after_id: str | None,
+    limit: int,
+) -> list[Deployment]:
+    """An org's deployments, newest first, from the one after `after_id` on.
+
+    NotFoundError for an endpoint that is absent or another org's, InvalidError for an `after_id` that is.
+    """
+    if endpoint_id is not None:
+        await endpoint_service.get(tx, endpoint_id, org_id=org_id)
+    before = None
+    if after_id is not None:
+        before = await store.sequence_of(tx, org_id, after_id)
+        if before is None:
+            raise InvalidError(
+                "page_token is not one of this list; begin again without it.",
+                code="invalid_page_token",
+                param="page_token",
+            )
+    return await store.newest_of_org(
+        tx, org_id, endpoint_id=endpoint_id, statuses=statuses, before=before, limit=limit
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What scaling changed; `active` has its own size until it ends (R18), `waiting` starts with the new one."""
+
+    before: Endpoint
+    after: Endpoint
+    active: Deployment | None
+    waiting: Deployment | None
+
+
+async def scale(
+    tx: Transaction, org: Org, endpoint_id: str, replicas: int, *, now: datetime
+) -> Scaling:
+    """Change the number of replicas within the operator's maximum; upkeep follows when no rollout is on."""
+    before, after = await endpoint_service.scale(
+        tx, endpoint_id, org_id=org.id, replicas=replicas, now=now
+    )
+    pending = await store.open_of(tx, endpoint_id)
+    active = next((d for d in pending if d.status is not RolloutStatus.NOT_STARTED), None)
+    waiting = next((d for d in pending if d.status is RolloutStatus.NOT_STARTED), None)
+    return Scaling(before, after, active, waiting)
 
 
 async def cancel(

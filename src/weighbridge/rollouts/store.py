@@ -82,6 +82,33 @@ async def newest_of(tx: Transaction, endpoint_id: str, limit: int) -> list[Deplo
     return _all(await tx.execute(query))
 
 
+async def sequence_of(tx: Transaction, org_id: str, deployment_id: str) -> int | None:
+    query = select(deployments.c.sequence).where(
+        deployments.c.id == deployment_id, deployments.c.org_id == org_id
+    )
+    return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def newest_of_org(
+    tx: Transaction,
+    org_id: str,
+    *,
+    endpoint_id: str | None,
+    statuses: Sequence[RolloutStatus],
+    before: int | None,
+    limit: int,
+) -> list[Deployment]:
+    """An org's deployments, newest first; those of one endpoint, of some statuses, older than a sequence."""
+    query = select(*_COLUMNS).where(deployments.c.org_id == org_id)
+    if endpoint_id is not None:
+        query = query.where(deployments.c.endpoint_id == endpoint_id)
+    if statuses:
+        query = query.where(deployments.c.status.in_(statuses))
+    if before is not None:
+        query = query.where(deployments.c.sequence < before)
+    return _all(await tx.execute(query.order_by(deployments.c.sequence.desc()).limit(limit)))
+
+
 async def done_before(tx: Transaction, base: Deployment) -> Deployment | None:
     """The last deployment that was done on this endpoint with another version than `base`."""
     query = (

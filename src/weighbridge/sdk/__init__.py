@@ -32,6 +32,12 @@ from weighbridge.sdk.errors import (
     UnavailableError,
     WaitTimeoutError,
 )
+from weighbridge.sdk.management.aliases import AliasChange, AliasHistory, MovedAlias
+from weighbridge.sdk.management.deployments import (
+    DeploymentDetail,
+    DeploymentPage,
+    ReplicaCount,
+)
 from weighbridge.sdk.types import (
     AccessReport,
     AccessStep,
@@ -42,6 +48,7 @@ from weighbridge.sdk.types import (
     LookAlike,
     ModelVersion,
     Problem,
+    Scaling,
     SyncProgress,
     TensorChange,
     VersionName,
@@ -49,11 +56,13 @@ from weighbridge.sdk.types import (
 )
 from weighbridge.sdk.usage.limits import Limits
 from weighbridge.sdk.usage.reports import UsageReport, UsageRow
-from weighbridge.sdk.waiting import wait_for_deployment, wait_for_sync
+from weighbridge.sdk.waiting import follow_deployment, wait_for_deployment, wait_for_sync
 
 __all__ = [
     "AccessReport",
     "AccessStep",
+    "AliasChange",
+    "AliasHistory",
     "Aliases",
     "AnswerError",
     "ApiKey",
@@ -70,12 +79,15 @@ __all__ = [
     "ConflictError",
     "ConnectionFailedError",
     "Deployment",
+    "DeploymentDetail",
+    "DeploymentPage",
     "Endpoint",
     "EndpointShape",
     "EndpointSummary",
     "Limits",
     "LookAlike",
     "ModelVersion",
+    "MovedAlias",
     "NotFoundError",
     "Org",
     "PermissionDeniedError",
@@ -83,8 +95,10 @@ __all__ = [
     "QueuePolicy",
     "RateLimitError",
     "Replica",
+    "ReplicaCount",
     "RolloutFailedError",
     "S3Setup",
+    "Scaling",
     "ServerError",
     "Status",
     "StatusError",
@@ -98,6 +112,7 @@ __all__ = [
     "VersionName",
     "VersionsDiff",
     "WaitTimeoutError",
+    "follow_deployment",
     "wait_for_deployment",
     "wait_for_sync",
 ]

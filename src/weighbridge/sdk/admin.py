@@ -172,11 +172,15 @@ class EndpointShapes:
         replicas: int | None = None,
         max_unavailable: int | None = None,
         max_surge: int | None = None,
+        replicas_max: int | None = None,
         allow_downtime: bool | None = None,
         queue_policy: QueuePolicy | None = None,
         limits: Mapping[str, int | None] | None = None,
     ) -> EndpointShape:
-        """Change what is given, keep the rest; of `limits`, None takes one away."""
+        """Change what is given, keep the rest; of `limits`, None takes one away.
+
+        `replicas_max` lets the endpoint's org scale it so far; 0 takes that away.
+        """
         body = _present(
             {
                 "replicas": replicas,
@@ -187,6 +191,8 @@ class EndpointShapes:
                 "limits": None if limits is None else dict(limits),
             }
         )
+        if replicas_max is not None:
+            body = {**body, "replicas_max": replicas_max or None}
         return EndpointShape.read(self._caller.patch(_endpoint_path(endpoint_id), body))
 
     def delete(self, endpoint_id: str) -> Json:

@@ -118,6 +118,7 @@ class EndpointShape:
     replicas: int
     max_unavailable: int
     max_surge: int
+    replicas_max: int | None
     allow_downtime: bool
     queue_policy: str
     limits: Limits
@@ -137,6 +138,7 @@ class EndpointShape:
             replicas=answer.integer("replicas"),
             max_unavailable=answer.integer("max_unavailable"),
             max_surge=answer.integer("max_surge"),
+            replicas_max=answer.integer_or_none("replicas_max"),
             allow_downtime=answer.flag("allow_downtime"),
             queue_policy=answer.text_or_none("queue_policy") or "fifo",
             limits=Limits.read(answer, "limits"),

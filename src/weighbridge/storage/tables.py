@@ -176,6 +176,22 @@ aliases = Table(
     Column("position", Integer, nullable=False),
 )
 
+# Who moved which alias, in their order; rows are only added. Kept when version or key is gone: no foreign keys to them.
+alias_history = Table(
+    "alias_history",
+    metadata,
+    Column("org_id", ForeignKey("orgs.id"), primary_key=True),
+    Column("arch_id", ForeignKey("architectures.id"), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("alias", Text, nullable=False),
+    Column("from_number", Integer),
+    Column("to_number", Integer),
+    Column("cause", Text, nullable=False),
+    Column("key_id", Text),
+    _time("changed_at"),
+    Index("ix_alias_history_alias", "org_id", "arch_id", "alias", "sequence"),
+)
+
 sync_files = Table(
     "sync_files",
     metadata,
@@ -207,6 +223,8 @@ endpoints = Table(
     Column("replicas", Integer, nullable=False),
     Column("max_unavailable", Integer, nullable=False),
     Column("max_surge", Integer, nullable=False),
+    # How far its org may scale it; NULL: only the operator does.
+    Column("replicas_max", Integer),
     Column("allow_downtime", Boolean, nullable=False, server_default=text("false")),
     Column("queue_policy", Text, nullable=False, server_default=text("'fifo'")),
     Column("limits", JSONB, nullable=False, server_default=text("'{}'")),
@@ -388,4 +406,5 @@ usage_requests = Table(
     Column("queue_s", Double, nullable=False),
     Column("ttft_s", Double),
     Index("ix_usage_requests_org", "org_id", "ended_at"),
+    Index("ix_usage_requests_endpoint", "endpoint_id", "version", "ended_at"),
 )

@@ -27,6 +27,12 @@ class EndpointRequest(Body):
     replicas: int = Field(default=1, ge=-COUNT_MAX, le=COUNT_MAX)
     max_unavailable: int = Field(default=0, ge=-COUNT_MAX, le=COUNT_MAX)
     max_surge: int = Field(default=1, ge=-COUNT_MAX, le=COUNT_MAX)
+    replicas_max: int | None = Field(
+        default=None,
+        ge=-COUNT_MAX,
+        le=COUNT_MAX,
+        description="How far its organization may scale it; null: not at all.",
+    )
     allow_downtime: bool = Field(
         default=False, description="Whether a rollout may stop every replica at once."
     )
@@ -41,6 +47,12 @@ class EndpointChange(Body):
     replicas: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
     max_unavailable: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
     max_surge: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
+    replicas_max: int | None = Field(
+        default=None,
+        ge=-COUNT_MAX,
+        le=COUNT_MAX,
+        description="Null takes scaling away from the organization again.",
+    )
     allow_downtime: bool | None = None
     queue_policy: QueuePolicy | None = Field(default=None, strict=False)
     limits: LimitsChange | None = None
@@ -53,6 +65,7 @@ class EndpointAnswer(Answer):
     replicas: int
     max_unavailable: int
     max_surge: int
+    replicas_max: int | None = Field(description="How far its organization may scale it.")
     allow_downtime: bool
     queue_policy: QueuePolicy
     limits: LimitsAnswer = Field(description="Over all keys together.")
@@ -69,6 +82,7 @@ class EndpointAnswer(Answer):
             replicas=endpoint.replicas,
             max_unavailable=endpoint.max_unavailable,
             max_surge=endpoint.max_surge,
+            replicas_max=endpoint.replicas_max,
             allow_downtime=endpoint.allow_downtime,
             queue_policy=endpoint.queue_policy,
             limits=LimitsAnswer.of(endpoint.limits),
@@ -109,6 +123,7 @@ async def create(body: EndpointRequest, control: Control) -> EndpointAnswer:
             replicas=body.replicas,
             max_unavailable=body.max_unavailable,
             max_surge=body.max_surge,
+            replicas_max=body.replicas_max,
             allow_downtime=body.allow_downtime,
             queue_policy=body.queue_policy,
             now=control.clock.now(),
@@ -147,6 +162,9 @@ async def update(endpoint_id: str, body: EndpointChange, control: Control) -> En
             allow_downtime=body.allow_downtime,
             queue_policy=body.queue_policy,
             change_limits=body.limits,
+            change_replicas_max=(
+                (lambda _: body.replicas_max) if "replicas_max" in body.model_fields_set else None
+            ),
             now=control.clock.now(),
         )
         (answer,) = await _answers(tx, [endpoint])

@@ -92,6 +92,7 @@ def upgrade() -> None:
     sa.Column('replicas', sa.Integer(), nullable=False),
     sa.Column('max_unavailable', sa.Integer(), nullable=False),
     sa.Column('max_surge', sa.Integer(), nullable=False),
+    sa.Column('replicas_max', sa.Integer(), nullable=True),
     sa.Column('allow_downtime', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.Column('queue_policy', sa.Text(), server_default=sa.text("'fifo'"), nullable=False),
     sa.Column('limits', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
@@ -159,6 +160,21 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('org_id', 'arch_id', 'alias', name=op.f('pk_aliases'))
     )
     op.create_index(op.f('ix_aliases_version_id'), 'aliases', ['version_id'], unique=False)
+    op.create_table('alias_history',
+    sa.Column('org_id', sa.Text(), nullable=False),
+    sa.Column('arch_id', sa.Text(), nullable=False),
+    sa.Column('sequence', sa.BigInteger(), nullable=False),
+    sa.Column('alias', sa.Text(), nullable=False),
+    sa.Column('from_number', sa.Integer(), nullable=True),
+    sa.Column('to_number', sa.Integer(), nullable=True),
+    sa.Column('cause', sa.Text(), nullable=False),
+    sa.Column('key_id', sa.Text(), nullable=True),
+    sa.Column('changed_at', sa.DateTime(timezone=True), nullable=False),
+    sa.ForeignKeyConstraint(['arch_id'], ['architectures.id'], name=op.f('fk_alias_history_arch_id_architectures')),
+    sa.ForeignKeyConstraint(['org_id'], ['orgs.id'], name=op.f('fk_alias_history_org_id_orgs')),
+    sa.PrimaryKeyConstraint('org_id', 'arch_id', 'sequence', name=op.f('pk_alias_history'))
+    )
+    op.create_index('ix_alias_history_alias', 'alias_history', ['org_id', 'arch_id', 'alias', 'sequence'], unique=False)
     op.create_table('deployments',
     sa.Column('id', sa.Text(), nullable=False),
     sa.Column('sequence', sa.BigInteger(), nullable=False),
@@ -330,3 +346,4 @@ def upgrade() -> None:
     )
     op.create_index(op.f('ix_usage_requests_ended_at'), 'usage_requests', ['ended_at'], unique=False)
     op.create_index('ix_usage_requests_org', 'usage_requests', ['org_id', 'ended_at'], unique=False)
+    op.create_index('ix_usage_requests_endpoint', 'usage_requests', ['endpoint_id', 'version', 'ended_at'], unique=False)
