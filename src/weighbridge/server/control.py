@@ -173,7 +173,13 @@ def _loops(
     )
     stack.push_async_callback(replicas.close)
     routes = RoutesPublisher(
-        database, clock, wake, settings.paths, engines=parts.engines, lease_of=keeper.current
+        database,
+        clock,
+        wake,
+        settings.paths,
+        engines=parts.engines,
+        lease_of=keeper.current,
+        hold_s=settings.hold_s,
     )
     usage = UsageReconciler(
         database, clock, settings.paths.usage, UsageKeep(requests_s=settings.usage_requests_keep_s)
