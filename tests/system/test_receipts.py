@@ -23,7 +23,7 @@ from weighbridge.sdk.receipts.verify import Receipt, examine, read_receipt
 from weighbridge.settings import Settings
 from weighbridge.storage.counters import next_value
 from weighbridge.storage.database import Database
-from weighbridge.storage.tables import usage_requests
+from weighbridge.storage.history_tables import usage_requests
 
 
 @pytest.fixture

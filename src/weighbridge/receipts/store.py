@@ -11,13 +11,11 @@ from sqlalchemy.dialects import postgresql
 from weighbridge.errors import StaleError
 from weighbridge.sdk.receipts.chain import GENESIS, Entry, canonical
 from weighbridge.storage.database import Transaction
+from weighbridge.storage.history_tables import receipt_entries, receipts, usage_requests
 from weighbridge.storage.tables import (
     ROLLOUT_FINAL,
     deployments,
-    receipt_entries,
-    receipts,
     replicas,
-    usage_requests,
 )
 
 LEAVING = ("draining", "stopping", "failing")

@@ -16,15 +16,10 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from weighbridge.storage.columns import metadata as metadata
-from weighbridge.storage.columns import revision_column, time_column
-from weighbridge.storage.history_tables import receipt_entries as receipt_entries
-from weighbridge.storage.history_tables import receipts as receipts
-from weighbridge.storage.history_tables import usage_hourly as usage_hourly
-from weighbridge.storage.history_tables import usage_requests as usage_requests
-from weighbridge.storage.history_tables import usage_spools as usage_spools
+from weighbridge.storage import history_tables  # noqa: F401 - the metadata must know them too
+from weighbridge.storage.columns import metadata, revision_column, time_column
 
 # The final words of states that are kept here and decided above; two indexes and some queries need them.
 REPLICA_FINAL = ("stopped", "failed", "lost")
