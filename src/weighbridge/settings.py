@@ -151,6 +151,11 @@ class Settings(BaseSettings):
         ge=0,
         description="How long single requests are kept for the metrics; 0 keeps sums alone.",
     )
+    receipt_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Signs the receipts of deployments; without it nothing does.",
+    )
     state_vocabulary: Literal["enum", "example"] = Field(
         default="enum",
         description="Words for final states: `done`/`error`, or `complete`/`failed` as in the published example.",

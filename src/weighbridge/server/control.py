@@ -27,6 +27,7 @@ from weighbridge.engines.gguf.cache import sweep_converted
 from weighbridge.errors import SetupError, StaleError, UnavailableError
 from weighbridge.ingest.reconciler import IngestReconciler
 from weighbridge.ingest.s3 import S3Access
+from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes, signer
 from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
 from weighbridge.replicas.store import digests_in_use
@@ -197,6 +198,7 @@ def _loops(
     usage = UsageReconciler(
         database, clock, settings.paths.usage, UsageKeep(requests_s=settings.usage_requests_keep_s)
     )
+    sealing = _sealing(parts, keeper)
     passes = {
         "lease": keeper.keep,
         "ingest": ingest.reconcile,
@@ -205,6 +207,7 @@ def _loops(
         "replicas": replicas.reconcile,
         "routes": routes.reconcile,
         "usage": usage.reconcile,
+        "receipts": sealing.reconcile,
     }
     pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)
     return [pruning, *(Loop(name, step, wake) for name, step in passes.items())]
@@ -219,6 +222,18 @@ def _in_use(database: Database) -> Callable[[], Collection[str]]:
             return await digests_in_use(tx)
 
     return lambda: asyncio.run_coroutine_threadsafe(query(), loop).result(QUERY_TIMEOUT_S)
+
+
+def _sealing(parts: Parts, keeper: ControllerLease) -> ReceiptReconciler:
+    key = parts.settings.receipt_key
+    times = SealTimes(requests_keep_s=parts.settings.usage_requests_keep_s)
+    return ReceiptReconciler(
+        parts.database,
+        parts.clock,
+        keeper.current,
+        times=times,
+        sign=None if key is None else signer(key.get_secret_value().encode()),
+    )
 
 
 async def _prune(parts: Parts, keeper: ControllerLease) -> float:

@@ -28,10 +28,6 @@ GATEWAY_STOP_S = 45.0
 AGENT_STOP_S = 30.0
 
 
-SECRETS = {"database_url", "store_secret_access_key"}
-"""Settings that services have from the environment they inherit; a dump would hold asterisks."""
-
-
 def up(settings: Settings, *, on_event: OnText, on_first_key: OnText) -> int:
     """Start everything, stay, and stop everything at SIGTERM or SIGINT; returns the exit code.
 
@@ -91,7 +87,7 @@ def services(settings: Settings, database_url: str) -> list[Service]:
     paths = settings.paths
     environment = {
         f"WEIGHBRIDGE_{name.upper()}": _text(value)
-        for name, value in settings.model_dump(exclude=SECRETS, exclude_none=True).items()
+        for name, value in settings.model_dump(exclude={"database_url"}, exclude_none=True).items()
     }
     environment["WEIGHBRIDGE_DATA_DIR"] = str(paths.root)
     python = [sys.executable, "-m"]
