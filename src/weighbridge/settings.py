@@ -151,6 +151,11 @@ class Settings(BaseSettings):
         ge=0,
         description="How long single requests are kept for the metrics; 0 keeps sums alone.",
     )
+    receipt_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Signs the receipts of deployments; without it nothing does.",
+    )
     state_vocabulary: Literal["enum", "example"] = Field(
         default="enum",
         description="Words for final states: `done`/`error`, or `complete`/`failed` as in the published example.",
@@ -169,6 +174,22 @@ class Settings(BaseSettings):
     )
     s3_role_session_s: int = Field(
         default=3600, ge=900, le=43200, description="Lifetime asked of STS."
+    )
+
+    store_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?$",
+        description="s3://bucket/prefix of the operator's own for the weight store; `store/` is then its cache.",
+    )
+    store_endpoint_url: str | None = Field(
+        default=None, description="An S3-compatible service instead of AWS for that bucket."
+    )
+    store_region: str = Field(default="us-east-1", description="Region of that bucket.")
+    store_access_key_id: str | None = Field(
+        default=None, description="Key for that bucket; without it the server's own AWS identity."
+    )
+    store_secret_access_key: SecretStr | None = Field(
+        default=None, description="The secret of that key."
     )
 
     sync_parts_parallel: int = Field(
@@ -249,6 +270,32 @@ class Settings(BaseSettings):
     )
     capacity_wait_s: float = Field(
         default=1800.0, gt=0, description="How long a new replica may wait for a free place."
+    )
+    gate_requests_min: int = Field(
+        default=50,
+        ge=0,
+        description="Requests before a new version is judged by its answers; 0: it never is.",
+    )
+    gate_errors_share: float = Field(
+        default=0.02, ge=0, le=1, description="Share of 5xx from which a new version goes back …"
+    )
+    gate_errors_ratio: float = Field(
+        default=3.0, ge=0, description="… if it is this many times the share of the version before."
+    )
+    gate_empty_share: float = Field(
+        default=0.05, ge=0, le=1, description="The same for answers without a token."
+    )
+    gate_empty_ratio: float = Field(
+        default=3.0, ge=0, description="The same for answers without a token."
+    )
+    gate_ttft_ratio: float = Field(
+        default=3.0,
+        ge=1,
+        description="Time to first token (95th percentile), in times of the version before, that is too long …",
+    )
+    gate_ttft_min_s: float = Field(default=1.0, ge=0, description="… if it is longer than this.")
+    gate_ttft_max_s: float = Field(
+        default=60.0, gt=0, description="The longest one where no version is there to compare with."
     )
     deployment_queue_max: int = Field(
         default=16, ge=1, le=1000, description="Deployments that may wait on one endpoint (R1)."

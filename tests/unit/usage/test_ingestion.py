@@ -15,7 +15,7 @@ from weighbridge.storage.tables import usage_hourly, usage_requests, usage_spool
 from weighbridge.usage import store
 from weighbridge.usage.lines import event_line, loss_line, read_lines
 from weighbridge.usage.metrics import Allowance, AskedTooOftenError
-from weighbridge.usage.model import UsageEvent
+from weighbridge.usage.model import UsageEvent, VersionFigures
 from weighbridge.usage.reconciler import UsageKeep, UsageReconciler
 from weighbridge.usage.report import quantile_bound, report
 from weighbridge.usage.spool import SpoolFile, spools_in
@@ -247,3 +247,27 @@ def test_metrics_are_given_six_times_a_minute() -> None:
 def test_a_batch_ends_at_its_last_whole_line() -> None:
     line = event_line(event())
     assert read_lines(line + line[:-1]).size_bytes == len(line)
+
+
+async def test_figures_of_versions_are_of_one_endpoint_since_a_time_and_bounded(
+    database: Database,
+) -> None:
+    async with database.begin() as tx:
+        await store.add_requests(
+            tx,
+            [
+                event(0, version=7, status=503, completion_tokens=0, ttft_s=None),
+                *(event(n, version=8, ttft_s=0.25 + n / 10) for n in range(1, 21)),
+                event(21, version=8, completion_tokens=0, ttft_s=None),
+                event(22, version=8, status=503, completion_tokens=0, ttft_s=None),
+                event(22, version=8, endpoint_id="other"),
+                event(22, version=9),
+            ],
+        )
+        since = {7: NOON, 8: NOON + timedelta(minutes=2)}
+        seen = await store.version_figures(tx, "chat", since, rows_max=100)
+        assert seen[7] == VersionFigures(requests=1, errors=1)
+        assert seen[8] == VersionFigures(21, 20, 1, 1, 19, pytest.approx(2.0))
+        few = await store.version_figures(tx, "chat", since, rows_max=5)
+        assert few[8].requests == 5
+        assert set(seen) == {7, 8}
