@@ -52,13 +52,18 @@ class Choice:
         newest = self._current.tables.endpoints.get(endpoint.endpoint_id)
         if newest is None or newest.org_id != endpoint.org_id:
             return None
-        now_s = monotonic_s()
-        cooling = {name for name, until in self._cooling.items() if until > now_s}
+        cooling: set[str] = set()
+        if self._cooling:
+            now_s = monotonic_s()
+            cooling = {name for name, until in self._cooling.items() if until > now_s}
         chance = random.random()  # noqa: S311 - no secret
-        chosen = pick(newest.replicas, self._load, chance, cooling.union(tried))
+        excluded = cooling.union(tried) if cooling else tried
+        columns = self._columns
+        load = columns[0].__getitem__ if len(columns) == 1 else self._load
+        chosen = pick(newest.replicas, load, chance, excluded)
         if chosen is None and cooling:
-            chosen = pick(newest.replicas, self._load, chance, tried)
-        if chosen is not None and self._load(chosen.slot) >= newest.in_flight_max:
+            chosen = pick(newest.replicas, load, chance, tried)
+        if chosen is not None and load(chosen.slot) >= newest.in_flight_max:
             raise LimitError(
                 f"Every replica of {newest.endpoint_id} is busy; try again shortly",
                 code="queue_exceeded",
@@ -74,5 +79,4 @@ class Choice:
         )
 
     def _load(self, slot: int) -> int:
-        columns = self._columns
-        return max(0, columns[0][slot]) if len(columns) == 1 else sum_slot(columns, slot)
+        return sum_slot(self._columns, slot)
