@@ -39,6 +39,7 @@ from weighbridge.sdk.management.deployments import (
     DeploymentPage,
     ReplicaCount,
 )
+from weighbridge.sdk.management.forecast import Forecast, ForecastStep
 from weighbridge.sdk.types import (
     AccessReport,
     AccessStep,
@@ -85,6 +86,8 @@ __all__ = [
     "Endpoint",
     "EndpointShape",
     "EndpointSummary",
+    "Forecast",
+    "ForecastStep",
     "GatewayOptions",
     "Limits",
     "LookAlike",

@@ -309,6 +309,7 @@ replicas = Table(
     _time("state_since"),
     _time("ready_at", nullable=True),
     _time("drain_deadline", nullable=True),
+    _time("drain_began_at", nullable=True),
     _revision(),
     # A slot of the shared in-flight counts belongs to one replica that is not final.
     Index(
