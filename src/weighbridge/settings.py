@@ -176,6 +176,22 @@ class Settings(BaseSettings):
         default=3600, ge=900, le=43200, description="Lifetime asked of STS."
     )
 
+    store_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?$",
+        description="s3://bucket/prefix of the operator's own for the weight store; `store/` is then its cache.",
+    )
+    store_endpoint_url: str | None = Field(
+        default=None, description="An S3-compatible service instead of AWS for that bucket."
+    )
+    store_region: str = Field(default="us-east-1", description="Region of that bucket.")
+    store_access_key_id: str | None = Field(
+        default=None, description="Key for that bucket; without it the server's own AWS identity."
+    )
+    store_secret_access_key: SecretStr | None = Field(
+        default=None, description="The secret of that key."
+    )
+
     sync_parts_parallel: int = Field(
         default=16,
         ge=1,
