@@ -112,7 +112,7 @@ async def test_the_steps_the_floor_the_places_and_the_times_are_told(
     assert (times["replica_drain_s"], times["samples"]) == (30, 3)
     assert times["takes_s"] == 2 * available + 30 + limits.bake_s
     assert told["weights"]["size_bytes"] == 1_000
-    assert told["weights"]["disk_needed_bytes"] == 1_000
+    assert told["weights"]["disk_needed_bytes"] == 2_000
     assert told["weights"]["present"] is False
     assert await everything(world) == before
     assert world.woken == []

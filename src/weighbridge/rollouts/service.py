@@ -8,6 +8,7 @@ from weighbridge.accounts.model import Org
 from weighbridge.endpoints import service as endpoint_service
 from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.errors import ConflictError, InvalidError, LimitError, NotFoundError
+from weighbridge.receipts import service as receipts
 from weighbridge.registry import service as registry_service
 from weighbridge.registry.model import ModelVersion, SyncStatus
 from weighbridge.registry.names import VersionName
@@ -15,6 +16,7 @@ from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts import store
 from weighbridge.rollouts.model import Deployment, RolloutStatus
+from weighbridge.rollouts.telling import deployment_events, submitted
 from weighbridge.storage.counters import next_value
 from weighbridge.storage.database import Transaction
 
@@ -31,8 +33,9 @@ async def deploy(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    asked_by: str | None = None,
 ) -> Deployment:
-    """Queue the rollout of a version; the reference is resolved here, once (R7, R8).
+    """Queue the rollout of a version; the reference is resolved here, once (R7, R8). `asked_by`: a key's id.
 
     Raises NotFoundError for an endpoint or version that is absent or another org's, InvalidError for a
     version of another architecture, ConflictError for one whose sync is not done, LimitError when the queue
@@ -47,6 +50,7 @@ async def deploy(
         deployment_id=deployment_id,
         now=now,
         queue_max=queue_max,
+        asked_by=asked_by,
     )
 
 
@@ -76,13 +80,14 @@ async def _queue(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    asked_by: str | None,
 ) -> Deployment:
     digest = deployable_digest(version)
     open_now = await store.open_of(tx, endpoint.id)
     ahead = ahead_of_new(endpoint, open_now, queue_max=queue_max)
     for one in open_now:
         if one not in ahead:
-            await store.save(tx, one, _superseded(one, deployment_id, now), now)
+            await _record(tx, one, _superseded(one, deployment_id, now), now)
     reason = f"queued behind {ahead[-1].id}" if ahead else "queued"
     queued = waiting_deployment(
         version,
@@ -93,7 +98,16 @@ async def _queue(
         now=now,
     )
     await store.add(tx, replace(queued, reason=reason), await next_value(tx, "deployments"))
+    told = [submitted(queued, asked_by=asked_by)]
+    await receipts.tell(tx, deployment_id, endpoint.id, told)
     return await deployment(tx, deployment_id, org_id=None)
+
+
+async def _record(tx: Transaction, before: Deployment, after: Deployment, now: datetime) -> None:
+    """Write a deployment's change, and tell its receipt."""
+    await store.save(tx, before, after, now)
+    events = deployment_events(before, after, None, now)
+    await receipts.tell(tx, before.id, before.endpoint_id, events)
 
 
 def deployable_digest(version: ModelVersion) -> str:
@@ -300,7 +314,7 @@ async def cancel(
             error_message="cancelled before it started",
             finished_at=now,
         )
-    await store.save(tx, current, wanted, now)
+    await _record(tx, current, wanted, now)
     return await deployment(tx, deployment_id, org_id=org_id)
 
 
@@ -312,6 +326,7 @@ async def rollback(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    asked_by: str | None = None,
 ) -> Deployment:
     """Queue the rollout of the version that served before the one that serves now.
 
@@ -338,10 +353,8 @@ async def rollback(
             tx, org.id, earlier.arch_id, earlier.version_number
         )
     except NotFoundError as error:
-        raise ConflictError(
-            f"Version {earlier.version_number}, which endpoint {endpoint_id} served before, was deleted.",
-            code="nothing_to_roll_back_to",
-        ) from error
+        words = f"Version {earlier.version_number}, served by endpoint {endpoint_id} before, was deleted."
+        raise ConflictError(words, code="nothing_to_roll_back_to") from error
     return await _queue(
         tx,
         version,
@@ -350,4 +363,5 @@ async def rollback(
         deployment_id=deployment_id,
         now=now,
         queue_max=queue_max,
+        asked_by=asked_by,
     )

@@ -39,7 +39,7 @@ from weighbridge.sdk.management.deployments import (
     DeploymentPage,
     ReplicaCount,
 )
-from weighbridge.sdk.management.forecast import Forecast, ForecastStep
+from weighbridge.sdk.management.forecast import Forecast, ForecastStep, ForecastWeights
 from weighbridge.sdk.types import (
     AccessReport,
     AccessStep,
@@ -88,6 +88,7 @@ __all__ = [
     "EndpointSummary",
     "Forecast",
     "ForecastStep",
+    "ForecastWeights",
     "GatewayOptions",
     "Limits",
     "LookAlike",

@@ -6,19 +6,23 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
+import structlog
 from pydantic import Field
 
 from weighbridge.api.answers import Answer, version_name
 from weighbridge.api.deps import Management, Parts
 from weighbridge.engines.base import EngineSettings
 from weighbridge.engines.gguf.cache import DTYPES, converted_path
+from weighbridge.errors import NotFoundError
 from weighbridge.registry import service as registry
 from weighbridge.registry.names import VersionName
 from weighbridge.rollouts.forecast.ideal import course
 from weighbridge.rollouts.forecast.model import Course, History, Step
 from weighbridge.rollouts.forecast.service import Ground, ground
 from weighbridge.rollouts.reconciler import rollout_limits
-from weighbridge.weights.filesystem import FilesystemStore
+from weighbridge.weights.base import WeightStore
+
+log = structlog.get_logger()
 
 STEPS_MAX = 500
 
@@ -85,7 +89,7 @@ class ForecastWeights(Answer):
     size_bytes: int
     present: bool = Field(description="Whether the weight store has them, whole.")
     disk_needed_bytes: int = Field(
-        description="What the engine still has to write to this machine's disk, at most."
+        description="What is still to be brought to, or converted on, this machine's disk, at most."
     )
     disk_free_bytes: int
 
@@ -110,11 +114,17 @@ class DeployForecast(Answer):
     )
     gap_s: float | None = Field(default=None, description="For how long, with history.")
     times: ForecastTimes
-    weights: ForecastWeights
+    weights: ForecastWeights | None = Field(
+        default=None, description="Absent where the weight store cannot be asked now."
+    )
 
     @classmethod
     def of(
-        cls, found: Ground, foreseen: Course, caller: Management, weights: ForecastWeights
+        cls,
+        found: Ground,
+        foreseen: Course,
+        caller: Management,
+        weights: ForecastWeights | None,
     ) -> Self:
         timed = found.history.known
         base = found.outlook.base
@@ -177,16 +187,27 @@ async def forecast(
 
 
 def _weights(
-    store: FilesystemStore, cache_dir: Path, engine: EngineSettings, digest: str, size_bytes: int
-) -> ForecastWeights:
+    store: WeightStore, cache_dir: Path, engine: EngineSettings, digest: str, size_bytes: int
+) -> ForecastWeights | None:
+    """None where the store cannot be asked now."""
     needed = 0
     if engine.engine == "llamacpp":
         dtype = engine.dtype or DTYPES[0]
         if not converted_path(digest, cache_dir, dtype).exists():
             needed = size_bytes * (2 if dtype == "float32" else 1)
+    try:
+        files = store.manifest(digest).files
+        needed += sum(f.size_bytes for f in files if not store.blob_path(f.digest).exists())
+        present, free_bytes = True, store.free_bytes()
+    except NotFoundError:
+        present, free_bytes = False, store.free_bytes()
+        needed += size_bytes
+    except OSError as error:
+        log.warning("forecast.store_away", reason=str(error))
+        return None
     return ForecastWeights(
         size_bytes=size_bytes,
-        present=digest in store.published(),
+        present=present,
         disk_needed_bytes=needed,
-        disk_free_bytes=store.free_bytes(),
+        disk_free_bytes=free_bytes,
     )

@@ -5,7 +5,7 @@ from rich.text import Text
 
 from weighbridge.cli.output import facts, quantity, table
 from weighbridge.cli.rollouts.live import elapsed
-from weighbridge.sdk import Forecast, ForecastStep
+from weighbridge.sdk import Forecast, ForecastStep, ForecastWeights
 
 STEPS_SHOWN = 40
 
@@ -34,21 +34,28 @@ def forecast_view(forecast: Forecast) -> RenderableType:
 def _facts(forecast: Forecast) -> dict[str, object]:
     base = forecast.base_version_id
     behind = forecast.queued_behind
+    weights = forecast.weights
     return {
         "endpoint": forecast.endpoint_id,
         "version": forecast.version_id if base is None else f"{base} → {forecast.version_id}",
         "expected": forecast.expected_status
         if forecast.expected_status == "done"
         else f"{forecast.expected_status}: {forecast.reason}",
-        "queued behind": f"{behind} deployments" if behind > 1 else behind or None,
+        "queued behind": f"{behind} deployment{'s' if behind > 1 else ''}" if behind else None,
         "time": forecast.message,
         "ready replicas": f"{forecast.ready_replicas} now, never below {forecast.lowest_ready_replicas}",
         "places": f"{forecast.peak_slots} at most",
         "hold": _hold(forecast),
-        "weights": ("in the store, " if forecast.weights_present else "NOT in the store, ")
-        + quantity(forecast.size_bytes),
-        "disk": f"needs {quantity(forecast.disk_needed_bytes)} of {quantity(forecast.disk_free_bytes)} free",
+        "weights": None if weights is None else _weights(weights),
+        "disk": None
+        if weights is None
+        else f"needs {quantity(weights.disk_needed_bytes)} of {quantity(weights.disk_free_bytes)} free",
     }
+
+
+def _weights(weights: ForecastWeights) -> str:
+    where = "in the store" if weights.present else "NOT in the store: upload them again"
+    return f"{quantity(weights.size_bytes)}, {where}"
 
 
 def _hold(forecast: Forecast) -> str:

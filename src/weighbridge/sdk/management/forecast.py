@@ -22,8 +22,21 @@ class ForecastStep:
 
 
 @dataclass(frozen=True, slots=True)
+class ForecastWeights:
+    """Whether the weight store has the version; disk that is needed and free on the server's machine."""
+
+    present: bool
+    size_bytes: int
+    disk_needed_bytes: int
+    disk_free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Forecast:
-    """What a deploy would do. Times are None where the endpoint has no history; `message` says so."""
+    """What a deploy would do. Times are None where the endpoint has no history; `message` says so.
+
+    `weights` is None where the weight store could not be asked.
+    """
 
     endpoint_id: str
     version_id: int
@@ -41,16 +54,13 @@ class Forecast:
     starts_in_s: float | None
     takes_s: float | None
     message: str
-    weights_present: bool
-    size_bytes: int
-    disk_needed_bytes: int
-    disk_free_bytes: int
+    weights: ForecastWeights | None
     raw: Mapping[str, object] = field(repr=False, compare=False)
 
     @classmethod
     def read(cls, body: object) -> "Forecast":
         answer = Fields(body, "a forecast")
-        times, weights = answer.part("times"), answer.part("weights")
+        times, weights = answer.part("times"), answer.part_or_none("weights")
         return cls(
             endpoint_id=answer.text("endpoint_id"),
             version_id=answer.integer("version_id"),
@@ -68,10 +78,14 @@ class Forecast:
             starts_in_s=times.number_or_none("starts_in_s"),
             takes_s=times.number_or_none("takes_s"),
             message=times.text("message"),
-            weights_present=weights.flag("present"),
-            size_bytes=weights.integer("size_bytes"),
-            disk_needed_bytes=weights.integer("disk_needed_bytes"),
-            disk_free_bytes=weights.integer("disk_free_bytes"),
+            weights=None
+            if weights is None
+            else ForecastWeights(
+                present=weights.flag("present"),
+                size_bytes=weights.integer("size_bytes"),
+                disk_needed_bytes=weights.integer("disk_needed_bytes"),
+                disk_free_bytes=weights.integer("disk_free_bytes"),
+            ),
             raw=answer.raw,
         )
 
