@@ -89,14 +89,13 @@ class Staged:
     def obtain(self, index: int, flow: Flow, buffer: Buffer) -> Part:
         """Read back what the journal has of a part, and fetch the rest."""
         flow.pulse.check()
-        start = index * HASH_PART_BYTES
-        end = min(start + HASH_PART_BYTES, self.order.file.size_bytes)
-        sums = self._read_back(index, start, end, buffer)
+        start, end = self._bounds(index)
+        sums = self._read_back(index, buffer)
         kept = sums.size_bytes == end - start
         if kept:
             flow.pulse.beat()
         else:
-            self._fetch(index, start, end, sums, flow, buffer)
+            self._fetch(index, sums, flow, buffer)
             assert sums.size_bytes == end - start
         part = sums.part(index, kept=kept)
         flow.pulse.add_done(part.size_bytes)
@@ -127,8 +126,13 @@ class Staged:
         self._journal.close()
         self.order.leave()
 
-    def _read_back(self, index: int, start: int, end: int, buffer: Buffer) -> Sums:
+    def _bounds(self, index: int) -> tuple[int, int]:
+        start = index * HASH_PART_BYTES
+        return start, min(start + HASH_PART_BYTES, self.order.file.size_bytes)
+
+    def _read_back(self, index: int, buffer: Buffer) -> Sums:
         """The sums of as much of the part as lies in staging and is what was noted; else of nothing."""
+        start, end = self._bounds(index)
         noted = self._journal.found.get(index)
         sums = self._sums()
         if noted is None or not _may_go_on(noted.size_bytes, end - start):
@@ -137,10 +141,9 @@ class Staged:
             sums.add(piece)
         return sums if sums.digest().hex() == noted.digest else self._sums()
 
-    def _fetch(
-        self, index: int, start: int, end: int, sums: Sums, flow: Flow, buffer: Buffer
-    ) -> None:
+    def _fetch(self, index: int, sums: Sums, flow: Flow, buffer: Buffer) -> None:
         """From where `sums` ends; each buffer that is written is noted, so that no more than one is lost."""
+        start, end = self._bounds(index)
         at = start + sums.size_bytes
         for piece in flow.pieces(self.order.file, at, end, buffer):
             sums.add(piece)
