@@ -96,6 +96,7 @@ class Meter:
             duration_s=_ms(duration_s),
             queue_s=_ms(record.queued_s),
             ttft_s=None if first_s is None else _ms(first_s - record.started_s),
+            held_s=_ms(record.held_s) if record.held_s else 0.0,
         )
 
 
