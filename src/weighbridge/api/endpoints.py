@@ -82,6 +82,7 @@ async def deploy_model(
             deployment_id=control.clock.new_uuid(),
             now=control.clock.now(),
             queue_max=control.settings.deployment_queue_max,
+            asked_by=caller.key.id,
         )
         answer = DeployOperation.of(deployment, caller.org)
         await once.keep(tx, answer)
@@ -109,6 +110,7 @@ async def rollback(
             deployment_id=control.clock.new_uuid(),
             now=control.clock.now(),
             queue_max=control.settings.deployment_queue_max,
+            asked_by=caller.key.id,
         )
         answer = DeployOperation.of(deployment, caller.org)
         await once.keep(tx, answer)
