@@ -3,6 +3,7 @@
 import msgspec
 from msgspec import Struct
 
+from weighbridge.gateway.affinity.keys import affinity_key
 from weighbridge.gateway.answers.rendering import AnswerIdentity
 from weighbridge.gateway.errors import model_not_found
 from weighbridge.gateway.limits.estimate import TokenEstimate, estimate_tokens
@@ -14,6 +15,7 @@ from weighbridge.gateway.requests.shapes import ChatRequest, CompletionRequest, 
 from weighbridge.gateway.requests.writing import Body, engine_body, write_body
 from weighbridge.gateway.table import Tables
 from weighbridge.routing.model import EndpointRoute, KeyEntry, ReplicaRoute
+from weighbridge.routing.options import Affinity
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
@@ -33,6 +35,8 @@ class Admitted(Struct, frozen=True):
     tokens: TokenEstimate
     tier_used: str | None = None
     top_logprobs: int = 0
+    affinity: str | None = None
+    """What it has in common with requests that had better go to the same replica."""
 
     @property
     def body(self) -> Body:
@@ -93,6 +97,7 @@ def admit(
         tokens=estimate_tokens(written),
         tier_used=_tier_used(request),
         top_logprobs=_top_logprobs(request),
+        affinity=affinity_key(request, endpoint.affinity),
     )
 
 
@@ -102,7 +107,7 @@ def _admit_plain(body: bytes, tables: Tables, key: KeyEntry) -> Admitted | None:
     if request is None:
         return None
     endpoint = tables.endpoint(request.model, key.org_id)
-    if endpoint is None:
+    if endpoint is None or endpoint.affinity is Affinity.PREFIX:
         return None
     rest = write_plain(request, body)
     if rest is None:
