@@ -1,0 +1,1 @@
+"""Deterministic simulation: the real control plane on a simulated clock, database, machines and gateway, from one seed."""
