@@ -109,6 +109,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     def __init__(self, chance: Random) -> None:
         self._chance = chance
         self._now_s = 0.0
+        self._context = Context()
         self._ready: deque[Call] = deque()
         self._timers: list[Call] = []
         self._numbers = 0
@@ -135,7 +136,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         *args: object,
         context: Context | None = None,
     ) -> asyncio.Handle:
-        call = Call(self._ready, self._now_s, 0, callback, args, context or copy_context())
+        call = Call(self._ready, self._now_s, 0, callback, args, _context(context))
         self._ready.append(call)
         return call
 
@@ -148,6 +149,10 @@ class SimLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         return self.call_at(self._now_s + delay, callback, *args, context=context)
 
+    def later(self, delay_s: float, callback: Callable[..., object], *args: object) -> None:
+        """A call of the world's own, which goes on when the process that caused it dies."""
+        self.call_at(self._now_s + delay_s, callback, *args, context=self._context)
+
     def call_at(
         self,
         when: float,
@@ -157,7 +162,7 @@ class SimLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         self._numbers += 1
         due_s = max(when, self._now_s)
-        call = Call(self._ready, due_s, self._numbers, callback, args, context or copy_context())
+        call = Call(self._ready, due_s, self._numbers, callback, args, _context(context))
         heapq.heappush(self._timers, call)
         return call
 
@@ -271,3 +276,8 @@ class SimLoop(asyncio.AbstractEventLoop):
 def _wake(future: "asyncio.Future[object]") -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _context(given: Context | None) -> Context:
+    """An empty one counts as given."""
+    return copy_context() if given is None else given

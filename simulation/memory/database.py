@@ -88,7 +88,7 @@ class Server:
         for rows, owner in self.open.items():
             if owner is process:
                 delay_s = self.chance.uniform(0.0, BROKEN_CONNECTION_S)
-                self.loop.call_later(delay_s, self._abandon, rows)
+                self.loop.later(delay_s, self._abandon, rows)
 
     def _abandon(self, rows: Rows) -> None:
         if self.open.pop(rows, self) is not self:

@@ -7,6 +7,8 @@ from random import Random
 from simulation.world.control import ControlPlane
 from simulation.world.site import Site
 
+ROOM_MIN = 8
+"""Slots of each machine once everything is mended: enough for any shape."""
 Undo = Callable[[], None] | None
 
 
@@ -25,7 +27,7 @@ class Misfortune:
         undo = _FAULTS[kind](self, site.chance)
         if undo is not None:
             delay_s = site.chance.choice((0.5, 2.0, 6.0, 20.0)) * site.chance.uniform(0.5, 1.5)
-            site.loop.call_later(delay_s, self._end, kind, undo)
+            site.loop.later(delay_s, self._end, kind, undo)
 
     def _end(self, kind: str, undo: Callable[[], None]) -> None:
         self.site.log.add("fault.ended", name=kind)
@@ -40,11 +42,12 @@ class Misfortune:
         site.engine.flapping = 0.0
         for node in site.machines.nodes.values():
             node.taken, node.disk_full = 0, False
+            node.slots = max(node.slots, ROOM_MIN)
             if not node.alive:
                 site.machines.return_node(node.name)
         site.machines.admit()
         for worker in site.gateway.workers:
-            worker.late_s = 0.0
+            site.gateway.hurry(worker)
             if not worker.alive:
                 site.gateway.restart(worker)
         for name, control in list(self.controls.items()):
@@ -202,10 +205,7 @@ def _acks_late(world: Misfortune, chance: Random) -> Undo:
     worker = chance.choice(world.site.gateway.workers)
     worker.late_s = chance.choice((0.3, 2.0, 8.0))
 
-    def undo() -> None:
-        worker.late_s = 0.0
-
-    return undo
+    return lambda: world.site.gateway.hurry(worker)
 
 
 def _wall_jumps(world: Misfortune, chance: Random) -> Undo:

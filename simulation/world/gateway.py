@@ -57,11 +57,12 @@ class Gateway:
         self.requests = 0
 
     def published(self, table: RouteTable) -> None:
+        """`newest` is what lies in the file; a writer that has lost its lease may have put an older one there."""
         self.newest = table
         for worker in self.workers:
             if worker.alive:
                 delay_s = self.chance.uniform(*FAST_S) + worker.late_s
-                self.loop.call_later(delay_s, self._look, worker)
+                self.loop.later(delay_s, self._look, worker)
 
     def _look(self, worker: Worker) -> None:
         """What lies there when it looks, which may be newer than what made it look; an older one is not taken."""
@@ -72,6 +73,11 @@ class Gateway:
             return
         worker.tables = worker.tables.with_routes(table)
         self.log.add("applied", worker=worker.name, generation=table.generation)
+
+    def hurry(self, worker: Worker) -> None:
+        """It is late no more, and looks."""
+        worker.late_s = 0.0
+        self._look(worker)
 
     def kill(self, worker: Worker) -> None:
         """Its streams end with it, and its counts are no longer counted."""
@@ -165,7 +171,7 @@ class Request:
             version=route.version,
             generation=worker.tables.routes_generation,
         )
-        gateway.loop.call_later(0.001 + 0.003 * gateway.chance.random(), self._arrive)
+        gateway.loop.later(0.001 + 0.003 * gateway.chance.random(), self._arrive)
 
     def _arrive(self) -> None:
         """Its bytes reach the address; a stranger there refuses the token (G12)."""
@@ -177,11 +183,11 @@ class Request:
         if engine is None or engine.spec.name != route.replica_id:
             self._refused()
         elif not gateway.machines.serves(engine):
-            gateway.loop.call_later(0.5, self._refused_by, engine)
+            gateway.loop.later(0.5, self._refused_by, engine)
         else:
             self._engine = engine
             engine.streams[self] = None
-            gateway.loop.call_later(min(FIRST_BYTE_S, self._duration_s), self._first_byte)
+            gateway.loop.later(min(FIRST_BYTE_S, self._duration_s), self._first_byte)
 
     def _refused_by(self, engine: Engine) -> None:
         if not self.over:
@@ -195,7 +201,7 @@ class Request:
         if self.over or self._engine is None:
             return
         self._streaming = True
-        self._gateway.loop.call_later(self._duration_s, self._done, self._engine)
+        self._gateway.loop.later(self._duration_s, self._done, self._engine)
 
     def _done(self, engine: Engine) -> None:
         if not self.over and self._engine is engine:
@@ -238,4 +244,13 @@ class Request:
             replica="" if route is None else route.replica_id,
             generation=self._worker.tables.routes_generation,
             late=self._worker.late_s > 0,
+            **self._failure(outcome),
         )
+
+    def _failure(self, outcome: str) -> dict[str, object]:
+        """What a reader wants to know of one that nobody answered."""
+        if outcome not in ("unavailable", "unknown"):
+            return {}
+        machines = self._gateway.machines
+        healthy = [name for name, engine in machines.engines.items() if machines.serves(engine)]
+        return {"tried": sorted(self._tried), "healthy": healthy}

@@ -73,12 +73,13 @@ class Machines:
     engines: dict[str, Engine] = field(default_factory=dict)
     started: int = 0
 
-    def launch(self, spec: ReplicaSpec) -> None:
+    def launch(self, spec: ReplicaSpec, *, late: bool = False) -> None:
+        """`late`: the call comes when its sender has given it up."""
         if spec.name in self.engines:
             return
         self.started += 1
         self.engines[spec.name] = Engine(spec, f"i{self.started}", "")
-        self.log.add("launched", replica=spec.name, digest=spec.weights.digest)
+        self.log.add("launched", replica=spec.name, digest=spec.weights.digest, late=late)
         self.admit()
 
     def admit(self) -> None:
@@ -103,7 +104,7 @@ class Machines:
             if self.engines.get(engine.spec.name) is engine and engine.held:
                 act(engine)
 
-        self.loop.call_later(delay_s, due)
+        self.loop.later(delay_s, due)
 
     def _run(self, engine: Engine) -> None:
         node = self.nodes[engine.node]
@@ -150,10 +151,10 @@ class Machines:
         self._end(engine, None, "stopped")
 
     def _end(self, engine: Engine, exit_code: int | None, reason: str | None) -> None:
-        self._die(engine)
+        self.log.add("exited", replica=engine.spec.name, code=exit_code, reason=reason)
         engine.state = RuntimeState.EXITED
         engine.exit_code, engine.reason, engine.url = exit_code, reason, None
-        self.log.add("exited", replica=engine.spec.name, code=exit_code, reason=reason)
+        self._die(engine)
         self.admit()
 
     def _die(self, engine: Engine) -> None:
@@ -167,9 +168,9 @@ class Machines:
         self.nodes[name].alive = False
         for engine in self.engines.values():
             if engine.node == name and engine.held:
-                self._die(engine)
-                engine.state, engine.reason, engine.url = RuntimeState.LOST, "its node is lost", None
                 self.log.add("lost", replica=engine.spec.name)
+                engine.state, engine.reason, engine.url = RuntimeState.LOST, "its node is lost", None
+                self._die(engine)
 
     def return_node(self, name: str) -> None:
         """It comes back empty."""
@@ -222,7 +223,9 @@ class SimRuntime:
         """Share of calls that go wrong."""
 
     async def launch(self, spec: ReplicaSpec) -> None:
-        await self._call(lambda: self._machines.launch(spec))
+        await self._call(
+            lambda: self._machines.launch(spec), lambda: self._machines.launch(spec, late=True)
+        )
 
     async def stop(self, name: str, grace_s: float) -> None:
         await self._call(lambda: self._machines.stop(name))
@@ -247,7 +250,7 @@ class SimRuntime:
     async def capacity(self) -> Sequence[NodeInfo]:
         return []
 
-    async def _call(self, act: Callable[[], None]) -> None:
+    async def _call(self, act: Callable[[], None], late: Callable[[], None] | None = None) -> None:
         machines, chance = self._machines, self._machines.chance
         await self._pass()
         self._refuse()
@@ -260,7 +263,7 @@ class SimRuntime:
         if way in ("no answer", "twice"):
             act()
         if way in ("late", "twice"):
-            machines.loop.call_later(chance.uniform(0.5, 8.0), act)
+            machines.loop.later(chance.uniform(0.5, 8.0), late or act)
         await self._pass()
         if way != "twice":
             raise UnavailableError("the node agent did not answer in time")

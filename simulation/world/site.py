@@ -60,3 +60,4 @@ class Site:
 
     def publish(self, digest: str) -> None:
         self.weights.published.add(digest)
+        self.log.add("stored", digest=digest)

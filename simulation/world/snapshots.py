@@ -39,7 +39,7 @@ class SimSnapshot(Snapshot[Table]):
     async def write(self, table: Table) -> None:
         # fsync and rename go on in a thread of their own, so the file may change although its writer has died.
         done = self._loop.create_future()
-        self._loop.call_later(0.004, self._finish, table, done)
+        self._loop.later(0.004, self._finish, table, done)
         await done
 
     def _finish(self, table: Table, done: "asyncio.Future[object]") -> None:

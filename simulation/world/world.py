@@ -14,7 +14,7 @@ from simulation.world.faults import KINDS, Misfortune
 from simulation.world.gateway import Gateway
 from simulation.world.machines import Machines, Node
 from simulation.world.people import ALIASES, ARCH, ENDPOINT, People, Wish
-from simulation.world.rest import at_rest
+from simulation.world.rest import at_rest, unrest
 from simulation.world.site import Site
 from simulation.world.snapshots import File
 from simulation.world.versions import Character
@@ -107,6 +107,7 @@ class World:
         self.org = Org("org_1", "acme", "x1", None, BEGIN)
         self.people = People(self.org, chance, log)
         self.calm = False
+        self._generation = 0
         self.rested = False
 
     def wall(self) -> datetime:
@@ -117,7 +118,9 @@ class World:
         self._schedule()
         end_s = self.plot.active_s + REST_MAX_S
         self.loop.run(lambda: self.rested, end_s)
-        self.log.add("end", rested=self.rested)
+        for error in self.loop.broken:
+            self.log.add("broken", words=repr(error))
+        self.log.add("end", rested=self.rested, unrest=unrest(self.site, self.memory))
         self.loop.discard()
 
     def start_control(self, name: str) -> None:
@@ -198,14 +201,14 @@ class World:
 
     def _schedule(self) -> None:
         plot, loop = self.plot, self.loop
-        loop.call_later(0.0, self.start_control, "a")
-        loop.call_later(0.5, self._ask, Wish("deploy", 1))
+        loop.later(0.0, self.start_control, "a")
+        loop.later(0.5, self._ask, Wish("deploy", 1))
         for at_s in plot.wishes:
-            loop.call_later(at_s, self._wish)
+            loop.later(at_s, self._wish)
         for at_s, kind in plot.faults:
-            loop.call_later(at_s, self.misfortune.bring, kind)
-        loop.call_later(plot.active_s, self._mend)
-        loop.call_later(3.0, self._call)
+            loop.later(at_s, self.misfortune.bring, kind)
+        loop.later(plot.active_s, self._mend)
+        loop.later(3.0, self._call)
 
     def _wish(self) -> None:
         self._ask(self.people.draw(len(self.memory.tables["model_versions"])))
@@ -220,25 +223,27 @@ class World:
         duration_s = chance.uniform(5.0, 30.0) if chance.random() < 0.06 else chance.uniform(0.1, 1.5)
         self.site.gateway.call(ENDPOINT, "org_1", duration_s)
         if not self.calm:
-            self.loop.call_later(chance.expovariate(self.plot.calls_per_s), self._call)
+            self.loop.later(chance.expovariate(self.plot.calls_per_s), self._call)
 
     def _mend(self) -> None:
         self.calm = True
         self.misfortune.calm()
-        self.loop.call_later(LOOK_S, self._look)
+        self.loop.later(LOOK_S, self._look)
 
     def _look(self) -> None:
         if at_rest(self.site, self.memory):
             self.rested = True
         else:
-            self.loop.call_later(LOOK_S, self._look)
+            self.loop.later(LOOK_S, self._look)
 
     def _routes_written(self, table: RouteTable) -> None:
         self.log.add(
             "routes",
             generation=table.generation,
+            stale=table.generation <= self._generation,
             replicas=[r.replica_id for e in table.endpoints for r in e.replicas],
         )
+        self._generation = max(self._generation, table.generation)
         self.site.gateway.published(table)
 
     def _committed(self, tx: Transaction, changes: list[Change]) -> None:
