@@ -6,7 +6,16 @@ import sys
 from benchmarks import tables
 from benchmarks.harness import write
 
-NAMES = ("main_job", "gateway", "verdict", "ingest")
+NAMES = (
+    "main_job",
+    "gateway",
+    "verdict",
+    "ingest",
+    "rollouts",
+    "replacement",
+    "latency",
+    "endurance",
+)
 
 
 def main(names: list[str]) -> int:

@@ -37,16 +37,16 @@ def run() -> Result:
     )
     with tempfile.TemporaryDirectory(prefix="wb-bench-") as name, ExitStack() as stack:
         directory = Path(name)
-        spaced = stack.enter_context(_engines(PAUSE_S))
+        spaced = stack.enter_context(engines(PAUSE_S))
         directory.chmod(0o755)
         found, missing = _peers(directory, spaced)
         pids = {
             peer.name: stack.enter_context(peers.running(peer, directory)).pid for peer in found
         }
         for peer in found:
-            _load(peer.port, connections=8, stream=False, seconds=WARM_S)
+            load(peer.port, connections=8, stream=False, seconds=WARM_S)
         for number in range(ROUNDS):
-            direct = _load(spaced[0], connections=CONNECTIONS, stream=False, seconds=SECONDS)
+            direct = load(spaced[0], connections=CONNECTIONS, stream=False, seconds=SECONDS)
             # Each round begins with another candidate, so that none always follows the same one.
             for peer in [*found[number % len(found) :], *found[: number % len(found)]]:
                 _measure(peer, pids[peer.name], samples[peer.name], direct)
@@ -71,14 +71,15 @@ def run() -> Result:
     )
 
 
-def _peers(directory: Path, engines: list[int]) -> tuple[list[peers.Peer], list[str]]:
+def _peers(directory: Path, ports: list[int]) -> tuple[list[peers.Peer], list[str]]:
     made = {
-        "Weighbridge": peers.weighbridge(directory, engines),
-        "nginx": peers.nginx(directory, engines),
-        "HAProxy": peers.haproxy(directory, engines),
-        "vllm-router": peers.router("vllm-router", engines),
-        "sglang-router": peers.router("sglang-router", engines, "launch"),
-        "litellm": peers.litellm(directory, engines),
+        "Weighbridge": peers.weighbridge(directory, ports),
+        "nginx": peers.nginx(directory, ports),
+        "HAProxy": peers.haproxy(directory, ports),
+        "vllm-router": peers.router("vllm-router", ports),
+        "sglang-router": peers.router("sglang-router", ports, "launch"),
+        "aiohttp": peers.aiohttp(directory, ports),
+        "litellm": peers.litellm(directory, ports),
     }
     wanted = os.environ.get("BENCH_ONLY", ",".join(made)).split(",")
     found = [peer for name, peer in made.items() if peer is not None and name in wanted]
@@ -88,8 +89,8 @@ def _peers(directory: Path, engines: list[int]) -> tuple[list[peers.Peer], list[
 def _measure(
     peer: peers.Peer, pid: int, samples: dict[str, list[float]], direct: dict[str, float]
 ) -> None:
-    whole = _load(peer.port, connections=CONNECTIONS, stream=False, seconds=SECONDS, pid=pid)
-    stream = _load(peer.port, connections=STREAMS, stream=True, seconds=SECONDS, pid=pid)
+    whole = load(peer.port, connections=CONNECTIONS, stream=False, seconds=SECONDS, pid=pid)
+    stream = load(peer.port, connections=STREAMS, stream=True, seconds=SECONDS, pid=pid)
     samples["request_cpu_us"].append(whole["cpu_s"] * 1e6 / max(1, whole["answers"]))
     samples["requests_per_s"].append(whole["answers"] / whole["seconds"])
     samples["p50_ms"].append(whole["p50_ms"])
@@ -105,19 +106,17 @@ def _measure(
 def _many_streams() -> float:
     """Resident memory of all gateway processes while that many streams run."""
     with tempfile.TemporaryDirectory(prefix="wb-bench-") as name, ExitStack() as stack:
-        engines = stack.enter_context(_engines(MANY_PAUSE_S))
-        peer = peers.weighbridge(Path(name), engines)
+        ports = stack.enter_context(engines(MANY_PAUSE_S))
+        peer = peers.weighbridge(Path(name), ports)
         process = stack.enter_context(peers.running(peer, Path(name)))
-        _load(peer.port, connections=8, stream=False, seconds=WARM_S)
-        seen = _load(
-            peer.port, connections=MANY_STREAMS, stream=True, seconds=10.0, pid=process.pid
-        )
+        load(peer.port, connections=8, stream=False, seconds=WARM_S)
+        seen = load(peer.port, connections=MANY_STREAMS, stream=True, seconds=10.0, pid=process.pid)
         if seen["errors"] or not seen["chunks"]:
             raise RuntimeError(f"the streams did not run: {seen}")
         return seen["rss_mib"]
 
 
-def _load(
+def load(
     port: int, *, connections: int, stream: bool, seconds: float, pid: int | None = None
 ) -> dict[str, float]:
     """What the callers saw; with the CPU time that `pid` and its children took meanwhile."""
@@ -148,7 +147,7 @@ def _line(lines: Iterator[str], wanted: str) -> None:
 
 
 @contextmanager
-def _engines(pause_s: float) -> Iterator[list[int]]:
+def engines(pause_s: float) -> Iterator[list[int]]:
     ports = peers.free_ports(2)
     command: Sequence[str] = (
         *(sys.executable, str(HERE / "gateway_engine.py"), str(pause_s)),

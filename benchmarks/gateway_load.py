@@ -87,6 +87,16 @@ class Load:
         self.errors += not good
         self.latencies_ms.append((time.perf_counter() - asked_s) * 1000)
 
+    async def last(self, seconds: float, answers: int | None) -> None:
+        """Until the time is over, or so many answers have come."""
+        end_s = time.perf_counter() + seconds
+        if answers is None:
+            await asyncio.sleep(seconds)
+            return
+        while self.answers < answers and time.perf_counter() < end_s:
+            await asyncio.sleep(0.2)
+            self.latencies_ms.clear()
+
     def reset(self) -> None:
         self.errors = self.answers = self.chunks = 0
         for samples in (self.latencies_ms, self.delays_ms, self.firsts_ms):
@@ -106,7 +116,7 @@ async def run(options: dict) -> dict:
     print("begin", flush=True)
     load.reset()
     began_s = time.perf_counter()
-    await asyncio.sleep(options["seconds"])
+    await load.last(options["seconds"], options.get("answers"))
     took_s = time.perf_counter() - began_s
     seen = {
         "answers": load.answers,
@@ -117,6 +127,7 @@ async def run(options: dict) -> dict:
         "p99_ms": percentile(load.latencies_ms, 0.99),
         "delay_p50_ms": statistics.median(load.delays_ms) if load.delays_ms else 0.0,
         "first_p50_ms": percentile(load.firsts_ms, 0.5),
+        "first_p99_ms": percentile(load.firsts_ms, 0.99),
     }
     print("end", flush=True)
     load.over = True

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from weighbridge.routing.files import write_snapshot
+from weighbridge.routing.limits import UsageLimits
 from weighbridge.routing.model import EndpointRoute, KeyEntry, KeyTable, ReplicaRoute, RouteTable
 from weighbridge.routing.tokens import key_digest, load_pepper
 from weighbridge.settings import DataDir
@@ -20,7 +21,10 @@ KEYS = 1000
 ENDPOINTS = 400
 KEY = "wb_inf_bench_{:06d}abcdefghijklmnopqrstuv"
 MODEL = "bench-{}"
-START_S = 30.0
+LIMITS = UsageLimits(requests_minute=10**9, tokens_minute=10**12)
+"""Of each key and each endpoint; never reached, always counted."""
+START_S = 90.0
+SOURCE = str(Path(__file__).parents[1] / "src")
 PEERS_DIR = "BENCH_PEERS"
 """Environment variable: a virtual environment's bin/ with vllm-router, sglang-router, litellm."""
 
@@ -48,24 +52,42 @@ def free_ports(count: int) -> list[int]:
 
 
 def weighbridge(directory: Path, engines: list[int]) -> Peer:
-    paths = DataDir(directory / "data")
-    paths.run.mkdir(parents=True, mode=0o700)
-    pepper = load_pepper(paths.secrets)
-    write_snapshot(paths.routes_file, RouteTable(1, tuple(_endpoints(engines))))
-    keys = (
-        KeyEntry(key_digest(pepper, KEY.format(number)).hex(), f"key_{number}", "org_bench")
-        for number in range(KEYS)
-    )
-    write_snapshot(paths.keys_file, KeyTable(1, tuple(keys)))
+    paths = _snapshots(directory, engines)
     (port, probe_port) = free_ports(2)
     command = (
         *(sys.executable, "-m", "weighbridge.gateway", "--data-dir", str(paths.root)),
         *("--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
         *("--probe-host", "127.0.0.1", "--probe-port", str(probe_port)),
     )
-    source = str(Path(__file__).parents[1] / "src")
-    does = "keys, checks, least load, rewrites, usage"
-    return Peer("Weighbridge", does, port, command, {"PYTHONPATH": source})
+    does = "keys, checks, limits, least load, rewrites, usage, a log line per request"
+    return Peer("Weighbridge", does, port, command, {"PYTHONPATH": SOURCE})
+
+
+def aiohttp(directory: Path, engines: list[int]) -> Peer:
+    paths = _snapshots(directory / "aiohttp", engines)
+    (port,) = free_ports(1)
+    program = str(Path(__file__).with_name("gateway_aiohttp.py"))
+    command = (sys.executable, program, str(paths.root), str(port))
+    does = "keys, model lookup, least load, rewrites of the model's name"
+    return Peer("aiohttp variant", does, port, command, {"PYTHONPATH": SOURCE})
+
+
+def _snapshots(directory: Path, engines: list[int]) -> DataDir:
+    paths = DataDir(directory / "data")
+    paths.run.mkdir(parents=True, mode=0o700)
+    pepper = load_pepper(paths.secrets)
+    write_snapshot(paths.routes_file, RouteTable(1, tuple(_endpoints(engines))))
+    keys = (
+        KeyEntry(
+            key_digest(pepper, KEY.format(number)).hex(),
+            f"key_{number}",
+            "org_bench",
+            limits=LIMITS,
+        )
+        for number in range(KEYS)
+    )
+    write_snapshot(paths.keys_file, KeyTable(1, tuple(keys)))
+    return paths
 
 
 def _endpoints(engines: list[int]) -> Iterator[EndpointRoute]:
@@ -93,6 +115,7 @@ def _endpoints(engines: list[int]) -> Iterator[EndpointRoute]:
             rolling_out=False,
             replicas=replicas,
             in_flight_max=100_000,
+            limits=LIMITS,
         )
 
 
@@ -186,9 +209,12 @@ def litellm(directory: Path, engines: list[int]) -> Peer | None:
     ]
     config.write_text("model_list:\n" + "\n".join(lines) + "\n")
     command = (program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port))
-    return Peer(
-        "litellm", "rewrites, usage", port, command, {"LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    )
+    environment = {
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_MASTER_KEY": KEY.format(7),
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    }
+    return Peer("litellm", "one key, rewrites, usage", port, command, environment)
 
 
 @contextmanager

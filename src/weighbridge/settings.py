@@ -1,12 +1,20 @@
 """Settings of a Weighbridge server, from WEIGHBRIDGE_* variables or arguments, and the layout of its data directory."""
 
+import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "WEIGHBRIDGE_"
+_OTHERS = frozenset(
+    {"ADMIN_KEY", "API_KEY", "BASE_URL", "CONFIG", "DEBUG", "INFERENCE_KEY", "ORG", "MARK"}
+)
+"""Variables of the client and of the supervisor, which are no settings of the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,7 @@ def default_data_dir() -> Path:
 class Settings(BaseSettings):
     """Every setting of the server; `docs/operating.md` lists them."""
 
-    model_config = SettingsConfigDict(env_prefix="WEIGHBRIDGE_", extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid")
 
     data_dir: Path = Field(
         default_factory=default_data_dir,
@@ -112,10 +120,41 @@ class Settings(BaseSettings):
         le=100_000,
         description="Requests that may wait for one endpoint in one gateway worker; 0: none waits.",
     )
+    hold_s: float = Field(
+        default=50.0,
+        ge=0,
+        description="How long a request may wait for a replica that is replaced or restarted; 0: none waits.",
+    )
+    hold_requests_max: int = Field(
+        default=256,
+        ge=0,
+        le=100_000,
+        description="Requests that may wait so for one endpoint in one gateway worker.",
+    )
+    hold_bytes_max: int = Field(
+        default=64 * 1024 * 1024,
+        ge=0,
+        description="Bytes of all requests that wait so in one gateway worker.",
+    )
+    hold_head_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="A stream that waits so gets its head and comments after this long.",
+    )
+    stream_keepalive_s: float = Field(
+        default=15.0,
+        ge=0,
+        description="A stream that has begun gets a comment when nothing else came for so long; 0: never.",
+    )
     usage_requests_keep_s: float = Field(
         default=3600.0,
         ge=0,
         description="How long single requests are kept for the metrics; 0 keeps sums alone.",
+    )
+    receipt_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Signs the receipts of deployments; without it nothing does.",
     )
     state_vocabulary: Literal["enum", "example"] = Field(
         default="enum",
@@ -135,6 +174,22 @@ class Settings(BaseSettings):
     )
     s3_role_session_s: int = Field(
         default=3600, ge=900, le=43200, description="Lifetime asked of STS."
+    )
+
+    store_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?$",
+        description="s3://bucket/prefix of the operator's own for the weight store; `store/` is then its cache.",
+    )
+    store_endpoint_url: str | None = Field(
+        default=None, description="An S3-compatible service instead of AWS for that bucket."
+    )
+    store_region: str = Field(default="us-east-1", description="Region of that bucket.")
+    store_access_key_id: str | None = Field(
+        default=None, description="Key for that bucket; without it the server's own AWS identity."
+    )
+    store_secret_access_key: SecretStr | None = Field(
+        default=None, description="The secret of that key."
     )
 
     sync_parts_parallel: int = Field(
@@ -216,6 +271,32 @@ class Settings(BaseSettings):
     capacity_wait_s: float = Field(
         default=1800.0, gt=0, description="How long a new replica may wait for a free place."
     )
+    gate_requests_min: int = Field(
+        default=50,
+        ge=0,
+        description="Requests before a new version is judged by its answers; 0: it never is.",
+    )
+    gate_errors_share: float = Field(
+        default=0.02, ge=0, le=1, description="Share of 5xx from which a new version goes back …"
+    )
+    gate_errors_ratio: float = Field(
+        default=3.0, ge=0, description="… if it is this many times the share of the version before."
+    )
+    gate_empty_share: float = Field(
+        default=0.05, ge=0, le=1, description="The same for answers without a token."
+    )
+    gate_empty_ratio: float = Field(
+        default=3.0, ge=0, description="The same for answers without a token."
+    )
+    gate_ttft_ratio: float = Field(
+        default=3.0,
+        ge=1,
+        description="Time to first token (95th percentile), in times of the version before, that is too long …",
+    )
+    gate_ttft_min_s: float = Field(default=1.0, ge=0, description="… if it is longer than this.")
+    gate_ttft_max_s: float = Field(
+        default=60.0, gt=0, description="The longest one where no version is there to compare with."
+    )
     deployment_queue_max: int = Field(
         default=16, ge=1, le=1000, description="Deployments that may wait on one endpoint (R1)."
     )
@@ -244,3 +325,13 @@ class Settings(BaseSettings):
     @property
     def paths(self) -> DataDir:
         return DataDir(self.data_dir.expanduser().resolve())
+
+
+def unknown_names(names: Iterable[str]) -> dict[str, str | None]:
+    """The WEIGHBRIDGE_* among variable names that mean nothing, each with the one it may have been meant for."""
+    known = {name.upper() for name in Settings.model_fields} | _OTHERS
+    given = sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
+    unknown = {
+        name: difflib.get_close_matches(name, known, n=1) for name in given if name not in known
+    }
+    return {PREFIX + name: PREFIX + close[0] if close else None for name, close in unknown.items()}

@@ -12,10 +12,13 @@ from weighbridge.accounts.keys import key_text
 from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.api.app import routes_app
 from weighbridge.clock import Clock
+from weighbridge.registry.names import VersionName
 from weighbridge.replicas.model import ReplicaState
-from weighbridge.storage.tables import bucket_bindings, deployments, replicas
+from weighbridge.rollouts import service as rollouts
+from weighbridge.storage.tables import bucket_bindings, replicas
 
 ALIASES: dict[str, list[str]] = {"version_aliases": []}
+MOVE: dict[str, object] = {"to": 1, "expected": None}
 DEPLOY = {"model": f"orgs/my-org/models/{ARCH}/versions/1"}
 UPLOAD = {"model_arch_id": ARCH, "model": {"weight_uri": "s3://my-bucket/weights"}}
 
@@ -30,12 +33,17 @@ MANAGEMENT: Mapping[tuple[str, str], tuple[object, int]] = {
     ("GET", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions/{version_id}"): (None, 200),
     ("PATCH", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions/{version_id}"): (ALIASES, 200),
     ("DELETE", "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions/{version_id}"): (None, 409),
+    ("POST", "/management/v1/orgs/{org_name}/models/{model_arch_id}/aliases/{alias}:move"): (MOVE, 200),
+    ("GET", "/management/v1/orgs/{org_name}/models/{model_arch_id}/aliases/{alias}/history"): (None, 200),
     ("GET", "/management/v1/orgs/{org_name}/endpoints"): (None, 200),
     ("GET", "/management/v1/endpoints/{endpoint_id}"): (None, 200),
     ("POST", "/management/v1/endpoints/{endpoint_id}:deployModel"): (DEPLOY, 200),
     ("POST", "/management/v1/endpoints/{endpoint_id}:rollback"): (None, 409),
+    ("POST", "/management/v1/endpoints/{endpoint_id}:scale"): ({"replicas": 1}, 403),
+    ("GET", "/management/v1/deployments"): (None, 200),
     ("GET", "/management/v1/deployments/{deployment_id}"): (None, 200),
     ("POST", "/management/v1/deployments/{deployment_id}:cancel"): (None, 200),
+    ("GET", "/management/v1/deployments/{deployment_id}/receipt"): (None, 200),
     ("GET", "/management/v1/usage"): (None, 200),
 }  # fmt: skip
 ADMIN: Mapping[tuple[str, str], tuple[object, int]] = {
@@ -127,6 +135,7 @@ async def objects(world: World, org: Org, member: Caller) -> dict[str, str]:
     return {"bucket": "my-bucket",
         "org_name": "my-org", "model_arch_id": ARCH, "version_id": "1", "endpoint_id": "my-org-llama",
         "deployment_id": deployment_id, "key_id": key.id, "replica_id": "r1", "organization_id": org.id,
+        "alias": "production",
     }  # fmt: skip
 
 
@@ -231,12 +240,15 @@ async def make_everything(world: World) -> None:
     body = {**UPLOAD, "model": {**UPLOAD["model"], "version_aliases": ["production"]}}
     await member("POST", "/management/v1/orgs/my-org/models:upload", body)
     await world.end_sync(org, 1)
-    deployed = await member("POST", "/management/v1/endpoints/my-org-llama:deployModel", DEPLOY)
     async with world.database.begin() as tx:
-        await tx.execute(
-            deployments.update()
-            .where(deployments.c.id == deployed.json()["name"])
-            .values(id=DEPLOYMENT_ID)
+        await rollouts.deploy(
+            tx,
+            org,
+            "my-org-llama",
+            VersionName.parse(DEPLOY["model"]),
+            deployment_id=DEPLOYMENT_ID,
+            now=world.time,
+            queue_max=16,
         )
 
 
@@ -254,7 +266,7 @@ async def test_another_orgs_objects_look_exactly_like_none(world: World) -> None
                 for ref in ("1", "production"):
                     names = {
                         "org_name": org_name, "model_arch_id": ARCH, "version_id": ref,
-                        "endpoint_id": "my-org-llama", "deployment_id": DEPLOYMENT_ID,
+                        "endpoint_id": "my-org-llama", "deployment_id": DEPLOYMENT_ID, "alias": "production",
                     }  # fmt: skip
                     if route[1].endswith(":upload") and org_name == "stranger":
                         continue  # its own uploads count up
@@ -273,11 +285,12 @@ async def test_another_orgs_objects_look_exactly_like_none(world: World) -> None
         "/management/v1/orgs/{org_name}/models",
         "/management/v1/orgs/{org_name}/models:explainAccess",
         "/management/v1/orgs/{org_name}/endpoints",
+        "/management/v1/orgs/{org_name}/models/{model_arch_id}/aliases/{alias}/history",
     }
     versions = "/management/v1/orgs/{org_name}/models/{model_arch_id}/versions"
     for (_, path, org_name, _), answer in after.items():
         mine = org_name == "stranger" and (path in own or path == versions)
-        own_usage = path == "/management/v1/usage"
+        own_usage = path in ("/management/v1/usage", "/management/v1/deployments")
         expected = 200 if mine or own_usage else 404
         if org_name == "stranger" and path == f"{versions}:diff":
             expected = 400

@@ -210,7 +210,7 @@ async def test_an_endpoint_shows_the_deployment_by_its_id_and_the_callers_own_wo
     await world.end_sync(org, 1)
     empty = (await member("GET", endpoint)).json()
     assert empty == {
-        "name": "my-org-llama", "model_arch_id": ARCH, "deployed_models": [],
+        "name": "my-org-llama", "model_arch_id": ARCH, "replicas": 1, "deployed_models": [],
         "managing_org_name": "my-org", "created": 1768176000, "updated": 1768176000,
     }  # fmt: skip
     first = (await deploy(member, endpoint, 1))["name"]

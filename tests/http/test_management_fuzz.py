@@ -90,7 +90,10 @@ async def test_any_path_is_answered(
         f"/management/v1/orgs/{org}/models/{arch}/versions/{ref}",
         f"/management/v1/endpoints/{endpoint}",
         f"/management/v1/endpoints/{endpoint}:deployModel",
+        f"/management/v1/endpoints/{endpoint}:scale",
         f"/management/v1/deployments/{ref}:cancel",
+        f"/management/v1/orgs/{org}/models/{arch}/aliases/{ref}:move",
+        f"/management/v1/orgs/{org}/models/{arch}/aliases/{ref}/history",
     ):
         url = httpx.URL("http://control", raw_path=quote(path))
         check(await world.client.request(method, url, content=encode(body), headers=headers))

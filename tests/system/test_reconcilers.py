@@ -16,6 +16,8 @@ from weighbridge.routing.model import RouteTable
 from weighbridge.settings import Settings
 from weighbridge.storage.database import Database
 from weighbridge.storage.tables import deployments, endpoints
+from weighbridge.usage import store as usage_store
+from weighbridge.usage.model import UsageEvent
 
 
 @pytest.fixture
@@ -312,3 +314,92 @@ async def test_an_idle_control_plane_leaves_rows_and_tables_alone(machine: Machi
 class _Everyone(set[str]):
     def __contains__(self, item: object) -> bool:
         return True
+
+
+async def test_what_cannot_be_committed_is_not_done(machine: Machine) -> None:
+    """A database that takes no write: the replicas go on, and nothing is started, stopped or published."""
+    async with machine.controlled():
+        await machine.deploy(1, 1)
+        await machine.ended("d1")
+        await machine.deploy(2, 2)
+        async with machine.database.begin() as tx:
+            for table in ("replicas", "deployments", "counters"):
+                await tx.execute(
+                    text(
+                        f"CREATE FUNCTION refuse_{table}() RETURNS trigger LANGUAGE plpgsql AS "
+                        "$$ BEGIN RAISE EXCEPTION 'read-only' USING ERRCODE = '25006'; END $$"
+                    )
+                )
+                await tx.execute(
+                    text(
+                        f"CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table} "
+                        f"FOR EACH ROW EXECUTE FUNCTION refuse_{table}()"
+                    )
+                )
+        before = (await everything(machine.database), dict(machine.runtime.processes))
+        launched = list(machine.runtime.launched)
+        await asyncio.sleep(0.5)
+        assert machine.runtime.launched == launched
+        assert (await everything(machine.database), dict(machine.runtime.processes)) == before
+        async with machine.database.begin() as tx:
+            for table in ("replicas", "deployments", "counters"):
+                await tx.execute(text(f"DROP FUNCTION refuse_{table}() CASCADE"))
+        assert (await machine.ended("d2")).status is RolloutStatus.DONE
+
+
+async def test_a_drain_goes_on_without_a_controller_and_is_finished_by_the_next(
+    machine: Machine,
+) -> None:
+    async with machine.controlled():
+        await machine.deploy(1, 1)
+        await machine.ended("d1")
+        for one in await machine.rows(ReplicaState.READY):
+            machine.gateway.column.counts[one.slot] = 1
+        await machine.deploy(2, 2)
+
+        async def draining() -> bool:
+            return any(r.drain_deadline for r in await machine.rows(ReplicaState.DRAINING))
+
+        await machine.until(draining, "an old replica waits for its request")
+    (left,) = [r for r in await machine.rows(ReplicaState.DRAINING) if r.drain_deadline]
+    async with machine.controlled():
+        await asyncio.sleep(0.3)
+        (same,) = [r for r in await machine.rows(ReplicaState.DRAINING) if r.id == left.id]
+        assert same.drain_deadline == left.drain_deadline
+        assert left.id in machine.runtime.processes
+        for slot in range(len(machine.gateway.column.counts)):
+            machine.gateway.column.counts[slot] = 0
+        assert (await machine.ended("d2")).status is RolloutStatus.DONE
+
+
+async def test_a_version_that_answers_errors_while_it_is_watched_goes_back_with_the_figures(
+    machine: Machine,
+) -> None:
+    async with machine.controlled():
+        await machine.deploy(1, 1)
+        await machine.ended("d1")
+    machine.settings = machine.settings.model_copy(update={"bake_s": 60.0})
+    async with machine.controlled():
+        await machine.deploy(2, 2)
+
+        async def watched() -> bool:
+            return "watching" in (await machine.deployment("d2")).reason
+
+        await machine.until(watched, "all replicas serve version 2")
+        now_s = machine.clock.now().timestamp()
+        events = [
+            UsageEvent(
+                now_s - 5 if version == 1 else now_s, "org_1", "k", "chat", version, status,
+                5, 0, 5 * (status == 200), False, 1.0, 0.0, 0.1,
+            )
+            for version, bad in ((1, 0), (2, 9))
+            for status in [503] * bad + [200] * (100 - bad)
+        ]  # fmt: skip
+        async with machine.database.begin() as tx:
+            await usage_store.add_requests(tx, events)
+        ended = await machine.ended("d2")
+    assert ended.status is RolloutStatus.ROLLED_BACK
+    assert ended.error_message == (
+        "5xx 9.0 % of 100 requests on version 2 against 0.0 % of 100 requests on version 1"
+    )
+    assert await machine.serving() == [1, 1]

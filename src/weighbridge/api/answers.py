@@ -193,6 +193,10 @@ class DeployedModel(Answer):
 class EndpointStatus(Answer):
     name: str
     model_arch_id: str
+    replicas: int = Field(description="Outside of rollouts.")
+    replicas_max: int | None = Field(
+        default=None, description="How far :scale may go; absent: the operator alone scales."
+    )
     deployed_models: list[DeployedModel] = Field(
         description="The deployments in flight, the one that serves, then earlier ones, newest first."
     )
@@ -211,6 +215,8 @@ class EndpointStatus(Answer):
         return cls(
             name=endpoint.id,
             model_arch_id=endpoint.arch_id,
+            replicas=endpoint.replicas,
+            replicas_max=endpoint.replicas_max,
             deployed_models=[
                 DeployedModel.of(deployment, org, vocabulary) for deployment in deployments
             ],

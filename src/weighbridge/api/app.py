@@ -13,9 +13,11 @@ from weighbridge.api import endpoints, errors, versions
 from weighbridge.api.admin import architectures, buckets, keys, machines, orgs, store
 from weighbridge.api.admin import endpoints as admin_endpoints
 from weighbridge.api.answers import Problem
+from weighbridge.api.assurance import receipts
 from weighbridge.api.deps import Parts
 from weighbridge.api.edge import Edge
 from weighbridge.api.inspection import diff, explain
+from weighbridge.api.management import aliases, deployments, scaling
 from weighbridge.api.usage import metrics, reports
 from weighbridge.clock import Clock
 from weighbridge.errors import WeighbridgeError
@@ -25,7 +27,11 @@ ROUTERS: tuple[APIRouter, ...] = (
     versions.router,
     explain.router,
     diff.router,
+    aliases.router,
     endpoints.router,
+    scaling.router,
+    deployments.router,
+    receipts.router,
     orgs.router,
     buckets.router,
     keys.router,

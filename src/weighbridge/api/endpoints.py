@@ -1,14 +1,10 @@
-"""Management routes of endpoints and their deployments."""
-
-import re
+"""Management routes of endpoints: see them, deploy to them, take them back."""
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from weighbridge.accounts.names import quoted
 from weighbridge.api.access import BEARER, ManagementRoute
 from weighbridge.api.answers import (
-    DeployedModel,
     DeployOperation,
     Endpoints,
     EndpointStatus,
@@ -18,15 +14,12 @@ from weighbridge.api.answers import (
 from weighbridge.api.deps import AtMostOnce, Control, Management
 from weighbridge.api.versions import own_org
 from weighbridge.endpoints import service
-from weighbridge.errors import NotFoundError
 from weighbridge.registry.names import VersionName
 from weighbridge.rollouts import service as rollouts
 
 router = APIRouter(
     prefix="/management/v1", tags=["endpoints"], route_class=ManagementRoute, dependencies=[BEARER]
 )
-
-DEPLOYMENT_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 
 
 class DeployRequest(BaseModel):
@@ -89,22 +82,27 @@ async def deploy_model(
             deployment_id=control.clock.new_uuid(),
             now=control.clock.now(),
             queue_max=control.settings.deployment_queue_max,
+            asked_by=caller.key.id,
         )
         answer = DeployOperation.of(deployment, caller.org)
         await once.keep(tx, answer)
-    _wake(control)
+    wake_rollouts(control)
     return answer
 
 
-def _wake(control: Control) -> None:
+def wake_rollouts(control: Control) -> None:
     control.wake("rollouts")
     control.wake("replicas")
 
 
 @router.post("/endpoints/{endpoint_id}:rollback", operation_id="rollback_endpoint")
-async def rollback(endpoint_id: str, caller: Management, control: Control) -> DeployOperation:
+async def rollback(
+    endpoint_id: str, caller: Management, control: Control, once: AtMostOnce
+) -> DeployOperation:
     """Queue the rollout back to the version that served before the present one."""
     async with control.database.begin() as tx:
+        if (before := await once.answer(tx, DeployOperation)) is not None:
+            return before
         deployment = await rollouts.rollback(
             tx,
             caller.org,
@@ -112,34 +110,9 @@ async def rollback(endpoint_id: str, caller: Management, control: Control) -> De
             deployment_id=control.clock.new_uuid(),
             now=control.clock.now(),
             queue_max=control.settings.deployment_queue_max,
+            asked_by=caller.key.id,
         )
-    _wake(control)
-    return DeployOperation.of(deployment, caller.org)
-
-
-def _check_deployment_id(text: str) -> None:
-    if not DEPLOYMENT_ID.fullmatch(text):
-        raise NotFoundError(f"{quoted(text)} is not a deployment's id.", param="deployment_id")
-
-
-@router.get("/deployments/{deployment_id}", operation_id="get_deployment")
-async def deployment_status(
-    deployment_id: str, caller: Management, control: Control
-) -> DeployedModel:
-    """Retrieve one deployment, in flight or ended."""
-    _check_deployment_id(deployment_id)
-    async with control.database.begin() as tx:
-        deployment = await rollouts.deployment(tx, deployment_id, org_id=caller.org.id)
-    return DeployedModel.of(deployment, caller.org, control.settings.state_vocabulary)
-
-
-@router.post("/deployments/{deployment_id}:cancel", operation_id="cancel_deployment")
-async def cancel(deployment_id: str, caller: Management, control: Control) -> DeployedModel:
-    """Cancel a deployment: one that waits ends at once, one under way goes back."""
-    _check_deployment_id(deployment_id)
-    async with control.database.begin() as tx:
-        deployment = await rollouts.cancel(
-            tx, deployment_id, org_id=caller.org.id, now=control.clock.now()
-        )
-    _wake(control)
-    return DeployedModel.of(deployment, caller.org, control.settings.state_vocabulary)
+        answer = DeployOperation.of(deployment, caller.org)
+        await once.keep(tx, answer)
+    wake_rollouts(control)
+    return answer

@@ -98,6 +98,7 @@ async def upload(
             body.model.system_fingerprint_suffix,
             version_id=control.clock.new_uuid(),
             now=control.clock.now(),
+            key_id=caller.key.id,
         )
         answer = ModelVersionOperation.of(version, org, control.settings.state_vocabulary)
         await once.keep(tx, answer)
@@ -148,7 +149,15 @@ async def update_aliases(
     org = own_org(caller, org_name)
     ref = parse_ref(version_id)
     async with control.database.begin() as tx:
-        version = await service.set_aliases(tx, org.id, model_arch_id, ref, body.version_aliases)
+        version = await service.set_aliases(
+            tx,
+            org.id,
+            model_arch_id,
+            ref,
+            body.version_aliases,
+            now=control.clock.now(),
+            key_id=caller.key.id,
+        )
     return VersionAliases(name=version_name(version, org), version_aliases=list(version.aliases))
 
 
@@ -165,7 +174,9 @@ async def delete_version(
     org = own_org(caller, org_name)
     ref = parse_ref(version_id)
     async with control.database.begin() as tx:
-        version = await service.delete(tx, org.id, model_arch_id, ref, now=control.clock.now())
+        version = await service.delete(
+            tx, org.id, model_arch_id, ref, now=control.clock.now(), key_id=caller.key.id
+        )
     control.wake("ingest")
     name = version_name(version, org)
     return DeletedVersion(name=name, deleted=True, message=f"Model version {name} deleted")

@@ -5,11 +5,14 @@ from typing import Annotated
 import typer
 
 from weighbridge.cli.models import TimeoutS
-from weighbridge.cli.output import cell, facts, moment, table
+from weighbridge.cli.output import facts, moment, plain, table
+from weighbridge.cli.rollouts import deployments
+from weighbridge.cli.rollouts.deployments import fraction, show_deployment
 from weighbridge.cli.session import OrgName, Session, UsageError, Yes, with_session
+from weighbridge.cli.usage.gateway import endpoint_gateway
 from weighbridge.cli.usage.limits import endpoint_limit
 from weighbridge.cli.watch import RolloutView
-from weighbridge.sdk import Deployment, EndpointShape, VersionName, wait_for_deployment
+from weighbridge.sdk import Deployment, EndpointShape, QueuePolicy, VersionName, wait_for_deployment
 from weighbridge.sdk.waiting import ROLLOUT_TIMEOUT_S
 
 EndpointId = Annotated[
@@ -23,6 +26,16 @@ MaxUnavailable = Annotated[
 MaxSurge = Annotated[
     int, typer.Option(min=0, help="Replicas there may be beyond `replicas` during a rollout.")
 ]
+Downtime = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-downtime/--no-downtime", help="Whether a rollout may stop every replica at once."
+    ),
+]
+Queue = Annotated[
+    QueuePolicy | None,
+    typer.Option(help="`latest_wins`: a new deployment cancels those that still wait."),
+]
 
 
 def endpoint_create(
@@ -34,6 +47,8 @@ def endpoint_create(
     replicas: Replicas = 1,
     max_unavailable: MaxUnavailable = 0,
     max_surge: MaxSurge = 1,
+    allow_downtime: Downtime = None,
+    queue_policy: Queue = None,
 ) -> None:
     """Create an endpoint; it answers once a version is deployed to it."""
     shape = session.client.admin.endpoints.create(
@@ -43,6 +58,8 @@ def endpoint_create(
         replicas=replicas,
         max_unavailable=max_unavailable,
         max_surge=max_surge,
+        allow_downtime=bool(allow_downtime),
+        queue_policy=queue_policy or QueuePolicy.FIFO,
     )
     _show_shape(session, shape)
 
@@ -78,7 +95,7 @@ def endpoint_show(session: Session, endpoint: EndpointId) -> None:
             item.version,
             item.version_alias,
             item.state,
-            _fraction(item),
+            fraction(item),
             moment(item.created),
         )
         for item in found.deployed_models
@@ -90,6 +107,7 @@ def endpoint_show(session: Session, endpoint: EndpointId) -> None:
 def endpoint_scale(
     session: Session,
     endpoint: EndpointId,
+    *,
     replicas: Annotated[
         int | None, typer.Option(min=0, help="Replicas when no rollout is going on.")
     ] = None,
@@ -99,12 +117,32 @@ def endpoint_scale(
     max_surge: Annotated[
         int | None, typer.Option(min=0, help="Replicas beyond `replicas` during a rollout.")
     ] = None,
+    replicas_max: Annotated[
+        int | None, typer.Option(min=0, help="How far its org may scale it; 0: not at all.")
+    ] = None,
+    allow_downtime: Downtime = None,
+    queue_policy: Queue = None,
 ) -> None:
-    """Change how many replicas an endpoint has, or the limits of its rollouts."""
-    if replicas is None and max_unavailable is None and max_surge is None:
-        raise UsageError("Say what to change: --replicas, --max-unavailable or --max-surge.")
+    """Change how many replicas an endpoint has; with an admin key, the rules of its rollouts too."""
+    operators = (max_unavailable, max_surge, replicas_max, allow_downtime, queue_policy)
+    only_replicas = all(value is None for value in operators)
+    if replicas is None and only_replicas:
+        raise UsageError(
+            "Say what to change: --replicas, or as its operator --max-unavailable, --max-surge, "
+            "--replicas-max, --allow-downtime or --queue-policy."
+        )
+    if replicas is not None and only_replicas and session.connection.admin_key is None:
+        scaling = session.client.endpoints.scale(endpoint, replicas)
+        session.output.show(scaling.raw, plain(scaling.message))
+        return
     shape = session.client.admin.endpoints.update(
-        endpoint, replicas=replicas, max_unavailable=max_unavailable, max_surge=max_surge
+        endpoint,
+        replicas=replicas,
+        max_unavailable=max_unavailable,
+        max_surge=max_surge,
+        replicas_max=replicas_max,
+        allow_downtime=allow_downtime,
+        queue_policy=queue_policy,
     )
     _show_shape(session, shape)
 
@@ -143,25 +181,18 @@ def rollback(
     _follow(session, endpoint, deployment, wait=wait, timeout_s=timeout)
 
 
-def cancel(
-    session: Session,
-    deployment: Annotated[str, typer.Argument(metavar="DEPLOYMENT", help="The deployment's id.")],
-) -> None:
-    """Cancel an unfinished rollout; the endpoint returns to what served before."""
-    _show_deployment(session, session.client.deployments.cancel(deployment))
-
-
 def install(program: typer.Typer) -> None:
     panel = "Endpoints and rollouts"
     program.command("deploy", rich_help_panel=panel)(with_session(deploy))
     program.command("rollback", rich_help_panel=panel)(with_session(rollback))
-    program.command("cancel", rich_help_panel=panel)(with_session(cancel))
     endpoint = typer.Typer()
     endpoint.command("create")(with_session(endpoint_create))
     endpoint.command("list")(with_session(endpoint_list))
     endpoint.command("show")(with_session(endpoint_show))
     endpoint.command("scale")(with_session(endpoint_scale))
+    endpoint.command("rollback")(with_session(rollback))
     endpoint.command("limit")(with_session(endpoint_limit))
+    endpoint.command("gateway")(with_session(endpoint_gateway))
     endpoint.command("delete")(with_session(endpoint_delete))
     program.add_typer(
         endpoint,
@@ -169,6 +200,8 @@ def install(program: typer.Typer) -> None:
         help="Create, show, scale and delete endpoints.",
         rich_help_panel=panel,
     )
+    program.add_typer(endpoint, name="endpoints", hidden=True)
+    deployments.install(program, panel)
 
 
 def _deployable(session: Session, endpoint: str, version: str) -> VersionName:
@@ -188,37 +221,9 @@ def _follow(
             deployment = wait_for_deployment(
                 session.client, endpoint, deployment.id, on_progress=view, timeout_s=timeout_s
             )
-    _show_deployment(session, deployment)
+    show_deployment(session, deployment)
     if not wait:
-        session.output.note(f"Follow it with: weighbridge endpoint show {endpoint}")
-
-
-def _show_deployment(session: Session, deployment: Deployment) -> None:
-    view = facts(
-        {
-            "deployment": deployment.id,
-            "endpoint": deployment.endpoint_id,
-            "model": deployment.model,
-            "state": deployment.state,
-            "updated": _counters(deployment),
-            "reason": (deployment.reason or None) if not deployment.succeeded else None,
-            "error": deployment.error_message,
-            "created": moment(deployment.created),
-        }
-    )
-    session.output.show(deployment.raw, view)
-
-
-def _counters(deployment: Deployment) -> str | None:
-    if deployment.total_replicas is None:
-        return None
-    return f"{cell(deployment.updated_replicas)} of {deployment.total_replicas} replicas"
-
-
-def _fraction(deployment: Deployment) -> str | None:
-    if deployment.total_replicas is None:
-        return None
-    return f"{cell(deployment.updated_replicas)}/{deployment.total_replicas}"
+        session.output.note(f"Follow it with: weighbridge deployment watch {deployment.id}")
 
 
 def _show_shape(session: Session, shape: EndpointShape) -> None:
@@ -230,6 +235,9 @@ def _show_shape(session: Session, shape: EndpointShape) -> None:
             "replicas": shape.replicas,
             "max unavailable": shape.max_unavailable,
             "max surge": shape.max_surge,
+            "its org may have": shape.replicas_max,
+            "downtime": "allowed" if shape.allow_downtime else None,
+            "queue": shape.queue_policy,
             "serving": f"version {shape.serving}" if shape.serving is not None else "nothing yet",
             "created": moment(shape.created),
         }

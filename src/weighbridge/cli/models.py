@@ -34,6 +34,9 @@ TimeoutS = Annotated[
 ]
 
 
+NOBODY = "nobody"
+
+
 def arch_register(
     session: Session,
     arch: ArchId,
@@ -194,6 +197,64 @@ def alias_set(
     session.output.show(answer.raw, view)
 
 
+def alias_move(
+    session: Session,
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="The alias, as in production.")],
+    model: Annotated[str, typer.Argument(metavar="ARCH/VERSION", help="The version that gets it.")],
+    *,
+    expected: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="VERSION", help="The version that holds it now; `nobody` if none."
+        ),
+    ],
+    org: OrgName = None,
+) -> None:
+    """Move an alias from one version to another in one step, if it still is where you think."""
+    name = session.version_name(model, org)
+    answer = session.client.aliases.move(
+        name.org_name,
+        name.model_arch_id,
+        alias,
+        name.version,
+        expected=None if expected == NOBODY else expected,
+    )
+    view = facts({"alias": alias, "held by": answer.model, "before": answer.previous_model})
+    session.output.show(answer.raw, view)
+
+
+def alias_history(
+    session: Session,
+    model: Annotated[
+        str, typer.Argument(metavar="ARCH/ALIAS", help="As in llama-3.3-70b/production.")
+    ],
+    org: OrgName = None,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="Changes shown at most.")] = 50,
+) -> None:
+    """Show where an alias pointed, newest change first."""
+    name = session.version_name(model, org)
+    found = session.client.aliases.history(
+        name.org_name, name.model_arch_id, name.version, page_size=limit
+    )
+    rows = [
+        (
+            moment(change.changed),
+            _number(change.from_version),
+            _number(change.to_version),
+            change.cause,
+            change.key_id,
+        )
+        for change in found.changes
+    ]
+    session.output.show(found.raw, table(("WHEN", "FROM", "TO", "BY CALL", "KEY"), rows))
+    if not rows:
+        session.output.note(f"No version ever held {name.version}.")
+
+
+def _number(version_name: str | None) -> str | None:
+    return None if version_name is None else VersionName.parse(version_name).version
+
+
 def install(program: typer.Typer) -> None:
     panel = "Models"
     arch, version, alias = typer.Typer(), typer.Typer(), typer.Typer()
@@ -206,6 +267,8 @@ def install(program: typer.Typer) -> None:
         version, name="version", help="Show, compare or delete versions.", rich_help_panel=panel
     )
     alias.command("set")(with_session(alias_set))
+    alias.command("move")(with_session(alias_move))
+    alias.command("history")(with_session(alias_history))
     program.add_typer(
         alias, name="alias", help="Name versions, as in `production`.", rich_help_panel=panel
     )

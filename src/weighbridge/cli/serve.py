@@ -1,6 +1,7 @@
 """The commands that start, stop and rescue a server on this machine; the only ones that import it."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from weighbridge.cli.output import Output
 from weighbridge.cli.session import AsJson, profile_file, reported
 from weighbridge.errors import SetupError
 from weighbridge.sdk.client import BASE_URL_DEFAULT
-from weighbridge.settings import Settings
+from weighbridge.settings import Settings, unknown_names
 
 DataDirectory = Annotated[
     Path | None,
@@ -41,6 +42,9 @@ def up(
     output = Output(as_json=as_json)
     with reported(output):
         settings = _settings(data_dir=data_dir, host=host, port=port)
+        for name, meant in unknown_names(os.environ).items():
+            # Not refused: an orchestrator sets such variables for a service that has our name.
+            output.note(f"{name} is no setting." + (f" Is {meant} meant?" if meant else ""))
         url = f"http://{_reachable(settings.host)}:{settings.port}"
         if save_key:
             # Before the first key is made: one that cannot be kept would be lost.

@@ -27,9 +27,12 @@ from weighbridge.sdk import (
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
+    RolloutFailedError,
     ServerError,
     StatusError,
+    SyncFailedError,
     VersionName,
+    WaitTimeoutError,
 )
 
 
@@ -65,7 +68,26 @@ _CODES: tuple[tuple[type[ClientError], Exit], ...] = (
     (ServerError, Exit.UNAVAILABLE),
 )
 
+_NEXT_STEPS_BY_CODE: Mapping[str, str] = {
+    "key_missing": "export the variable, or store the key with `weighbridge config set`",
+    "alias_moved": "`weighbridge alias history` tells who moved it; then move it from its holder of now",
+    "alias_taken": "move it with `weighbridge alias move`, or choose another name",
+    "deployment_in_progress": "follow it with `weighbridge deployment watch`, or cancel it",
+    "deployment_not_cancellable": "look at it with `weighbridge deployment show`",
+    "deployment_queue_full": "`weighbridge deployment list` shows what waits; cancel what is not needed",
+    "nothing_to_roll_back_to": "deploy the version you want with `weighbridge deploy`",
+    "scaling_not_allowed": "ask the operator for `weighbridge endpoint scale ENDPOINT --replicas-max N`",
+    "version_not_done": "`weighbridge version show` tells how far its sync is",
+}
+"""For errors of which more is known than their kind."""
+
 _NEXT_STEPS: tuple[tuple[type[ClientError], str], ...] = (
+    (UsageError, "see --help of the command"),
+    (BadRequestError, "change what the message names; --help shows the command's arguments"),
+    (ConflictError, "look at what is there now, then decide again"),
+    (SyncFailedError, "`weighbridge doctor` finds what keeps the weights from being read"),
+    (RolloutFailedError, "`weighbridge deployment show` tells why; the version before it serves"),
+    (WaitTimeoutError, "it goes on by itself; ask again, or wait longer with --timeout"),
     (
         AuthenticationError,
         "check that the key is of the kind this command needs, and neither revoked nor expired",
@@ -221,8 +243,8 @@ def exit_code(error: ClientError) -> Exit:
 
 
 def _next_step(error: ClientError) -> str | None:
-    if error.code == "key_missing":
-        return "export the variable, or store the key with `weighbridge config set`"
+    if error.code in _NEXT_STEPS_BY_CODE:
+        return _NEXT_STEPS_BY_CODE[error.code]
     return next((step for kind, step in _NEXT_STEPS if isinstance(error, kind)), None)
 
 

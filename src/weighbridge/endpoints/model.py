@@ -2,15 +2,27 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from weighbridge.routing.limits import NO_LIMITS, UsageLimits
+from weighbridge.routing.options import DEFAULT_OPTIONS, GatewayOptions
+
+
+class QueuePolicy(StrEnum):
+    """What a new deployment means for those that wait on the endpoint: nothing, or their end (R1)."""
+
+    FIFO = "fifo"
+    LATEST_WINS = "latest_wins"
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """The name clients call; `replicas`, `max_unavailable` and `max_surge` shape its rollouts (R4, R18).
 
-    `limits` are over all keys.
+    Only with `allow_downtime` may a rollout stop every replica at once.
+
+    `limits` are over all keys. `replicas_max` is how far its own org may scale it; None: not at all.
+    `gateway` is how the gateway treats its requests.
     `base_deployment_id` is the deployment that last ended `done`: what a rollback returns to (R12).
     """
 
@@ -25,3 +37,7 @@ class Endpoint:
     updated_at: datetime
     revision: int
     limits: UsageLimits = NO_LIMITS
+    replicas_max: int | None = None
+    allow_downtime: bool = False
+    queue_policy: QueuePolicy = QueuePolicy.FIFO
+    gateway: GatewayOptions = DEFAULT_OPTIONS

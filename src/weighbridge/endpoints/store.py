@@ -6,14 +6,15 @@ from datetime import datetime
 from sqlalchemy import Row, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from weighbridge.endpoints.model import Endpoint
+from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.errors import StaleError
 from weighbridge.routing.limits import limits_document, read_limits
+from weighbridge.routing.options import options_document, read_options
 from weighbridge.storage.database import Transaction
 from weighbridge.storage.tables import ROLLOUT_FINAL, deployments, endpoints
 
 
-def _endpoint(row: Row[tuple[object, ...]]) -> Endpoint:
+def read_endpoint(row: Row[tuple[object, ...]]) -> Endpoint:
     return Endpoint(
         id=row.id,
         org_id=row.org_id,
@@ -26,6 +27,10 @@ def _endpoint(row: Row[tuple[object, ...]]) -> Endpoint:
         updated_at=row.updated_at,
         revision=row.revision,
         limits=read_limits(row.limits),
+        gateway=read_options(row.gateway),
+        replicas_max=row.replicas_max,
+        allow_downtime=row.allow_downtime,
+        queue_policy=QueuePolicy(row.queue_policy),
     )
 
 
@@ -40,6 +45,9 @@ async def insert_endpoint(tx: Transaction, endpoint: Endpoint) -> bool:
             replicas=endpoint.replicas,
             max_unavailable=endpoint.max_unavailable,
             max_surge=endpoint.max_surge,
+            replicas_max=endpoint.replicas_max,
+            allow_downtime=endpoint.allow_downtime,
+            queue_policy=endpoint.queue_policy,
             created_at=endpoint.created_at,
             updated_at=endpoint.updated_at,
         )
@@ -59,7 +67,7 @@ async def find(
     if lock:
         query = query.with_for_update()
     row = (await tx.execute(query)).one_or_none()
-    return None if row is None else _endpoint(row)
+    return None if row is None else read_endpoint(row)
 
 
 async def endpoints_of(tx: Transaction, org_id: str | None) -> Sequence[Endpoint]:
@@ -67,11 +75,11 @@ async def endpoints_of(tx: Transaction, org_id: str | None) -> Sequence[Endpoint
     query = select(endpoints).where(endpoints.c.deleted_at.is_(None)).order_by(endpoints.c.id)
     if org_id is not None:
         query = query.where(endpoints.c.org_id == org_id)
-    return [_endpoint(row) for row in await tx.execute(query)]
+    return [read_endpoint(row) for row in await tx.execute(query)]
 
 
 async def save_shape(tx: Transaction, endpoint: Endpoint) -> None:
-    """Write replicas, max_unavailable, max_surge and limits; guarded by the revision."""
+    """Write what `service.update` changes; guarded by the revision."""
     await _guarded(
         tx,
         endpoint,
@@ -79,7 +87,11 @@ async def save_shape(tx: Transaction, endpoint: Endpoint) -> None:
             "replicas": endpoint.replicas,
             "max_unavailable": endpoint.max_unavailable,
             "max_surge": endpoint.max_surge,
+            "replicas_max": endpoint.replicas_max,
+            "allow_downtime": endpoint.allow_downtime,
+            "queue_policy": endpoint.queue_policy,
             "limits": limits_document(endpoint.limits),
+            "gateway": options_document(endpoint.gateway),
             "updated_at": endpoint.updated_at,
         },
     )
@@ -116,6 +128,16 @@ async def open_deployment(tx: Transaction, endpoint_id: str) -> str | None:
         .limit(1)
     )
     return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def active_deployment(tx: Transaction, endpoint_id: str) -> tuple[str, int] | None:
+    """The deployment that is being rolled out on an endpoint, and to how many replicas."""
+    query = select(deployments.c.id, deployments.c.replicas).where(
+        deployments.c.endpoint_id == endpoint_id,
+        deployments.c.status.in_(("in_progress", "rolling_back")),
+    )
+    row = (await tx.execute(query)).one_or_none()
+    return None if row is None else (row.id, row.replicas)
 
 
 async def base_versions(tx: Transaction, endpoint_ids: Sequence[str]) -> Mapping[str, int]:

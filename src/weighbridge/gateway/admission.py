@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from weighbridge.gateway.answers.rendering import AnswerIdentity
 from weighbridge.gateway.errors import model_not_found
 from weighbridge.gateway.requests.checks import check_request
 from weighbridge.gateway.requests.content import read_object
@@ -9,7 +10,7 @@ from weighbridge.gateway.requests.reading import read_request
 from weighbridge.gateway.requests.shapes import ChatRequest, CompletionRequest, InferenceRequest
 from weighbridge.gateway.requests.writing import Body, engine_body
 from weighbridge.gateway.table import Tables
-from weighbridge.routing.model import EndpointRoute, KeyEntry
+from weighbridge.routing.model import EndpointRoute, KeyEntry, ReplicaRoute
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
@@ -29,6 +30,24 @@ class Admitted(Struct, frozen=True):
     @property
     def is_chat(self) -> bool:
         return self.path == CHAT_PATH
+
+    def answer_id(self, request_id: str) -> str:
+        return ("chatcmpl-" if self.is_chat else "cmpl-") + request_id
+
+    def identity(
+        self, replica: ReplicaRoute, request_id: str, created_unix_s: float
+    ) -> AnswerIdentity:
+        """Whose answer it will be when this replica gives it."""
+        return AnswerIdentity(
+            answer_id=self.answer_id(request_id),
+            is_chat=self.is_chat,
+            endpoint_id=self.endpoint.endpoint_id,
+            fingerprint=replica.fingerprint,
+            served_name=replica.served_name,
+            created_unix_s=created_unix_s,
+            tier_used=self.tier_used,
+            top_logprobs=self.top_logprobs,
+        )
 
 
 def admit(

@@ -18,7 +18,7 @@ from weighbridge.errors import (
     UnavailableError,
     WeighbridgeError,
 )
-from weighbridge.gateway.limits.refusals import QuotaError
+from weighbridge.gateway.limits.refusals import NotReadyError, QuotaError
 
 RETRY_AFTER_S = 1
 RETRY_SOON_S = 60
@@ -105,7 +105,7 @@ def _retry(error: WeighbridgeError, row: _Row) -> Mapping[str, str]:
     if row.status not in (429, 503):
         return {}
     after_s = RETRY_AFTER_S
-    if isinstance(error, QuotaError):
+    if isinstance(error, QuotaError | NotReadyError):
         after_s = max(RETRY_AFTER_S, math.ceil(error.retry_after_s))
     headers = {"retry-after": str(after_s)}
     return headers if after_s <= RETRY_SOON_S else {**headers, "x-should-retry": "false"}

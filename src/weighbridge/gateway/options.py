@@ -24,6 +24,10 @@ class Options:
     drain_s: float
     queue_wait_s: float
     queue_requests_max: int
+    hold_requests_max: int
+    hold_bytes_max: int
+    hold_head_s: float
+    stream_keepalive_s: float
     log_level: str
 
     def worker_argv(self, worker: int, port: int) -> Sequence[str]:
@@ -39,6 +43,10 @@ class Options:
             *("--drain-s", str(self.drain_s)),
             *("--queue-wait-s", str(self.queue_wait_s)),
             *("--queue-requests-max", str(self.queue_requests_max)),
+            *("--hold-requests-max", str(self.hold_requests_max)),
+            *("--hold-bytes-max", str(self.hold_bytes_max)),
+            *("--hold-head-s", str(self.hold_head_s)),
+            *("--stream-keepalive-s", str(self.stream_keepalive_s)),
             *("--log-level", self.log_level),
         )
 
@@ -58,6 +66,10 @@ def read_options(argv: Sequence[str], settings: Settings) -> Options:
     parser.add_argument("--drain-s", type=float, default=30.0, help="for streams after SIGTERM")
     parser.add_argument("--queue-wait-s", type=float, default=settings.queue_wait_s)
     parser.add_argument("--queue-requests-max", type=int, default=settings.queue_requests_max)
+    parser.add_argument("--hold-requests-max", type=int, default=settings.hold_requests_max)
+    parser.add_argument("--hold-bytes-max", type=int, default=settings.hold_bytes_max)
+    parser.add_argument("--hold-head-s", type=float, default=settings.hold_head_s)
+    parser.add_argument("--stream-keepalive-s", type=float, default=settings.stream_keepalive_s)
     parser.add_argument("--log-level", default=settings.log_level)
     found = parser.parse_args(argv)
     data_dir = DataDir(found.data_dir.expanduser().resolve())
@@ -74,5 +86,9 @@ def read_options(argv: Sequence[str], settings: Settings) -> Options:
         drain_s=found.drain_s,
         queue_wait_s=found.queue_wait_s,
         queue_requests_max=found.queue_requests_max,
+        hold_requests_max=found.hold_requests_max,
+        hold_bytes_max=found.hold_bytes_max,
+        hold_head_s=found.hold_head_s,
+        stream_keepalive_s=found.stream_keepalive_s,
         log_level=found.log_level,
     )

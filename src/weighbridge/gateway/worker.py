@@ -5,6 +5,7 @@ Started by the parent (`python -m weighbridge.gateway`), never alone: the parent
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ import uvloop
 
 from weighbridge.clock import Clock
 from weighbridge.errors import SetupError
+from weighbridge.gateway.limits.holds import HoldLimits, Holds
 from weighbridge.gateway.limits.ledger import Ledger, open_ledger
 from weighbridge.gateway.limits.meter import Meter
 from weighbridge.gateway.limits.quotas import Quotas
@@ -93,6 +95,7 @@ async def serve(options: Options, worker: int, parent: int) -> None:
             tasks.create_task(snapshots.watch()),
             tasks.create_task(chores.run(stop)),
             tasks.create_task(meter.turns.watch()),
+            tasks.create_task(worker_site.site.replicas.holds.watch()),
             tasks.create_task(meter.spool.run()),
         ]
         await stop.wait()
@@ -139,16 +142,27 @@ def _site(
     meter: Meter,
     column: WorkerColumn,
 ) -> _Worker:
-    limits = Limits(request_max_s=options.request_max_s, drain_s=options.drain_s)
+    limits = Limits(
+        request_max_s=options.request_max_s,
+        drain_s=options.drain_s,
+        stream_keepalive_s=options.stream_keepalive_s or math.inf,
+    )
     clock = Clock()
     pepper = load_pepper(options.pepper_dir)
     timers = Timers(clock.monotonic())
     outbox = Outbox()
     upstreams = Upstreams(timers, outbox, limits.connect_s)
     access = AccessLog(sys.stderr.fileno(), f"gateway-{worker}", options.log_level, clock.now)
+    choice = Choice(snapshots.current, meter.view)
+    hold_limits = HoldLimits(
+        requests_max=options.hold_requests_max,
+        bytes_max=options.hold_bytes_max,
+        head_s=options.hold_head_s,
+    )
+    holds = Holds(hold_limits, snapshots.current, choice.ready, clock)
     site = PublicSite(
         desk=Desk(snapshots, snapshots.current, pepper, Figures(), access, meter, limits, clock),
-        replicas=Replicas(Choice(snapshots.current, meter.view), column, upstreams, pepper),
+        replicas=Replicas(choice, holds, column, upstreams, pepper),
         upstreams=upstreams,
         control=Address(unix_path=str(options.data_dir.control_socket)),
     )
@@ -200,6 +214,7 @@ class _Chores:
             routes_generation=tables.routes_generation,
             keys_generation=tables.keys_generation,
             requests=list(desk.figures.rows.values()),
+            holds=list(self._parts.site.replicas.holds.figures.values()),
         )
 
 

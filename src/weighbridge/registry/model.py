@@ -85,3 +85,29 @@ class ModelVersion:
     def succeeded(self) -> bool:
         """Its weights are in the weight store."""
         return self.status is SyncStatus.DONE
+
+
+class AliasCause(StrEnum):
+    """The call that changed where an alias points."""
+
+    UPLOAD = "upload"
+    REPLACE = "replace"
+    """The whole set of a version's aliases was given anew."""
+    MOVE = "move"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasChange:
+    """An alias named version `from_number` and names `to_number` since; None: no version.
+
+    `sequence` counts the changes of one org and architecture from 1. `key_id` is the key that asked for it.
+    """
+
+    alias: str
+    from_number: int | None
+    to_number: int | None
+    cause: AliasCause
+    key_id: str | None
+    changed_at: datetime
+    sequence: int = 0

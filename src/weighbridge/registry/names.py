@@ -37,14 +37,14 @@ def check_arch_id(text: str) -> str:
     return text
 
 
-def check_alias(text: str) -> str:
+def check_alias(text: str, *, param: str = "version_aliases") -> str:
     """An alias can never be taken for a number (V4)."""
     if not ALIAS.fullmatch(text):
         raise InvalidError(
             f"{quoted(text)} is not an alias: 2 to 128 of A-Z, a-z, 0-9 and '-', beginning with a lower-case "
             "letter and ending with a lower-case letter or digit.",
             code="invalid_alias",
-            param="version_aliases",
+            param=param,
         )
     return text
 

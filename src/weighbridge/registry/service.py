@@ -8,8 +8,14 @@ from weighbridge.accounts.model import Org
 from weighbridge.accounts.names import quoted
 from weighbridge.engines.base import EngineSettings
 from weighbridge.errors import ConflictError, NotFoundError
-from weighbridge.registry import architecture_store, store
-from weighbridge.registry.model import Architecture, ModelVersion, SyncStatus
+from weighbridge.registry import alias_store, architecture_store, store
+from weighbridge.registry.model import (
+    AliasCause,
+    AliasChange,
+    Architecture,
+    ModelVersion,
+    SyncStatus,
+)
 from weighbridge.registry.names import (
     WeightUri,
     check_aliases,
@@ -40,8 +46,12 @@ async def upload(  # noqa: PLR0917 - the order of the public call's own members
     *,
     version_id: str,
     now: datetime,
+    key_id: str | None = None,
 ) -> ModelVersion:
-    """A new queued version; all or nothing: a taken alias leaves no version behind."""
+    """A new queued version; all or nothing: a taken alias leaves no version behind.
+
+    `key_id`, here and below, is the key that asks: it stands in the history of aliases.
+    """
     WeightUri.parse(weight_uri)
     names = check_aliases(aliases)
     if suffix is not None:
@@ -71,8 +81,30 @@ async def upload(  # noqa: PLR0917 - the order of the public call's own members
     )
     await _refuse_taken(tx, version, names)
     await store.insert_version(tx, version)
-    await store.replace_aliases(tx, version, names)
+    before = replace(version, aliases=())
+    await _give_aliases(tx, before, names, AliasCause.UPLOAD, key_id=key_id, now=now)
     return version
+
+
+async def _give_aliases(
+    tx: Transaction,
+    version: ModelVersion,
+    names: Sequence[str],
+    cause: AliasCause,
+    *,
+    key_id: str | None,
+    now: datetime,
+) -> None:
+    """Replace what `version` holds by `names`, and write down each alias that it lost or got."""
+    lost = [name for name in version.aliases if name not in names]
+    got = [name for name in names if name not in version.aliases]
+    number = version.number
+    changes = [
+        *(AliasChange(name, number, None, cause, key_id, now) for name in lost),
+        *(AliasChange(name, None, number, cause, key_id, now) for name in got),
+    ]
+    await alias_store.replace_aliases(tx, version, names)
+    await alias_store.record(tx, version.org_id, version.arch_id, changes)
 
 
 async def visible_architecture(tx: Transaction, org_id: str, arch_id: str) -> Architecture:
@@ -94,12 +126,12 @@ def _architecture_not_found(arch_id: str) -> NotFoundError:
 
 
 async def _refuse_taken(tx: Transaction, version: ModelVersion, names: Sequence[str]) -> None:
-    taken = await store.alias_holder(tx, version.org_id, version.arch_id, names, but=version.id)
+    taken = await alias_store.holder(tx, version.org_id, version.arch_id, names, but=version.id)
     if taken is not None:
         alias, holder = taken
         raise ConflictError(
             f"Alias '{alias}' is held by version {holder} of {version.arch_id}; "
-            "take it off that version first.",
+            "take it off that version first, or move it with :move.",
             code="alias_taken",
             param="version_aliases",
         )
@@ -129,7 +161,14 @@ async def versions(tx: Transaction, org_id: str, arch_id: str) -> Sequence[Model
 
 
 async def set_aliases(
-    tx: Transaction, org_id: str, arch_id: str, ref: int | str, aliases: Sequence[str]
+    tx: Transaction,
+    org_id: str,
+    arch_id: str,
+    ref: int | str,
+    aliases: Sequence[str],
+    *,
+    now: datetime,
+    key_id: str | None = None,
 ) -> ModelVersion:
     """Replace a version's whole set of aliases; nothing is taken from another version (V5)."""
     names = check_aliases(aliases)
@@ -137,17 +176,24 @@ async def set_aliases(
         await store.lock_counter(tx, org_id, arch_id)
     version = await resolve(tx, org_id, arch_id, ref, lock=True)
     await _refuse_taken(tx, version, names)
-    await store.replace_aliases(tx, version, names)
+    await _give_aliases(tx, version, names, AliasCause.REPLACE, key_id=key_id, now=now)
     return replace(version, aliases=names)
 
 
 async def delete(
-    tx: Transaction, org_id: str, arch_id: str, ref: int | str, *, now: datetime
+    tx: Transaction,
+    org_id: str,
+    arch_id: str,
+    ref: int | str,
+    *,
+    now: datetime,
+    key_id: str | None = None,
 ) -> ModelVersion:
     """Take a version out of sight, for good; ConflictError names who uses it (V6)."""
     if is_arch_id(arch_id):
         # Endpoints before versions: a deploy locks in this order too.
         await store.lock_endpoints(tx, org_id, arch_id)
+        await store.lock_counter(tx, org_id, arch_id)
     version = await resolve(tx, org_id, arch_id, ref, lock=True)
     uses = await store.uses(tx, version.id)
     if uses:
@@ -159,6 +205,7 @@ async def delete(
             code="model_version_in_use",
             param="version_id",
         )
+    await _give_aliases(tx, version, (), AliasCause.DELETE, key_id=key_id, now=now)
     await store.bury(tx, version, now)
     return version
 

@@ -1,9 +1,9 @@
-"""SQL of model versions and their aliases."""
+"""SQL of model versions."""
 
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Row, Select, delete, func, or_, select, update
+from sqlalchemy import Row, Select, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from weighbridge.errors import StaleError
@@ -97,42 +97,6 @@ async def insert_version(tx: Transaction, version: ModelVersion) -> None:
     )
 
 
-async def replace_aliases(tx: Transaction, version: ModelVersion, names: Sequence[str]) -> None:
-    await tx.execute(delete(aliases).where(aliases.c.version_id == version.id))
-    if names:
-        rows = [
-            {
-                "org_id": version.org_id,
-                "arch_id": version.arch_id,
-                "alias": name,
-                "version_id": version.id,
-                "position": position,
-            }
-            for position, name in enumerate(names)
-        ]
-        await tx.execute(insert(aliases), rows)
-
-
-async def alias_holder(
-    tx: Transaction, org_id: str, arch_id: str, names: Sequence[str], *, but: str
-) -> tuple[str, int] | None:
-    """The first of `names` that a version other than `but` holds, with that version's number."""
-    query = (
-        select(aliases.c.alias, model_versions.c.number)
-        .join(model_versions, model_versions.c.id == aliases.c.version_id)
-        .where(
-            aliases.c.org_id == org_id,
-            aliases.c.arch_id == arch_id,
-            aliases.c.alias.in_(names),
-            aliases.c.version_id != but,
-        )
-        .order_by(aliases.c.alias)
-        .limit(1)
-    )
-    row = (await tx.execute(query)).one_or_none()
-    return None if row is None else (row.alias, row.number)
-
-
 async def find(
     tx: Transaction, org_id: str, arch_id: str, ref: int | str, *, lock: bool = False
 ) -> ModelVersion | None:
@@ -214,7 +178,7 @@ async def uses(tx: Transaction, version_id: str) -> Sequence[str]:
 
 
 async def bury(tx: Transaction, version: ModelVersion, now: datetime) -> None:
-    """Tombstone and give up the aliases (V7); guarded by the revision."""
+    """Tombstone (V7); guarded by the revision."""
     result = await tx.execute(
         update(model_versions)
         .where(model_versions.c.id == version.id, model_versions.c.revision == version.revision)
@@ -227,7 +191,6 @@ async def bury(tx: Transaction, version: ModelVersion, now: datetime) -> None:
     )
     if result.rowcount != 1:
         raise StaleError(f"version {version.id} is no longer at revision {version.revision}")
-    await tx.execute(delete(aliases).where(aliases.c.version_id == version.id))
 
 
 async def has_versions(tx: Transaction, arch_id: str) -> bool:

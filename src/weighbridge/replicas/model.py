@@ -90,8 +90,10 @@ class Replica:
 
     `routed_generation` is the routing table that first named it, `unrouted_generation` the first that no
     longer did; both wait for the gateways' acks (G5), and `routed_at` is when the first of these was complete.
-    `failure_counted` is set once a rollout has put a failure on its account. `slot` indexes the shared
-    in-flight counts and is given to nobody else while the replica is not final.
+    `flips` are the last times it was about to be given up for failed probes and came back; `settings_digest`
+    tells the engine settings apart that it runs with. `failure_counted` is set once a rollout has put a
+    failure on its account. `slot` indexes the shared in-flight counts and is given to nobody else while the
+    replica is not final.
     """
 
     id: str
@@ -117,6 +119,8 @@ class Replica:
     ready_at: datetime | None
     drain_deadline: datetime | None
     revision: int
+    settings_digest: str = ""
+    flips: tuple[datetime, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,9 @@ class ReplicaLimits:
     """How often an idle ready replica must produce a real token; also how long that may take."""
     probe_passes_min: int = 2
     probe_failures_max: int = 3
+    flips_max: int = 3
+    """This often within `flips_window_s` on the brink of being given up, and it is given up."""
+    flips_window_s: float = 600.0
     load_bytes_per_s: int = 200_000_000
     """Added to the engine's start timeout: the size of the weights at this rate."""
     warm_s: float = 300.0

@@ -48,10 +48,14 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The replica as it is from now on. A STOP is carried out after `after` is committed, never before."""
+    """The replica as it is from now on. A STOP is carried out after `after` is committed, never before.
+
+    `in_flight` are the requests it still had when this was decided, where they were counted.
+    """
 
     after: Replica
     command: Command | None = None
+    in_flight: int | None = None
 
 
 def plan(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -> Step:
@@ -146,10 +150,25 @@ def _watch(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -
         return _give_up(replica, probe.detail, now)
     if probe.outcome is ProbeOutcome.READY:
         return Step(_say(replace(replica, probe_failures=0), ""))
+    return _doubt(replica, probe, seen, now, limits)
+
+
+def _doubt(
+    replica: Replica, probe: Probe, seen: Seen, now: datetime, limits: ReplicaLimits
+) -> Step:
+    """A failed probe of a ready replica: too many in a row, or too often nearly so, and it goes."""
     failures = min(replica.probe_failures + 1, limits.probe_failures_max)
     failing = _say(replace(replica, probe_failures=failures), probe.detail)
+    believed = probe.generated or not seen.guarded
+    if believed and replica.probe_failures < failures == max(1, limits.probe_failures_max - 1):
+        since = now - timedelta(seconds=limits.flips_window_s)
+        flips = (*(at for at in failing.flips if at > since), now)
+        failing = replace(failing, flips=flips[-limits.flips_max :])
+        if len(flips) >= limits.flips_max:
+            words = f"failed its probes {len(flips)} times within {limits.flips_window_s:g} s"
+            return _give_up(failing, f"{words}: {probe.detail}", now)
     # R16: where most replicas fail at once, only a failed generation, with its longer patience, convinces.
-    if failures >= limits.probe_failures_max and (probe.generated or not seen.guarded):
+    if failures >= limits.probe_failures_max and believed:
         return _give_up(failing, f"{failures} probes in a row failed: {probe.detail}", now)
     return Step(failing)
 
@@ -167,12 +186,16 @@ def _drain(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -
     if not _acked(replica.unrouted_generation, seen) and not waited_long:
         return Step(replica)
     deadline = replica.drain_deadline or now + timedelta(seconds=limits.drain_s)
+    # Where no gateway lives there is nobody who counts.
+    counted = None if seen.routes_acked is None else seen.in_flight
     if seen.in_flight == 0:
-        return Step(_become(replica, ReplicaState.STOPPING, replica.reason, now), Command.STOP)
+        ended = _become(replica, ReplicaState.STOPPING, replica.reason, now)
+        return Step(ended, Command.STOP, counted)
     if now >= deadline:
         words = f"{seen.in_flight} requests cut at the drain deadline"
-        return Step(_become(replica, ReplicaState.STOPPING, words, now), Command.STOP)
-    return Step(_say(replace(replica, drain_deadline=deadline), "waiting for its requests to end"))
+        return Step(_become(replica, ReplicaState.STOPPING, words, now), Command.STOP, counted)
+    waiting = _say(replace(replica, drain_deadline=deadline), "waiting for its requests to end")
+    return Step(waiting, in_flight=counted)
 
 
 def _bury(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -> Step:

@@ -5,18 +5,13 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Row, RowMapping, Select, and_, insert, or_, select, update
+from sqlalchemy import Row, RowMapping, Select, and_, func, insert, or_, select, update
 
 from weighbridge.engines.base import EngineSettings
 from weighbridge.errors import StaleError
 from weighbridge.replicas.model import TRANSITIONS, Replica, ReplicaState
 from weighbridge.storage.database import Transaction
-from weighbridge.storage.tables import (
-    architectures,
-    deployments,
-    model_versions,
-    replicas,
-)
+from weighbridge.storage.tables import deployments, model_versions, replicas
 
 FINAL = tuple(state for state in ReplicaState if state.final)
 ENDED = (ReplicaState.FAILED, ReplicaState.LOST)
@@ -39,7 +34,7 @@ class Watched:
 
 def _replica(row: RowMapping) -> Replica:
     values = {name: row[name] for name in _NAMES}
-    return Replica(**values | {"state": ReplicaState(row["state"])})
+    return Replica(**values | {"state": ReplicaState(row["state"]), "flips": tuple(row["flips"])})
 
 
 def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Replica]:
@@ -52,11 +47,10 @@ async def watched(tx: Transaction) -> list[Watched]:
         select(
             *_COLUMNS,
             deployments.c.org_id.label("org_id"),
-            architectures.c.engine.label("engine"),
+            deployments.c.engine.label("engine"),
             model_versions.c.bytes_total.label("size_bytes"),
         )
         .join(deployments, deployments.c.id == replicas.c.deployment_id)
-        .join(architectures, architectures.c.id == deployments.c.arch_id)
         .join(model_versions, model_versions.c.id == replicas.c.version_id)
         .where(replicas.c.state.not_in(FINAL))
         .order_by(replicas.c.created_at, replicas.c.id)
@@ -118,6 +112,17 @@ async def listing(tx: Transaction, endpoint_id: str | None, *, limit: int = 200)
     return _all(await tx.execute(query.limit(limit)))
 
 
+async def counts_of(tx: Transaction, endpoint_id: str) -> list[tuple[int, ReplicaState, int]]:
+    """How many of an endpoint's replicas that are not final are in each state, by version number."""
+    query = (
+        select(replicas.c.version_number, replicas.c.state, func.count())
+        .where(replicas.c.endpoint_id == endpoint_id, replicas.c.state.not_in(FINAL))
+        .group_by(replicas.c.version_number, replicas.c.state)
+        .order_by(replicas.c.version_number, replicas.c.state)
+    )
+    return [(number, ReplicaState(state), n) for number, state, n in await tx.execute(query)]
+
+
 async def find(tx: Transaction, replica_id: str) -> Replica | None:
     row = (await tx.execute(select(*_COLUMNS).where(replicas.c.id == replica_id))).one_or_none()
     return None if row is None else _replica(row._mapping)  # noqa: SLF001 - its public name
@@ -129,6 +134,12 @@ async def ended_since(tx: Transaction, replica_ids: Sequence[str]) -> dict[str, 
     return {replica.id: replica for replica in _all(await tx.execute(query))}
 
 
+async def digests_in_use(tx: Transaction) -> frozenset[str]:
+    """The manifests of replicas that are not final."""
+    query = select(replicas.c.digest).distinct().where(replicas.c.state.not_in(FINAL))
+    return frozenset((await tx.execute(query)).scalars())
+
+
 async def slots_taken(tx: Transaction) -> set[int]:
     rows = await tx.execute(select(replicas.c.slot).where(replicas.c.state.not_in(FINAL)))
     return set(rows.scalars())
@@ -137,8 +148,13 @@ async def slots_taken(tx: Transaction) -> set[int]:
 async def add(tx: Transaction, new: Sequence[Replica]) -> None:
     if new:
         await tx.execute(
-            insert(replicas), [{name: getattr(one, name) for name in _NAMES} for one in new]
+            insert(replicas), [{name: _value(one, name) for name in _NAMES} for one in new]
         )
+
+
+def _value(replica: Replica, name: str) -> object:
+    value: object = getattr(replica, name)
+    return list(value) if isinstance(value, tuple) else value
 
 
 async def save(tx: Transaction, before: Replica, after: Replica) -> None:
@@ -146,7 +162,7 @@ async def save(tx: Transaction, before: Replica, after: Replica) -> None:
     if after.state is not before.state:
         assert after.state in TRANSITIONS[before.state], (before.state, after.state)
     changed = {
-        name: getattr(after, name)
+        name: _value(after, name)
         for name in _NAMES
         if name not in _FIXED | _BY_PUBLISHER and getattr(after, name) != getattr(before, name)
     }

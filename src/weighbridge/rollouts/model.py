@@ -1,9 +1,11 @@
 """Deployments as values: what was asked for, and how far its rollout has come."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from weighbridge.rollouts.gate import GateLimits
 
 
 class RolloutStatus(StrEnum):
@@ -47,7 +49,8 @@ class Deployment:
     (R7). `replicas`, `max_unavailable` and `max_surge` are those at the rollout's start (R18).
     `updated_max` is the high-water mark of `updated_replicas`: only a new maximum is progress (R14);
     `restored_max` is its twin on the way back, and `restore_failures` that of `failures`. `progress_at` is when
-    the last progress was made, in the direction that `status` names.
+    the last progress was made, in the direction that `status` names. `settings_digest` tells the engine
+    settings apart that its replicas run with: the architecture's at submission.
     """
 
     id: str
@@ -78,6 +81,7 @@ class Deployment:
     progress_at: datetime | None
     finished_at: datetime | None
     revision: int
+    settings_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,9 @@ class RolloutLimits:
     """Pauses before a failed replica is replaced, by failures so far; the last one repeats."""
     upkeep_backoff_s: tuple[float, ...] = (1.0, 5.0, 25.0, 60.0, 300.0)
     """As `backoff_s`, for the replacement of replicas while no rollout is active."""
+    gate: GateLimits = field(default_factory=GateLimits)
+    gate_base_s: float = 900.0
+    """How far before the rollout's start the base's requests count."""
     failures_window_s: float = 900.0
     """Failures older than this no longer slow a replacement down."""
 

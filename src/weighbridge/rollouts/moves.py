@@ -81,12 +81,23 @@ class Moves:
 
 
 def available_at(replica: Replica, limits: RolloutLimits) -> datetime | None:
-    """When a ready, routed replica counts as available; None while it is not ready or not yet routed."""
+    """When a ready, routed replica counts as available; None while it is not, or fails its probes.
+
+    The time begins anew when it was about to be given up (R14).
+    """
     if replica.state is not ReplicaState.READY or replica.ready_at is None:
         return None
-    if replica.routed_at is None:
+    if replica.routed_at is None or replica.probe_failures > 0:
         return None
-    return replica.ready_at + timedelta(seconds=limits.min_ready_s)
+    return max((replica.ready_at, *replica.flips)) + timedelta(seconds=limits.min_ready_s)
+
+
+def runs(replica: Replica, deployment: Deployment) -> bool:
+    """Whether a replica is what the deployment asks for: its version under its engine settings (R17)."""
+    return (replica.version_id, replica.settings_digest) == (
+        deployment.version_id,
+        deployment.settings_digest,
+    )
 
 
 def is_available(replica: Replica, now: datetime, limits: RolloutLimits) -> bool:
@@ -119,7 +130,7 @@ def converge(aim: Aim, replicas: Sequence[Replica], now: datetime, limits: Rollo
     """
     goal, shape = aim.goal, aim.shape
     wanted = [r for r in replicas if r.state.wanted]
-    mine = [r for r in wanted if goal is not None and r.version_id == goal.version_id]
+    mine = [r for r in wanted if goal is not None and runs(r, goal)]
     mine.sort(key=lambda r: _worth(r, now, limits), reverse=True)
     kept = mine[: shape.replicas]
     others = [r for r in wanted if r not in kept]
@@ -177,7 +188,7 @@ def _removals(
     # What an earlier rollout left behind goes before the version to return to, the unproven before the proven.
     ready.sort(
         key=lambda r: (
-            aim.base is not None and r.version_id == aim.base.version_id,
+            aim.base is not None and runs(r, aim.base),
             _worth(r, now, limits),
         )
     )

@@ -1,11 +1,13 @@
 """Decide the next step of a rollout. Pure: no clock, no database, no network."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from weighbridge.endpoints.model import Endpoint
-from weighbridge.replicas.model import Replica, ReplicaState
+from weighbridge.replicas.model import Replica
+from weighbridge.rollouts.causes import cause, due, new_failures, pending, untouched, waiting_words
+from weighbridge.rollouts.gate import verdict
 from weighbridge.rollouts.model import Deployment, RolloutLimits, RolloutStatus
 from weighbridge.rollouts.moves import (
     Action,
@@ -16,6 +18,7 @@ from weighbridge.rollouts.moves import (
     is_available,
     uncounted,
 )
+from weighbridge.usage.model import VersionFigures
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,10 @@ class Seen:
     endpoint: Endpoint
     endpoint_deleted: bool
     replicas: Sequence[Replica]
+    withdrawn: bool = False
+    """Whether the version was deleted, or is no longer whole; it matters before the start."""
+    figures: Mapping[int, VersionFigures] = field(default_factory=dict)
+    """By version number, how its requests ended; of the base also from before the rollout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,9 @@ def _start(seen: Seen, now: datetime) -> Plan:
         return _end(seen, deployment, RolloutStatus.CANCELLED, "cancelled before it started", now)
     if seen.endpoint_deleted:
         return _endpoint_gone(seen, deployment, now)
+    if seen.withdrawn:
+        words = f"version {deployment.version_number} can no longer be deployed; upload it again"
+        return _end(seen, deployment, RolloutStatus.ERROR, words, now)
     endpoint = seen.endpoint
     started = replace(
         deployment,
@@ -89,7 +99,7 @@ def _start(seen: Seen, now: datetime) -> Plan:
 def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
     deployment = replace(
         seen.deployment,
-        failures=seen.deployment.failures + _new_failures(seen, seen.deployment),
+        failures=seen.deployment.failures + new_failures(seen.replicas, seen.deployment),
     )
     if seen.endpoint_deleted:
         return _endpoint_gone(seen, deployment, now)
@@ -99,9 +109,9 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
     moves = converge(aim, seen.replicas, now, limits)
     updated = moves.available
     # Waiting for a place has a limit of its own.
-    excused = moves.drain_blocks or bool(_pending(seen.replicas, deployment))
+    excused = moves.drain_blocks or bool(pending(seen.replicas, deployment))
     progress = updated > deployment.updated_max or (
-        excused and _due(deployment.progress_at, limits.drain_credit_s, now)
+        excused and due(deployment.progress_at, limits.drain_credit_s, now)
     )
     deployment = replace(
         deployment,
@@ -109,13 +119,14 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
         updated_max=max(updated, deployment.updated_max),
         progress_at=now if progress else deployment.progress_at,
     )
-    if moves.complete:
+    why = _gate(seen, deployment, limits)
+    if moves.complete and why is None:
         return _finish(seen, deployment, moves, now, limits)
-    if cause := _cause(seen, deployment, now, limits):
-        if seen.base is None or _untouched(seen, deployment):
-            return _end(seen, deployment, RolloutStatus.ERROR, cause, now)
-        return _turn_back(seen, deployment, cause, now)
-    waiting = _waiting(seen.replicas, deployment)
+    if why := why or cause(seen.replicas, deployment, seen.base, now, limits):
+        if seen.base is None or untouched(seen.replicas, deployment):
+            return _end(seen, deployment, RolloutStatus.ERROR, why, now)
+        return _turn_back(seen, deployment, why, now)
+    waiting = waiting_words(seen.replicas, deployment)
     deployment = replace(
         deployment,
         reason=_progress_words(
@@ -133,6 +144,16 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
         uncounted(seen.replicas),
         _first(now, *moves.next_at, *deadlines),
     )
+
+
+def _gate(seen: Seen, deployment: Deployment, limits: RolloutLimits) -> str | None:
+    """What speaks against the version in the answers it gave; a version is not compared with itself."""
+    base = None if seen.base is None else seen.base.version_number
+    target = deployment.version_number
+    if target == base or target not in seen.figures:
+        return None
+    before = None if base is None else (base, seen.figures.get(base, VersionFigures()))
+    return verdict((target, seen.figures[target]), before, limits.gate)
 
 
 def _finish(
@@ -170,9 +191,9 @@ def _restore(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
     moves = converge(Aim(base, None, shape, proven=True), seen.replicas, now, limits)
     restored = moves.available
     progress = restored > deployment.restored_max or (
-        moves.drain_blocks and _due(deployment.progress_at, limits.drain_credit_s, now)
+        moves.drain_blocks and due(deployment.progress_at, limits.drain_credit_s, now)
     )
-    failures = 0 if base is None else _new_failures(seen, base)
+    failures = 0 if base is None else new_failures(seen.replicas, base)
     deployment = replace(
         deployment,
         restore_failures=deployment.restore_failures + failures,
@@ -190,8 +211,8 @@ def _restore(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
             if stalled
             else f"{deployment.restore_failures} replicas failed"
         )
-        cause = f"{deployment.error_message or 'cancelled'}; going back failed: {why}"
-        return _end(seen, deployment, RolloutStatus.ERROR, cause, now)
+        words = f"{deployment.error_message or 'cancelled'}; going back failed: {why}"
+        return _end(seen, deployment, RolloutStatus.ERROR, words, now)
     deployment = replace(
         deployment,
         reason="removing the replicas of the first deployment"
@@ -217,12 +238,12 @@ def _restored(seen: Seen, deployment: Deployment, moves: Moves, now: datetime) -
     return Plan(back, moves.actions, uncounted(seen.replicas))
 
 
-def _turn_back(seen: Seen, deployment: Deployment, cause: str, now: datetime) -> Plan:
+def _turn_back(seen: Seen, deployment: Deployment, why: str, now: datetime) -> Plan:
     back = replace(
         deployment,
         status=RolloutStatus.ROLLING_BACK,
-        reason=f"going back: {cause}",
-        error_message=cause,
+        reason=f"going back: {why}",
+        error_message=why,
         progress_at=now,
     )
     return Plan(back, counted=uncounted(seen.replicas))
@@ -241,44 +262,6 @@ def _endpoint_gone(seen: Seen, deployment: Deployment, now: datetime) -> Plan:
     return _end(seen, deployment, RolloutStatus.ERROR, words, now)
 
 
-def _cause(seen: Seen, deployment: Deployment, now: datetime, limits: RolloutLimits) -> str | None:
-    """Why the rollout may not go on, if so."""
-    if deployment.failures >= limits.failures_max(deployment.replicas):
-        last = _last_failure(seen.replicas, deployment)
-        return f"{deployment.failures} replicas of version {deployment.version_number} failed" + (
-            f"; the last one: {last}" if last else ""
-        )
-    if _due(deployment.started_at, limits.total_s, now):
-        return f"not finished within {limits.total_s:g} s"
-    pending = _pending(seen.replicas, deployment)
-    if any(_due(r.created_at, limits.capacity_s, now) for r in pending):
-        return f"no free place for a new replica within {limits.capacity_s:g} s"
-    if not pending and _due(deployment.progress_at, limits.progress_s, now):
-        return f"no further replica became ready within {limits.progress_s:g} s"
-    return None
-
-
-def _untouched(seen: Seen, deployment: Deployment) -> bool:
-    """Nothing of the target ever ran and nothing of the rest is missing, so there is nothing to undo."""
-    here = [r for r in seen.replicas if not r.state.final]
-    new = [r for r in here if r.deployment_id == deployment.id]
-    return (
-        deployment.failures == 0
-        and deployment.updated_max == 0
-        and all(r.state is ReplicaState.PENDING for r in new)
-        and all(r.state.wanted for r in here)
-        and len(here) - len(new) >= deployment.replicas
-    )
-
-
-def _new_failures(seen: Seen, account: Deployment) -> int:
-    """Failures not counted before (R13). A lost replica speaks against its node, not against the version."""
-    return sum(
-        r.state is ReplicaState.FAILED and not r.failure_counted and r.deployment_id == account.id
-        for r in seen.replicas
-    )
-
-
 def _available_of(
     deployment: Deployment,
     base: Deployment | None,
@@ -287,27 +270,12 @@ def _available_of(
     limits: RolloutLimits,
 ) -> int:
     """Replicas still available on the target while going back; one that the base shares is the base's."""
-    if base is not None and base.version_id == deployment.version_id:
+    if base is not None and (base.version_id, base.settings_digest) == (
+        deployment.version_id,
+        deployment.settings_digest,
+    ):
         return 0
     return sum(r.deployment_id == deployment.id and is_available(r, now, limits) for r in replicas)
-
-
-def _last_failure(replicas: Sequence[Replica], deployment: Deployment) -> str:
-    failed = [
-        r for r in replicas if r.state is ReplicaState.FAILED and r.deployment_id == deployment.id
-    ]
-    return max(failed, key=lambda r: r.state_since).reason if failed else ""
-
-
-def _pending(replicas: Sequence[Replica], deployment: Deployment) -> list[Replica]:
-    return [
-        r for r in replicas if r.state is ReplicaState.PENDING and r.deployment_id == deployment.id
-    ]
-
-
-def _waiting(replicas: Sequence[Replica], deployment: Deployment) -> str:
-    """What a new replica waits for, in its runtime's words."""
-    return next((r.reason for r in _pending(replicas, deployment) if r.reason), "")
 
 
 def _failure_words(deployment: Deployment) -> str:
@@ -325,10 +293,6 @@ def _shape(deployment: Deployment) -> Shape:
 
 def _after(start: datetime | None, seconds: float) -> datetime | None:
     return None if start is None else start + timedelta(seconds=seconds)
-
-
-def _due(start: datetime | None, seconds: float, now: datetime) -> bool:
-    return start is not None and now >= start + timedelta(seconds=seconds)
 
 
 def _first(now: datetime, *times: datetime | None) -> datetime | None:

@@ -9,9 +9,12 @@ import structlog
 from weighbridge.clock import Clock
 from weighbridge.control.wake import Wake
 from weighbridge.errors import StaleError
+from weighbridge.receipts import service as receipts
 from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.model import Replica, ReplicaState
+from weighbridge.replicas.telling import replica_events
 from weighbridge.rollouts import store
+from weighbridge.rollouts.gate import GateLimits
 from weighbridge.rollouts.model import Deployment, RolloutLimits, RolloutStatus
 from weighbridge.rollouts.moves import (
     Action,
@@ -22,16 +25,23 @@ from weighbridge.rollouts.moves import (
 )
 from weighbridge.rollouts.plan import Plan, Seen, plan
 from weighbridge.rollouts.steady import steady_plan
+from weighbridge.rollouts.telling import deployment_events
 from weighbridge.routing.model import SLOTS_MAX
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database, Transaction
+from weighbridge.usage import store as usage_store
+from weighbridge.usage.model import VersionFigures
 
 log = structlog.get_logger()
 
 STEPS_MAX = 8
 """Steps of one endpoint in a row, in a transaction each, before the others have their turn."""
 IDLE_S = 5.0
+GATE_ROWS_MAX = 5_000
+"""Requests of one version that are looked at in one pass: the newest."""
+GATE_LOOK_S = 2.0
+"""How long at most until the requests of an active rollout are looked at again."""
 
 
 def rollout_limits(settings: Settings) -> RolloutLimits:
@@ -42,6 +52,16 @@ def rollout_limits(settings: Settings) -> RolloutLimits:
         total_s=settings.rollout_total_s,
         rollback_progress_s=settings.rollback_progress_s,
         capacity_s=settings.capacity_wait_s,
+        gate=GateLimits(
+            requests_min=settings.gate_requests_min,
+            errors_share=settings.gate_errors_share,
+            errors_ratio=settings.gate_errors_ratio,
+            empty_share=settings.gate_empty_share,
+            empty_ratio=settings.gate_empty_ratio,
+            ttft_min_s=settings.gate_ttft_min_s,
+            ttft_ratio=settings.gate_ttft_ratio,
+            ttft_max_s=settings.gate_ttft_max_s,
+        ),
     )
 
 
@@ -108,6 +128,8 @@ class _Step:
     active: Deployment | None
     base: Deployment | None
     replicas: Mapping[str, Replica]
+    withdrawn: bool
+    figures: Mapping[int, VersionFigures]
     clock: Clock
     now: datetime
     limits: RolloutLimits
@@ -125,11 +147,14 @@ class _Step:
         base = None if base_id is None else await store.find(tx, base_id)
         # Until commit no replica fails or is lost behind the back of what is decided here (R2, R10).
         await replica_store.lock_open(tx, endpoint_id)
+        waits = active is not None and active.status is RolloutStatus.NOT_STARTED
+        gone = waits and active is not None and await store.withdrawn(tx, active)
         replicas = await replica_store.of_endpoint(
             tx, endpoint_id, failed_since=now - timedelta(seconds=limits.failures_window_s)
         )
         by_id = {replica.id: replica for replica in replicas}
-        return _Step(row, active, base, by_id, clock, now, limits)
+        figures = await _figures(tx, active, base, limits)
+        return _Step(row, active, base, by_id, gone, figures, clock, now, limits)
 
     async def take(self, tx: Transaction) -> tuple[bool, datetime | None]:
         """Decide and write; whether anything moved, and when the clock alone will change the answer."""
@@ -141,17 +166,30 @@ class _Step:
             endpoint=self.row.endpoint,
             endpoint_deleted=self.row.deleted,
             replicas=tuple(self.replicas.values()),
+            withdrawn=self.withdrawn,
+            figures=self.figures,
         )
         decision = plan(seen, self.now, self.limits)
         await store.save(tx, self.active, decision.after, self.now)
         await replica_store.count_failures(tx, decision.counted)
-        await self._act(tx, decision.actions)
+        told = await self._act(tx, decision.actions)
         turned = decision.after.status is not self.active.status
         if turned and decision.after.status is RolloutStatus.DONE:
             await store.set_base(tx, self.row.endpoint, self.active.id, self.now)
+        events = deployment_events(self.active, decision.after, self.base, self.now)
+        began = turned and self.active.status is RolloutStatus.NOT_STARTED
+        await receipts.tell(
+            tx,
+            self.active.id,
+            self.row.endpoint.id,
+            [*told, *events],
+            follow=began and not decision.after.status.final,
+        )
         if turned or decision.actions:
             _report(decision)
-        return turned or bool(decision.actions), decision.next_at
+        look_at = self.now + timedelta(seconds=GATE_LOOK_S) if self.figures else None
+        times = [at for at in (decision.next_at, look_at) if at is not None]
+        return turned or bool(decision.actions), min(times, default=None)
 
     async def _keep(self, tx: Transaction) -> tuple[bool, datetime | None]:
         size = 0 if self.row.deleted else self.row.endpoint.replicas
@@ -164,7 +202,8 @@ class _Step:
             surge=self.row.endpoint.max_surge,
         )
         await replica_store.count_failures(tx, upkeep.counted)
-        await self._act(tx, upkeep.actions)
+        told = await self._act(tx, upkeep.actions)
+        await receipts.tell_of_replicas(tx, self.row.endpoint.id, told)
         if upkeep.actions:
             log.info(
                 "endpoint.upkeep",
@@ -174,8 +213,11 @@ class _Step:
             )
         return bool(upkeep.actions), upkeep.next_at
 
-    async def _act(self, tx: Transaction, actions: Sequence[Action]) -> None:
-        """Replica rows are written in the order of their ids, so that two writers cannot wait for each other."""
+    async def _act(self, tx: Transaction, actions: Sequence[Action]) -> list[receipts.Payload]:
+        """Replica rows are written in the order of their ids, so that two writers cannot wait for each other.
+
+        Returns what the receipt is to be told of them.
+        """
         after: dict[str, Replica] = {}
         starts: list[Deployment] = []
         for action in actions:
@@ -191,28 +233,45 @@ class _Step:
                     after[replica_id] = self._leaving(replica_id, ReplicaState.DRAINING)
                 case StopReplica(replica_id):
                     after[replica_id] = self._leaving(replica_id, ReplicaState.STOPPING)
+        told: list[receipts.Payload] = []
         for replica_id in sorted(after):
-            await replica_store.save(tx, self.replicas[replica_id], after[replica_id])
-        await self._start(tx, starts)
+            before = self.replicas[replica_id]
+            await replica_store.save(tx, before, after[replica_id])
+            told += replica_events(before, after[replica_id], self.now)
+        for started in await self._start(tx, starts):
+            told += replica_events(None, started, self.now)
+        return told
 
     def _leaving(self, replica_id: str, state: ReplicaState) -> Replica:
         replica = self.replicas[replica_id]
         return replace(replica, state=state, reason="replaced", state_since=self.now)
 
-    async def _start(self, tx: Transaction, starts: Sequence[Deployment]) -> None:
+    async def _start(self, tx: Transaction, starts: Sequence[Deployment]) -> list[Replica]:
         if not starts:
-            return
+            return []
         taken = await replica_store.slots_taken(tx)
         free = [slot for slot in range(SLOTS_MAX) if slot not in taken]
         if len(free) < len(starts):
             log.warning("replica.no_slot", endpoint_id=self.row.endpoint.id, wanted=len(starts))
-        await replica_store.add(
-            tx,
-            [
-                _new_replica(self.clock.new_short_id(), deployment, slot, self.now)
-                for deployment, slot in zip(starts, free, strict=False)
-            ],
-        )
+        new = [
+            _new_replica(self.clock.new_short_id(), deployment, slot, self.now)
+            for deployment, slot in zip(starts, free, strict=False)
+        ]
+        await replica_store.add(tx, new)
+        return new
+
+
+async def _figures(
+    tx: Transaction, active: Deployment | None, base: Deployment | None, limits: RolloutLimits
+) -> Mapping[int, VersionFigures]:
+    """What the gate needs while a rollout goes forward; one bounded query."""
+    started = active is not None and active.status is RolloutStatus.IN_PROGRESS
+    if active is None or not started or active.started_at is None or not limits.gate.requests_min:
+        return {}
+    since = {active.version_number: active.started_at}
+    if base is not None and base.version_number != active.version_number:
+        since[base.version_number] = active.started_at - timedelta(seconds=limits.gate_base_s)
+    return await usage_store.version_figures(tx, active.endpoint_id, since, rows_max=GATE_ROWS_MAX)
 
 
 def _new_replica(replica_id: str, deployment: Deployment, slot: int, now: datetime) -> Replica:
@@ -240,6 +299,7 @@ def _new_replica(replica_id: str, deployment: Deployment, slot: int, now: dateti
         ready_at=None,
         drain_deadline=None,
         revision=1,
+        settings_digest=deployment.settings_digest,
     )
 
 

@@ -1,16 +1,22 @@
 """What callers may ask of rollouts: deploy a version, cancel, go back, and see what became of it."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from weighbridge.accounts.model import Org
 from weighbridge.endpoints import service as endpoint_service
+from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.errors import ConflictError, InvalidError, LimitError, NotFoundError
+from weighbridge.receipts import service as receipts
 from weighbridge.registry import service as registry_service
 from weighbridge.registry.model import ModelVersion, SyncStatus
 from weighbridge.registry.names import VersionName
+from weighbridge.replicas import store as replica_store
+from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts import store
 from weighbridge.rollouts.model import Deployment, RolloutStatus
+from weighbridge.rollouts.telling import deployment_events, submitted
 from weighbridge.storage.counters import next_value
 from weighbridge.storage.database import Transaction
 
@@ -27,8 +33,9 @@ async def deploy(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    asked_by: str | None = None,
 ) -> Deployment:
-    """Queue the rollout of a version; the reference is resolved here, once (R7, R8).
+    """Queue the rollout of a version; the reference is resolved here, once (R7, R8). `asked_by`: a key's id.
 
     Raises NotFoundError for an endpoint or version that is absent or another org's, InvalidError for a
     version of another architecture, ConflictError for one whose sync is not done, LimitError when the queue
@@ -48,23 +55,25 @@ async def deploy(
     return await _queue(
         tx,
         version,
-        endpoint_id,
+        endpoint,
         str(name.ref),
         deployment_id=deployment_id,
         now=now,
         queue_max=queue_max,
+        asked_by=asked_by,
     )
 
 
 async def _queue(
     tx: Transaction,
     version: ModelVersion,
-    endpoint_id: str,
+    endpoint: Endpoint,
     reference: str,
     *,
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    asked_by: str | None,
 ) -> Deployment:
     if version.status is not SyncStatus.DONE or version.manifest_digest is None:
         raise ConflictError(
@@ -73,28 +82,61 @@ async def _queue(
             code="version_not_done",
             param="model",
         )
-    open_now = await store.open_of(tx, endpoint_id)
+    open_now = await store.open_of(tx, endpoint.id)
     waiting = [d for d in open_now if d.status is RolloutStatus.NOT_STARTED]
-    if len(waiting) >= queue_max:
+    if endpoint.queue_policy is QueuePolicy.LATEST_WINS:
+        for one in waiting:
+            await _record(tx, one, _superseded(one, deployment_id, now), now)
+        open_now = [d for d in open_now if d not in waiting]
+    elif len(waiting) >= queue_max:
         raise LimitError(
-            f"{len(waiting)} deployments wait on endpoint {endpoint_id} already; the limit is "
+            f"{len(waiting)} deployments wait on endpoint {endpoint.id} already; the limit is "
             f"{queue_max}. Wait until some have started, or cancel one.",
             code="deployment_queue_full",
         )
-    deployment = Deployment(
+    reason = f"queued behind {open_now[-1].id}" if open_now else "queued"
+    queued = _waiting(
+        version,
+        version.manifest_digest,
+        endpoint_id=endpoint.id,
+        reference=reference,
+        deployment_id=deployment_id,
+        now=now,
+    )
+    await store.add(tx, replace(queued, reason=reason), await next_value(tx, "deployments"))
+    told = [submitted(queued, asked_by=asked_by)]
+    await receipts.tell(tx, deployment_id, endpoint.id, told)
+    return await deployment(tx, deployment_id, org_id=None)
+
+
+async def _record(tx: Transaction, before: Deployment, after: Deployment, now: datetime) -> None:
+    """Write a deployment's change, and tell its receipt."""
+    await store.save(tx, before, after, now)
+    events = deployment_events(before, after, None, now)
+    await receipts.tell(tx, before.id, before.endpoint_id, events)
+
+
+def _waiting(
+    version: ModelVersion,
+    digest: str,
+    *,
+    endpoint_id: str,
+    reference: str,
+    deployment_id: str,
+    now: datetime,
+) -> Deployment:
+    return Deployment(
         id=deployment_id,
         endpoint_id=endpoint_id,
         org_id=version.org_id,
         arch_id=version.arch_id,
         version_id=version.id,
         version_number=version.number,
-        digest=version.manifest_digest,
-        fingerprint=registry_service.fingerprint(
-            version.manifest_digest, version.fingerprint_suffix
-        ),
+        digest=digest,
+        fingerprint=registry_service.fingerprint(digest, version.fingerprint_suffix),
         reference=reference,
         status=RolloutStatus.NOT_STARTED,
-        reason=f"queued behind {open_now[-1].id}" if open_now else "queued",
+        reason="",
         error_message=None,
         base_deployment_id=None,
         replicas=0,
@@ -113,8 +155,18 @@ async def _queue(
         finished_at=None,
         revision=1,
     )
-    await store.add(tx, deployment, await next_value(tx, "deployments"))
-    return deployment
+
+
+def _superseded(waiting: Deployment, by_id: str, now: datetime) -> Deployment:
+    words = f"superseded by {by_id}"
+    return replace(
+        waiting,
+        status=RolloutStatus.CANCELLED,
+        reason=words,
+        error_message=words,
+        cancel_requested=True,
+        finished_at=now,
+    )
 
 
 async def deployment(tx: Transaction, deployment_id: str, *, org_id: str | None) -> Deployment:
@@ -138,6 +190,76 @@ async def deployments_of(
     history = await store.newest_of(tx, endpoint_id, limit + len(listed))
     listed += [d for d in history if d.id not in known][: max(0, limit - len(listed))]
     return listed
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentDetail:
+    """A deployment, the version it started from, and the endpoint's replicas: (version, state, how many)."""
+
+    deployment: Deployment
+    base_version: int | None
+    replicas: Sequence[tuple[int, ReplicaState, int]]
+
+
+async def detail(tx: Transaction, deployment_id: str, *, org_id: str) -> DeploymentDetail:
+    """As `deployment`, with what one needs to follow it."""
+    found = await deployment(tx, deployment_id, org_id=org_id)
+    base_id = found.base_deployment_id
+    base = None if base_id is None else await store.find(tx, base_id)
+    counts = await replica_store.counts_of(tx, found.endpoint_id)
+    return DeploymentDetail(found, None if base is None else base.version_number, counts)
+
+
+async def page(
+    tx: Transaction,
+    org_id: str,
+    *,
+    endpoint_id: str | None,
+    statuses: Sequence[RolloutStatus],
+    after_id: str | None,
+    limit: int,
+) -> list[Deployment]:
+    """An org's deployments, newest first, from the one after `after_id` on.
+
+    NotFoundError for an endpoint that is absent or another org's, InvalidError for an `after_id` that is.
+    """
+    if endpoint_id is not None:
+        await endpoint_service.get(tx, endpoint_id, org_id=org_id)
+    before = None
+    if after_id is not None:
+        before = await store.sequence_of(tx, org_id, after_id)
+        if before is None:
+            raise InvalidError(
+                "page_token is not one of this list; begin again without it.",
+                code="invalid_page_token",
+                param="page_token",
+            )
+    return await store.newest_of_org(
+        tx, org_id, endpoint_id=endpoint_id, statuses=statuses, before=before, limit=limit
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """What scaling changed; `active` has its own size until it ends (R18), `waiting` starts with the new one."""
+
+    before: Endpoint
+    after: Endpoint
+    active: Deployment | None
+    waiting: Deployment | None
+
+
+async def scale(
+    tx: Transaction, org: Org, endpoint_id: str, replicas: int, *, now: datetime
+) -> Scaling:
+    """Change the number of replicas within the operator's maximum; upkeep follows when no rollout is on."""
+    before, after = await endpoint_service.scale(
+        tx, endpoint_id, org_id=org.id, replicas=replicas, now=now
+    )
+    pending = await store.open_of(tx, endpoint_id)
+    active = next((d for d in pending if d.status is not RolloutStatus.NOT_STARTED), None)
+    waiting = next((d for d in pending if d.status is RolloutStatus.NOT_STARTED), None)
+    return Scaling(before, after, active, waiting)
 
 
 async def cancel(
@@ -167,7 +289,7 @@ async def cancel(
             error_message="cancelled before it started",
             finished_at=now,
         )
-    await store.save(tx, current, wanted, now)
+    await _record(tx, current, wanted, now)
     return await deployment(tx, deployment_id, org_id=org_id)
 
 
@@ -179,13 +301,14 @@ async def rollback(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    asked_by: str | None = None,
 ) -> Deployment:
     """Queue the rollout of the version that served before the one that serves now.
 
     ConflictError when a deployment is not finished (cancel that one instead), or when no earlier version of
     the endpoint still exists.
     """
-    await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=True)
+    endpoint = await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=True)
     if pending := await store.open_of(tx, endpoint_id):
         raise ConflictError(
             f"Deployment {pending[0].id} on endpoint {endpoint_id} is {pending[0].status.value}; "
@@ -205,16 +328,15 @@ async def rollback(
             tx, org.id, earlier.arch_id, earlier.version_number
         )
     except NotFoundError as error:
-        raise ConflictError(
-            f"Version {earlier.version_number}, which endpoint {endpoint_id} served before, was deleted.",
-            code="nothing_to_roll_back_to",
-        ) from error
+        words = f"Version {earlier.version_number}, served by endpoint {endpoint_id} before, was deleted."
+        raise ConflictError(words, code="nothing_to_roll_back_to") from error
     return await _queue(
         tx,
         version,
-        endpoint_id,
+        endpoint,
         str(version.number),
         deployment_id=deployment_id,
         now=now,
         queue_max=queue_max,
+        asked_by=asked_by,
     )

@@ -15,6 +15,7 @@ from weighbridge.rollouts.moves import (
     backoff_end,
     is_available,
     recent_failures,
+    runs,
     uncounted,
 )
 
@@ -49,7 +50,7 @@ def steady_plan(
     strays = [
         r
         for r in wanted
-        if r.state is not ReplicaState.READY and (base is None or r.version_id != base.version_id)
+        if r.state is not ReplicaState.READY and (base is None or not runs(r, base))
     ]
     rest = [r for r in wanted if r not in strays]
     rest.sort(key=lambda r: _worth(r, base, now, limits), reverse=True)
@@ -87,7 +88,7 @@ def _worth(
     return (
         CLIMB.index(replica.state),
         is_available(replica, now, limits),
-        base is not None and replica.version_id == base.version_id,
+        base is not None and runs(replica, base),
         -(replica.ready_at or now).timestamp(),
         replica.id,
     )

@@ -4,20 +4,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import Row, RowMapping, insert, select, text, update
+from sqlalchemy import Row, RowMapping, Text, cast, func, insert, select, text, update
 
 from weighbridge.endpoints.model import Endpoint
+from weighbridge.endpoints.store import read_endpoint
 from weighbridge.errors import StaleError
 from weighbridge.rollouts.model import TRANSITIONS, Deployment, RolloutStatus
 from weighbridge.storage.database import Transaction
-from weighbridge.storage.tables import deployments, endpoints
+from weighbridge.storage.tables import architectures, deployments, endpoints, model_versions
 
 OPEN = tuple(status for status in RolloutStatus if not status.final)
 ACTIVE = (RolloutStatus.IN_PROGRESS, RolloutStatus.ROLLING_BACK)
 _NAMES = tuple(field.name for field in fields(Deployment))
 _COLUMNS = tuple(deployments.c[name] for name in _NAMES)
 _FIXED = frozenset({"id", "endpoint_id", "created_at", "updated_at", "revision"})
-_ENDPOINT_COLUMNS = tuple(endpoints.c[field.name] for field in fields(Endpoint))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,21 @@ def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Deployment]:
 
 
 async def add(tx: Transaction, deployment: Deployment, sequence: int) -> None:
-    values = {name: getattr(deployment, name) for name in _NAMES}
-    await tx.execute(insert(deployments).values(**values, sequence=sequence))
+    """Add a row, with the engine settings that its architecture has now."""
+    values = {name: getattr(deployment, name) for name in _NAMES if name != "settings_digest"}
+    engine = (
+        select(architectures.c.engine)
+        .where(architectures.c.id == deployment.arch_id)
+        .scalar_subquery()
+    )
+    await tx.execute(
+        insert(deployments).values(
+            **values,
+            sequence=sequence,
+            engine=engine,
+            settings_digest=func.md5(cast(engine, Text)),
+        )
+    )
 
 
 async def find(
@@ -67,6 +80,33 @@ async def newest_of(tx: Transaction, endpoint_id: str, limit: int) -> list[Deplo
         .limit(limit)
     )
     return _all(await tx.execute(query))
+
+
+async def sequence_of(tx: Transaction, org_id: str, deployment_id: str) -> int | None:
+    query = select(deployments.c.sequence).where(
+        deployments.c.id == deployment_id, deployments.c.org_id == org_id
+    )
+    return (await tx.execute(query)).scalar_one_or_none()
+
+
+async def newest_of_org(
+    tx: Transaction,
+    org_id: str,
+    *,
+    endpoint_id: str | None,
+    statuses: Sequence[RolloutStatus],
+    before: int | None,
+    limit: int,
+) -> list[Deployment]:
+    """An org's deployments, newest first; those of one endpoint, of some statuses, older than a sequence."""
+    query = select(*_COLUMNS).where(deployments.c.org_id == org_id)
+    if endpoint_id is not None:
+        query = query.where(deployments.c.endpoint_id == endpoint_id)
+    if statuses:
+        query = query.where(deployments.c.status.in_(statuses))
+    if before is not None:
+        query = query.where(deployments.c.sequence < before)
+    return _all(await tx.execute(query.order_by(deployments.c.sequence.desc()).limit(limit)))
 
 
 async def done_before(tx: Transaction, base: Deployment) -> Deployment | None:
@@ -136,14 +176,19 @@ async def base_of(tx: Transaction, endpoint_id: str) -> str | None:
 
 async def lock_endpoint(tx: Transaction, endpoint_id: str) -> EndpointRow:
     """An endpoint, deleted or not, locked until commit: submissions and the planner take turns."""
-    query = (
-        select(*_ENDPOINT_COLUMNS, endpoints.c.deleted_at)
-        .where(endpoints.c.id == endpoint_id)
-        .with_for_update()
-    )
+    query = select(endpoints).where(endpoints.c.id == endpoint_id).with_for_update()
     row = (await tx.execute(query)).one()
-    *values, deleted_at = row
-    return EndpointRow(Endpoint(*values), deleted=deleted_at is not None)
+    return EndpointRow(read_endpoint(row), deleted=row.deleted_at is not None)
+
+
+async def withdrawn(tx: Transaction, deployment: Deployment) -> bool:
+    """Whether the version of a deployment can no longer be started: deleted, or not whole any more."""
+    query = select(model_versions.c.id).where(
+        model_versions.c.id == deployment.version_id,
+        model_versions.c.deleted_at.is_(None),
+        model_versions.c.status == "done",
+    )
+    return (await tx.execute(query)).one_or_none() is None
 
 
 async def restless(tx: Transaction) -> Sequence[str]:
@@ -155,7 +200,10 @@ async def restless(tx: Transaction) -> Sequence[str]:
                 SELECT r.endpoint_id,
                        count(*) AS wanted,
                        count(*) FILTER (
-                           WHERE r.state <> 'ready' AND r.version_id IS DISTINCT FROM b.version_id
+                           WHERE r.state <> 'ready'
+                             AND (b.id IS NULL
+                                  OR (r.version_id, r.settings_digest)
+                                     <> (b.version_id, b.settings_digest))
                        ) AS strays
                 FROM replicas r
                 JOIN endpoints e ON e.id = r.endpoint_id

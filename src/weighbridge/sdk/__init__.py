@@ -5,7 +5,9 @@ from weighbridge.sdk.admin_types import (
     Architecture,
     Bucket,
     EndpointShape,
+    GatewayOptions,
     Org,
+    QueuePolicy,
     Replica,
     S3Setup,
     Status,
@@ -31,6 +33,12 @@ from weighbridge.sdk.errors import (
     UnavailableError,
     WaitTimeoutError,
 )
+from weighbridge.sdk.management.aliases import AliasChange, AliasHistory, MovedAlias
+from weighbridge.sdk.management.deployments import (
+    DeploymentDetail,
+    DeploymentPage,
+    ReplicaCount,
+)
 from weighbridge.sdk.types import (
     AccessReport,
     AccessStep,
@@ -41,6 +49,7 @@ from weighbridge.sdk.types import (
     LookAlike,
     ModelVersion,
     Problem,
+    Scaling,
     SyncProgress,
     TensorChange,
     VersionName,
@@ -48,11 +57,13 @@ from weighbridge.sdk.types import (
 )
 from weighbridge.sdk.usage.limits import Limits
 from weighbridge.sdk.usage.reports import UsageReport, UsageRow
-from weighbridge.sdk.waiting import wait_for_deployment, wait_for_sync
+from weighbridge.sdk.waiting import follow_deployment, wait_for_deployment, wait_for_sync
 
 __all__ = [
     "AccessReport",
     "AccessStep",
+    "AliasChange",
+    "AliasHistory",
     "Aliases",
     "AnswerError",
     "ApiKey",
@@ -69,20 +80,27 @@ __all__ = [
     "ConflictError",
     "ConnectionFailedError",
     "Deployment",
+    "DeploymentDetail",
+    "DeploymentPage",
     "Endpoint",
     "EndpointShape",
     "EndpointSummary",
+    "GatewayOptions",
     "Limits",
     "LookAlike",
     "ModelVersion",
+    "MovedAlias",
     "NotFoundError",
     "Org",
     "PermissionDeniedError",
     "Problem",
+    "QueuePolicy",
     "RateLimitError",
     "Replica",
+    "ReplicaCount",
     "RolloutFailedError",
     "S3Setup",
+    "Scaling",
     "ServerError",
     "Status",
     "StatusError",
@@ -96,6 +114,7 @@ __all__ = [
     "VersionName",
     "VersionsDiff",
     "WaitTimeoutError",
+    "follow_deployment",
     "wait_for_deployment",
     "wait_for_sync",
 ]

@@ -8,6 +8,7 @@ from weighbridge.sdk.admin_types import (
     Bucket,
     EndpointShape,
     Org,
+    QueuePolicy,
     Replica,
     S3Setup,
     Status,
@@ -139,8 +140,10 @@ class EndpointShapes:
         replicas: int = 1,
         max_unavailable: int = 0,
         max_surge: int = 1,
+        allow_downtime: bool = False,
+        queue_policy: QueuePolicy = QueuePolicy.FIFO,
     ) -> EndpointShape:
-        body: Json = {
+        body: dict[str, object] = {
             "endpoint_id": endpoint_id,
             "org_name": org_name,
             "model_arch_id": model_arch_id,
@@ -148,6 +151,10 @@ class EndpointShapes:
             "max_unavailable": max_unavailable,
             "max_surge": max_surge,
         }
+        if allow_downtime:
+            body["allow_downtime"] = True
+        if queue_policy is not QueuePolicy.FIFO:
+            body["queue_policy"] = queue_policy.value
         return EndpointShape.read(self._caller.post("/admin/v1/endpoints", body))
 
     def list(self) -> Sequence[EndpointShape]:
@@ -165,17 +172,30 @@ class EndpointShapes:
         replicas: int | None = None,
         max_unavailable: int | None = None,
         max_surge: int | None = None,
+        replicas_max: int | None = None,
+        allow_downtime: bool | None = None,
+        queue_policy: QueuePolicy | None = None,
         limits: Mapping[str, int | None] | None = None,
+        gateway: Mapping[str, object] | None = None,
     ) -> EndpointShape:
-        """Change what is given, keep the rest; of `limits`, None takes one away."""
+        """Change what is given, keep the rest; of `limits`, None takes one away.
+
+        `replicas_max` lets the endpoint's org scale it so far; 0 takes that away.
+        `gateway` names what changes of `hold_s` (None: the server's own), `affinity` and `public`.
+        """
         body = _present(
             {
                 "replicas": replicas,
                 "max_unavailable": max_unavailable,
                 "max_surge": max_surge,
+                "allow_downtime": allow_downtime,
+                "queue_policy": None if queue_policy is None else queue_policy.value,
                 "limits": None if limits is None else dict(limits),
+                "gateway": None if gateway is None else dict(gateway),
             }
         )
+        if replicas_max is not None:
+            body = {**body, "replicas_max": replicas_max or None}
         return EndpointShape.read(self._caller.patch(_endpoint_path(endpoint_id), body))
 
     def delete(self, endpoint_id: str) -> Json:

@@ -2,9 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from weighbridge.sdk.fields import Fields
 from weighbridge.sdk.usage.limits import Limits
+
+
+class QueuePolicy(StrEnum):
+    """What a new deployment means for those that wait on its endpoint: nothing, or their end."""
+
+    FIFO = "fifo"
+    LATEST_WINS = "latest_wins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,23 @@ class Architecture:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """How the gateway treats an endpoint's requests; `hold_s` None: as long as the server holds by itself."""
+
+    hold_s: float | None
+    affinity: str
+    public: bool
+
+    @classmethod
+    def read(cls, answer: Fields, name: str) -> "GatewayOptions":
+        options = answer.part_or_none(name)
+        if options is None:
+            return cls(None, "off", public=False)
+        affinity = options.text_or_none("affinity") or "off"
+        return cls(options.number_or_none("hold_s"), affinity, options.flag("public"))
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointShape:
     """An endpoint as the operator sees it. `serving` is the version that answers, if any does."""
 
@@ -110,7 +135,11 @@ class EndpointShape:
     replicas: int
     max_unavailable: int
     max_surge: int
+    replicas_max: int | None
+    allow_downtime: bool
+    queue_policy: str
     limits: Limits
+    gateway: GatewayOptions
     serving: str | None
     created: int
     updated: int
@@ -127,7 +156,11 @@ class EndpointShape:
             replicas=answer.integer("replicas"),
             max_unavailable=answer.integer("max_unavailable"),
             max_surge=answer.integer("max_surge"),
+            replicas_max=answer.integer_or_none("replicas_max"),
+            allow_downtime=answer.flag("allow_downtime"),
+            queue_policy=answer.text_or_none("queue_policy") or "fifo",
             limits=Limits.read(answer, "limits"),
+            gateway=GatewayOptions.read(answer, "gateway"),
             serving=None if serving is None else str(serving),
             created=answer.integer("created"),
             updated=answer.integer("updated"),

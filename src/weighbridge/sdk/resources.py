@@ -1,4 +1,4 @@
-"""The management calls: architectures, uploads, versions, endpoints and deployments of an org."""
+"""The management calls: architectures, uploads, versions and endpoints of an org."""
 
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
@@ -13,6 +13,7 @@ from weighbridge.sdk.types import (
     Endpoint,
     EndpointSummary,
     ModelVersion,
+    Scaling,
     VersionName,
     VersionsDiff,
 )
@@ -25,7 +26,7 @@ class Caller:
         self._transport = transport
         self._key = key
 
-    def get(self, path: str, **query: str) -> object:
+    def get(self, path: str, **query: str | Sequence[str]) -> object:
         return self._transport.request("GET", path, key=self._key(), query=query or None)
 
     def post(
@@ -164,26 +165,15 @@ class Endpoints:
         )
         return Deployment.read(answer)
 
-    def rollback(self, endpoint_id: str) -> Deployment:
-        """Ask for a rollout to the deployment that served before the present one."""
-        return Deployment.read(self._caller.post(f"{_endpoint_path(endpoint_id)}:rollback"))
+    def rollback(self, endpoint_id: str, *, idempotency_key: str | None = None) -> Deployment:
+        """Ask for a rollout to the version that served before the present one."""
+        path = f"{_endpoint_path(endpoint_id)}:rollback"
+        return Deployment.read(self._caller.post(path, idempotency_key=idempotency_key))
 
-
-class Deployments:
-    def __init__(self, caller: Caller) -> None:
-        self._caller = caller
-
-    def get(self, deployment_id: str) -> Deployment:
-        path = f"/management/v1/deployments/{segment(deployment_id)}"
-        return Deployment.read(self._caller.get(path))
-
-    def cancel(self, deployment_id: str) -> Deployment:
-        """Ask an unfinished rollout to return to what served before; asking again changes nothing.
-
-        ConflictError when it has ended already, or goes back for another reason.
-        """
-        path = f"/management/v1/deployments/{segment(deployment_id)}:cancel"
-        return Deployment.read(self._caller.post(path))
+    def scale(self, endpoint_id: str, replicas: int) -> Scaling:
+        """Change the number of replicas; PermissionDeniedError where only the operator may."""
+        path = f"{_endpoint_path(endpoint_id)}:scale"
+        return Scaling.read(self._caller.post(path, {"replicas": replicas}))
 
 
 def _version_path(name: VersionName | str) -> str:

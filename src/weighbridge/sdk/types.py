@@ -256,6 +256,28 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaling:
+    """`applies` is now, with_deployment or after_deployment; `message` says it in a sentence."""
+
+    replicas: int
+    previous_replicas: int
+    applies: str
+    message: str
+    raw: Mapping[str, object] = field(repr=False, compare=False)
+
+    @classmethod
+    def read(cls, body: object) -> "Scaling":
+        answer = Fields(body, "a change of scale")
+        return cls(
+            answer.integer("replicas"),
+            answer.integer("previous_replicas"),
+            answer.text("applies"),
+            answer.text("message"),
+            answer.raw,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class AccessStep:
     """One probe of the S3 doctor; `ok` with a `code` is a warning. `goes_into` names the policy for `statement`."""
 

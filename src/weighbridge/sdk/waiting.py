@@ -14,6 +14,7 @@ from weighbridge.sdk.errors import (
     SyncFailedError,
     WaitTimeoutError,
 )
+from weighbridge.sdk.management.deployments import DeploymentDetail
 from weighbridge.sdk.types import Deployment, ModelVersion, VersionName
 
 POLL_FIRST_S = 0.2
@@ -88,6 +89,28 @@ def wait_for_deployment(
     raise WaitTimeoutError(
         f"Deployment {deployment_id} of {endpoint_id} is not finished after {timeout_s:g} s; "
         "the rollout goes on, ask the endpoint for its status."
+    )
+
+
+def follow_deployment(
+    client: Client,
+    deployment_id: str,
+    *,
+    timeout_s: float = ROLLOUT_TIMEOUT_S,
+    now: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[DeploymentDetail]:
+    """A deployment with its endpoint's replicas, again and again until it has ended; WaitTimeoutError when late."""
+
+    def ask() -> DeploymentDetail:
+        return client.deployments.detail(deployment_id)
+
+    for detail in _polled(ask, f"deployment {deployment_id}", timeout_s, now, sleep):
+        yield detail
+        if detail.deployment.final:
+            return
+    raise WaitTimeoutError(
+        f"Deployment {deployment_id} is not finished after {timeout_s:g} s; the rollout goes on."
     )
 
 

@@ -9,11 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from weighbridge.runtimes.processes import MARK_VARIABLE
 from weighbridge.runtimes.wire import socket_address
 
 SERVICE_ROLE = "service"
-SETTINGS_PREFIX = "WEIGHBRIDGE_"
 READY_CHECK_TIMEOUT_S = 1.0
 
 
@@ -72,15 +70,10 @@ class RestartPolicy:
         return len(recent) >= self.exits_max
 
 
-def fingerprint(service: Service, environment: Mapping[str, str], version: str) -> str:
-    """Changes with the command, with its settings and with the version of the code."""
-    settings = {
-        name: value
-        for name, value in environment.items()
-        if name.startswith(SETTINGS_PREFIX) and name != MARK_VARIABLE
-    }
-    variables = sorted((settings | dict(service.env)).items())
-    words = [version, *service.argv, "", *(f"{name}={value}" for name, value in variables)]
+def fingerprint(service: Service, version: str) -> str:
+    """Changes with the command, with the settings it is given and with the version of the code."""
+    settings = sorted(service.env.items())
+    words = [version, *service.argv, "", *(f"{name}={value}" for name, value in settings)]
     return hashlib.sha256("\0".join(words).encode()).hexdigest()[:16]
 
 

@@ -251,7 +251,7 @@ class Supervisor:
         stop_rest(self._run_dir)
 
     def _fingerprint(self, service: Service) -> str:
-        return fingerprint(service, os.environ, self._version)
+        return fingerprint(service, self._version)
 
     def _is_hurried(self) -> bool:
         return self._stop_requests > 1

@@ -6,6 +6,8 @@ import sys
 from contextlib import suppress
 from importlib.metadata import version
 
+from pydantic import SecretStr
+
 from weighbridge.accounts.service import ensure_admin_key
 from weighbridge.clock import Clock
 from weighbridge.errors import SetupError
@@ -84,7 +86,7 @@ def services(settings: Settings, database_url: str) -> list[Service]:
     """The processes of one machine in the order of their start; the stop is the reverse."""
     paths = settings.paths
     environment = {
-        f"WEIGHBRIDGE_{name.upper()}": str(value)
+        f"WEIGHBRIDGE_{name.upper()}": _text(value)
         for name, value in settings.model_dump(exclude={"database_url"}, exclude_none=True).items()
     }
     environment["WEIGHBRIDGE_DATA_DIR"] = str(paths.root)
@@ -119,6 +121,10 @@ def services(settings: Settings, database_url: str) -> list[Service]:
             ready_check=lambda: accepts_unix(paths.control_socket),
         ),
     ]
+
+
+def _text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 def probe_url(settings: Settings) -> str:

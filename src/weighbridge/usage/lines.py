@@ -14,6 +14,9 @@ from weighbridge.usage.model import UsageEvent
 
 LINE_BYTES_MAX = 4096
 UNIX_S_MAX = 4e9
+NUMBER_MAX = 2**31
+COUNT_MAX = 10**12
+"""Of tokens and seconds of one request: what claims more would not fit into sums, or is a broken engine's."""
 _ENCODER = msgspec.json.Encoder()
 _DECODER: msgspec.json.Decoder[UsageEvent | int] = msgspec.json.Decoder(UsageEvent | int)
 
@@ -61,6 +64,24 @@ def _read(line: bytes) -> UsageEvent | int | None:
         found = _DECODER.decode(content)
     except msgspec.MsgspecError:
         return None
-    if isinstance(found, UsageEvent) and not 0 <= found.ended_unix_s < UNIX_S_MAX:
-        return None
-    return found
+    if isinstance(found, UsageEvent):
+        return found if _is_sane(found) else None
+    return found if 0 <= found <= COUNT_MAX else None
+
+
+def _is_sane(event: UsageEvent) -> bool:
+    """Whether the database takes it: one line that it refuses would hold up all that follow."""
+    counts = (
+        event.prompt_tokens,
+        event.cached_tokens,
+        event.completion_tokens,
+        event.duration_s,
+        event.queue_s,
+        event.ttft_s or 0,
+    )
+    return (
+        0 <= event.ended_unix_s < UNIX_S_MAX
+        and 0 <= event.version < NUMBER_MAX
+        and 0 <= event.status < NUMBER_MAX
+        and all(0 <= count <= COUNT_MAX for count in counts)
+    )

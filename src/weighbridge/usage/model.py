@@ -69,6 +69,20 @@ class UsageSums:
             self.ttft_buckets[bucket_of(event.ttft_s)] += 1
 
 
+@dataclass(frozen=True, slots=True)
+class VersionFigures:
+    """How the last requests of one version on one endpoint ended. `errors` are answers of 5xx."""
+
+    requests: int = 0
+    answered: int = 0
+    errors: int = 0
+    empty: int = 0
+    """Answered without a token."""
+    ttft_count: int = 0
+    ttft_p95_s: float = 0.0
+    """From a replica's side: without the time in line."""
+
+
 def bucket_of(ttft_s: float) -> int:
     return sum(ttft_s > bound for bound in TTFT_BOUNDS_S)
 

@@ -4,13 +4,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, literal, select, union_all, update
 from sqlalchemy.dialects.postgresql import array, insert
 
 from weighbridge.errors import StaleError
 from weighbridge.storage.database import Transaction
-from weighbridge.storage.tables import counters, usage_hourly, usage_requests, usage_spools
-from weighbridge.usage.model import TTFT_BOUNDS_S, UsageEvent, UsageKey, UsageSums
+from weighbridge.storage.history_tables import usage_hourly, usage_requests, usage_spools
+from weighbridge.storage.tables import counters
+from weighbridge.usage.model import (
+    TTFT_BOUNDS_S,
+    UsageEvent,
+    UsageKey,
+    UsageSums,
+    VersionFigures,
+)
 
 LOST_COUNTER = "usage_lost"
 _ADDED = (
@@ -116,6 +123,45 @@ async def add_requests(tx: Transaction, events: Sequence[UsageEvent]) -> None:
             for event in events
         ],
     )
+
+
+async def version_figures(
+    tx: Transaction, endpoint_id: str, since: Mapping[int, datetime], *, rows_max: int
+) -> Mapping[int, VersionFigures]:
+    """Per version the figures of its requests since a time, of the newest `rows_max` at most; one query."""
+    wanted = union_all(
+        *(
+            select(
+                literal(number).label("version"),
+                usage_requests.c.status,
+                usage_requests.c.completion_tokens,
+                (usage_requests.c.ttft_s - usage_requests.c.queue_s).label("ttft_s"),
+            )
+            .where(
+                usage_requests.c.endpoint_id == endpoint_id,
+                usage_requests.c.version == number,
+                usage_requests.c.ended_at >= start,
+            )
+            .order_by(usage_requests.c.ended_at.desc())
+            .limit(rows_max)
+            .subquery()
+            .select()
+            for number, start in since.items()
+        )
+    ).subquery()
+    row = wanted.c
+    query = select(
+        row.version,
+        func.count(),
+        func.count().filter(row.status == 200),
+        func.count().filter(row.status >= 500),
+        func.count().filter(row.status == 200, row.completion_tokens == 0),
+        func.count(row.ttft_s),
+        func.coalesce(func.percentile_disc(0.95).within_group(row.ttft_s), 0.0),
+    ).group_by(row.version)
+    return {
+        number: VersionFigures(*figures) for number, *figures in (await tx.execute(query)).all()
+    }
 
 
 async def add_lost(tx: Transaction, lost: int) -> None:

@@ -36,7 +36,7 @@ def test_a_json_error_is_one_document_on_stderr(server, weighbridge):
             "code": "alias_taken",
             "status": 409,
             "param": None,
-            "next_step": None,
+            "next_step": "move it with `weighbridge alias move`, or choose another name",
         }
     }
 

@@ -34,6 +34,17 @@ def machine(monkeypatch, tmp_path):
     return seen
 
 
+def test_up_names_the_variables_that_mean_nothing(bare, machine, monkeypatch):
+    monkeypatch.setenv("WEIGHBRIDGE_BAKES_S", "1")
+    monkeypatch.setenv("WEIGHBRIDGE_QQQ", "1")
+    monkeypatch.setenv("WEIGHBRIDGE_BASE_URL", "http://127.0.0.1:1")
+    run = bare("up")
+    assert run.code == 0
+    assert "WEIGHBRIDGE_BAKES_S is no setting. Is WEIGHBRIDGE_BAKE_S meant?" in run.err
+    assert "WEIGHBRIDGE_QQQ is no setting.\n" in run.err
+    assert "WEIGHBRIDGE_BASE_URL is" not in run.err
+
+
 def test_up_shows_the_admin_key_once_and_what_to_do_next(bare, machine):
     run = bare("up", "--port", "9000")
     assert run.code == 0

@@ -36,18 +36,24 @@ async def org(database: Database) -> Org:
     replicas=st.integers(-2, 2000),
     max_unavailable=st.integers(-2, 2000),
     max_surge=st.integers(-2, 2000),
+    allow_downtime=st.booleans(),
 )
-def test_a_shape_is_taken_exactly_when_a_rollout_can_move_without_stopping_all(
-    replicas: int, max_unavailable: int, max_surge: int
+def test_a_shape_is_taken_exactly_when_a_rollout_can_move_without_stopping_all_unless_told(
+    replicas: int, max_unavailable: int, max_surge: int, allow_downtime: bool
 ) -> None:
     possible = (
         1 <= replicas <= 1024
-        and 0 <= max_unavailable < replicas
+        and 0 <= max_unavailable < replicas + allow_downtime
         and 0 <= max_surge <= 1024
         and max_unavailable + max_surge >= 1
     )
     with nullcontext() if possible else pytest.raises(InvalidError):
-        service.check_shape(replicas=replicas, max_unavailable=max_unavailable, max_surge=max_surge)
+        service.check_shape(
+            replicas=replicas,
+            max_unavailable=max_unavailable,
+            max_surge=max_surge,
+            allow_downtime=allow_downtime,
+        )
 
 
 def test_the_refusal_works_out_what_would_be_possible() -> None:
@@ -121,7 +127,7 @@ async def test_an_architecture_must_exist_and_be_the_orgs_to_use(
         await service.create(tx, org, "chat", "private", now=NOW)
 
 
-async def test_an_endpoint_is_not_deleted_under_an_open_deployment(
+async def test_an_endpoint_is_neither_deleted_nor_shrunk_under_a_rollout(
     database: Database, org: Org
 ) -> None:
     async with database.begin() as tx:
@@ -160,3 +166,8 @@ async def test_an_endpoint_is_not_deleted_under_an_open_deployment(
         )
         with pytest.raises(ConflictError, match="d1 has not ended"):
             await service.delete(tx, "chat", now=NOW)
+        await service.update(tx, "chat", replicas=3, now=NOW)
+        await tx.execute(deployments.update().values(replicas=2))
+        with pytest.raises(ConflictError, match="to 2 replicas"):
+            await service.update(tx, "chat", replicas=1, now=NOW)
+        assert (await service.update(tx, "chat", replicas=2, now=NOW)).replicas == 2

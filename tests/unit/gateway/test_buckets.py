@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.gateway.limits.buckets import WINDOWS, Level, rate_headers
+from weighbridge.gateway.limits.buckets import WINDOWS, Bucket, rate_headers
 from weighbridge.gateway.limits.estimate import COMPLETION_TOKENS_GUESS, estimate_tokens
 from weighbridge.routing.limits import (
     LIMIT_NAMES,
@@ -57,8 +57,12 @@ def test_refilling_in_two_steps_is_refilling_in_one(window, limit, fill, first_s
 
 
 def test_headers_are_the_hosted_api_s() -> None:
-    levels = {"requests-day": Level(100, 40.5, 34992.0), "tokens-minute": Level(600, 700.0, 70.0)}
-    assert rate_headers(levels) == {
+    named = {window.name: (place, window) for place, window in enumerate(WINDOWS)}
+    buckets = [
+        Bucket(*named["requests-day"], 100, 40.5),
+        Bucket(*named["tokens-minute"], 600, 700.0),
+    ]
+    assert rate_headers(buckets) == {
         "x-ratelimit-limit-requests-day": "100",
         "x-ratelimit-remaining-requests-day": "59",
         "x-ratelimit-reset-requests-day": "34992.000",

@@ -78,7 +78,9 @@ async def test_of_parallel_claims_of_an_alias_one_wins(database: Database, org: 
     async def by_patch(number: int) -> int | str:
         try:
             async with database.begin() as tx:
-                return (await service.set_aliases(tx, org.id, ARCH, number, ["production"])).number
+                return (
+                    await service.set_aliases(tx, org.id, ARCH, number, ["production"], now=NOW)
+                ).number
         except ConflictError as error:
             return error.code
 
@@ -146,12 +148,12 @@ async def test_aliases_are_replaced_as_one_set_in_the_callers_order(
 ) -> None:
     async with database.begin() as tx:
         await upload(tx, org, "b1", "a1")
-        version = await service.set_aliases(tx, org.id, ARCH, "b1", ["z1", "b1", "m1"])
+        version = await service.set_aliases(tx, org.id, ARCH, "b1", ["z1", "b1", "m1"], now=NOW)
         assert version.aliases == ("z1", "b1", "m1")
         assert (await service.resolve(tx, org.id, ARCH, 1)).aliases == ("z1", "b1", "m1")
         with pytest.raises(NotFoundError):
             await service.resolve(tx, org.id, ARCH, "a1")
-        assert (await service.set_aliases(tx, org.id, ARCH, 1, [])).aliases == ()
+        assert (await service.set_aliases(tx, org.id, ARCH, 1, [], now=NOW)).aliases == ()
         await upload(tx, org, "b1")
 
 
@@ -163,7 +165,7 @@ async def test_another_orgs_version_is_absent(database: Database, org: Org) -> N
             with pytest.raises(NotFoundError):
                 await service.resolve(tx, second.id, ARCH, ref)
             with pytest.raises(NotFoundError):
-                await service.set_aliases(tx, second.id, ARCH, ref, ["mine"])
+                await service.set_aliases(tx, second.id, ARCH, ref, ["mine"], now=NOW)
             with pytest.raises(NotFoundError):
                 await service.delete(tx, second.id, ARCH, ref, now=NOW)
         assert await service.versions(tx, second.id, ARCH) == []

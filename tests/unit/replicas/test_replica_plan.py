@@ -104,6 +104,37 @@ def test_three_failed_probes_in_a_row_take_it_out() -> None:
     assert step.after.reason == "3 probes in a row failed: hangs"
 
 
+def test_three_times_on_the_brink_within_ten_minutes_is_the_end_too() -> None:
+    one = here(S.READY)
+    at = NOW
+    for flip in range(1, 4):
+        for probe in (SICK, SICK, PASS):
+            at += timedelta(seconds=2)
+            one = plan(one, Seen(process=RUNNING, probe=probe), at, LIMITS).after
+            if one.state is not S.READY:
+                break
+        assert len(one.flips) == flip
+    assert one.state is S.FAILING
+    assert one.reason == "failed its probes 3 times within 600 s: hangs"
+
+
+def test_on_the_brink_seldom_or_with_all_the_others_is_forgiven() -> None:
+    one = here(S.READY)
+    at = NOW
+    for _ in range(9):
+        at += timedelta(minutes=5)
+        for probe in (SICK, SICK, PASS):
+            one = plan(one, Seen(process=RUNNING, probe=probe), at, LIMITS).after
+    assert one.state is S.READY
+    guarded = Seen(process=RUNNING, probe=SICK, guarded=True)
+    alone = here(S.READY)
+    for _ in range(9):
+        alone = plan(alone, guarded, NOW, LIMITS).after
+        alone = plan(alone, guarded, NOW, LIMITS).after
+        alone = plan(alone, Seen(process=RUNNING, probe=PASS, guarded=True), NOW, LIMITS).after
+    assert (alone.state, alone.flips) == (S.READY, ())
+
+
 def test_when_most_fail_at_once_only_a_failed_generation_convinces() -> None:
     one = here(S.READY, probe_failures=3)
     guarded = Seen(process=RUNNING, probe=SICK, guarded=True)

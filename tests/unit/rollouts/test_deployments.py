@@ -151,6 +151,44 @@ async def test_sixteen_deployments_wait_and_the_seventeenth_is_refused(tx: Trans
     await submit(tx, 17)
 
 
+async def test_a_deployment_waits_while_another_goes_back(tx: Transaction) -> None:
+    first = await submit(tx, 1)
+    await move(tx, first, RolloutStatus.IN_PROGRESS, RolloutStatus.ROLLING_BACK)
+    await submit(tx, 2)
+    active, waits = await store.open_of(tx, "chat")
+    assert (active.status, waits.status) == (RolloutStatus.ROLLING_BACK, RolloutStatus.NOT_STARTED)
+
+
+async def test_where_the_latest_wins_a_new_deployment_ends_those_that_wait_and_no_other(
+    tx: Transaction,
+) -> None:
+    await tx.execute(update(endpoints).values(queue_policy="latest_wins"))
+    first = await submit(tx, 1)
+    await move(tx, first, RolloutStatus.IN_PROGRESS)
+    await submit(tx, 2)
+    third = await submit(tx, 3, queue_max=1)
+    assert [d.id for d in await store.open_of(tx, "chat")] == ["d1", "d3"]
+    assert third.reason == "queued behind d1"
+    gone = await service.deployment(tx, "d2", org_id=ACME.id)
+    assert (gone.status, gone.error_message) == (RolloutStatus.CANCELLED, "superseded by d3")
+    assert gone.finished_at == NOW + timedelta(seconds=3)
+
+
+async def test_a_deployment_keeps_the_engine_settings_of_its_submission(tx: Transaction) -> None:
+    first = await submit(tx, 1)
+    await tx.execute(update(architectures).values(engine={"threads": 2}))
+    second = await submit(tx, 2)
+    third = await submit(tx, 3)
+    assert first.settings_digest != second.settings_digest == third.settings_digest
+
+
+async def test_a_version_that_is_no_longer_whole_is_told_apart(tx: Transaction) -> None:
+    one = await submit(tx, 1)
+    assert not await store.withdrawn(tx, one)
+    await tx.execute(update(model_versions).values(status="error"))
+    assert await store.withdrawn(tx, one)
+
+
 async def test_two_active_deployments_of_one_endpoint_are_impossible(tx: Transaction) -> None:
     first, second = await submit(tx, 1), await submit(tx, 2)
     await move(tx, first, RolloutStatus.IN_PROGRESS)
@@ -198,6 +236,24 @@ async def test_what_goes_back_already_or_has_ended_cannot_be_cancelled(
     with pytest.raises(ConflictError):
         await service.cancel(tx, "d1", org_id=ACME.id, now=NOW)
     assert await service.deployment(tx, "d1", org_id=None) == ended
+
+
+async def test_of_a_cancel_and_a_done_at_the_same_moment_one_wins(tx: Transaction) -> None:
+    first = await submit(tx, 1)
+    seen = await move(tx, first, RolloutStatus.IN_PROGRESS)
+    await service.cancel(tx, "d1", org_id=ACME.id, now=NOW)
+    with pytest.raises(StaleError):
+        await store.save(tx, seen, replace(seen, status=RolloutStatus.DONE), NOW)
+    second = await submit(tx, 2)
+    await store.save(
+        tx,
+        await service.deployment(tx, "d1", org_id=None),
+        replace(await service.deployment(tx, "d1", org_id=None), status=RolloutStatus.DONE),
+        NOW,
+    )
+    await move(tx, second, RolloutStatus.IN_PROGRESS, RolloutStatus.DONE)
+    with pytest.raises(ConflictError, match="is done"):
+        await service.cancel(tx, "d2", org_id=ACME.id, now=NOW)
 
 
 async def test_another_orgs_deployment_does_not_exist(tx: Transaction) -> None:

@@ -2,6 +2,8 @@
 
 from weighbridge.server.service_logs import cap_log, last_lines
 from weighbridge.server.services import RestartPolicy, Service, fingerprint
+from weighbridge.server.up import services
+from weighbridge.settings import Settings
 
 POLICY = RestartPolicy()
 
@@ -19,15 +21,39 @@ def test_five_exits_within_half_a_minute_are_hopeless_and_fewer_are_not():
 
 def test_a_service_is_the_same_while_command_settings_and_version_are():
     service = Service("a", ["x"], {"K": "1"})
-    same = fingerprint(service, {"PATH": "/bin", "WEIGHBRIDGE_MARK": "m"}, "1.0")
-    assert same == fingerprint(service, {"PATH": "/usr/bin"}, "1.0")
+    same = fingerprint(service, "1.0")
     others = [
-        fingerprint(service, {"WEIGHBRIDGE_PORT": "1"}, "1.0"),
-        fingerprint(service, {}, "1.1"),
-        fingerprint(Service("a", ["x", "y"], {"K": "1"}), {}, "1.0"),
-        fingerprint(Service("a", ["x"], {"K": "2"}), {}, "1.0"),
+        fingerprint(service, "1.1"),
+        fingerprint(Service("a", ["x", "y"], {"K": "1"}), "1.0"),
+        fingerprint(Service("a", ["x"], {"K": "2"}), "1.0"),
     ]
-    assert len({same, *others}) == 5
+    assert len({same, *others}) == 4
+
+
+def test_a_setting_of_the_control_plane_leaves_the_engines_keeper_the_same(tmp_path, monkeypatch):
+    """The node agent holds the engines: it is replaced only for a setting that it reads itself."""
+
+    def marks(**changes: object) -> dict[str, str]:
+        parts = services(Settings(data_dir=tmp_path, **changes), "postgresql://db")
+        return {part.name: fingerprint(part, "1.0") for part in parts}
+
+    before = marks()
+    monkeypatch.setenv("WEIGHBRIDGE_BAKE_S", "7")
+    after = marks()
+    assert after["agent"] == before["agent"]
+    assert after["control"] != before["control"]
+    assert marks(replica_slots=3)["agent"] != before["agent"]
+
+
+def test_a_secret_setting_reaches_its_service_as_it_is(tmp_path):
+    names = [
+        name for name, field in Settings.model_fields.items() if "Secret" in str(field.annotation)
+    ]
+    assert "database_url" in names
+    secret = {name: f"postgresql://secret-{name}" for name in names}
+    control = services(Settings(data_dir=tmp_path, **secret), "postgresql://db")[-1]
+    for name in set(names) - {"database_url"}:
+        assert control.env[f"WEIGHBRIDGE_{name.upper()}"] == secret[name]
 
 
 def test_a_log_that_is_too_long_keeps_its_newest_half_beside_it(tmp_path):

@@ -15,7 +15,7 @@ from weighbridge.storage.tables import usage_hourly, usage_requests, usage_spool
 from weighbridge.usage import store
 from weighbridge.usage.lines import event_line, loss_line, read_lines
 from weighbridge.usage.metrics import Allowance, AskedTooOftenError
-from weighbridge.usage.model import UsageEvent
+from weighbridge.usage.model import UsageEvent, VersionFigures
 from weighbridge.usage.reconciler import UsageKeep, UsageReconciler
 from weighbridge.usage.report import quantile_bound, report
 from weighbridge.usage.spool import SpoolFile, spools_in
@@ -156,6 +156,24 @@ async def test_torn_and_spoiled_lines_and_losses_are_counted_as_lost(
         assert await store.lost(tx) == 4
 
 
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"completion_tokens": 10**30}, {"prompt_tokens": -1}, {"version": 2**31}, {"status": -5},
+        {"duration_s": 1e300}, {"ttft_s": -0.5},
+    ],
+    ids=str,
+)  # fmt: skip
+async def test_a_line_that_no_sum_could_take_is_lost_and_holds_up_no_other(
+    database: Database, tmp_path: Path, claim: dict[str, float]
+) -> None:
+    spool(tmp_path, "a", [event(0), event(1, **claim), event(2)])
+    await reconciler(database, tmp_path).reconcile()
+    assert await totals(database) == (2, 10, 2)
+    async with database.begin() as tx:
+        assert await store.lost(tx) == 1
+
+
 async def test_endless_rubbish_is_passed_over(database: Database, tmp_path: Path) -> None:
     file = SpoolFile(tmp_path, "a")
     file.append([b"x" * (3 * 512 * 1024) + b"\n", event_line(event(0))])
@@ -229,3 +247,27 @@ def test_metrics_are_given_six_times_a_minute() -> None:
 def test_a_batch_ends_at_its_last_whole_line() -> None:
     line = event_line(event())
     assert read_lines(line + line[:-1]).size_bytes == len(line)
+
+
+async def test_figures_of_versions_are_of_one_endpoint_since_a_time_and_bounded(
+    database: Database,
+) -> None:
+    async with database.begin() as tx:
+        await store.add_requests(
+            tx,
+            [
+                event(0, version=7, status=503, completion_tokens=0, ttft_s=None),
+                *(event(n, version=8, ttft_s=0.25 + n / 10) for n in range(1, 21)),
+                event(21, version=8, completion_tokens=0, ttft_s=None),
+                event(22, version=8, status=503, completion_tokens=0, ttft_s=None),
+                event(22, version=8, endpoint_id="other"),
+                event(22, version=9),
+            ],
+        )
+        since = {7: NOON, 8: NOON + timedelta(minutes=2)}
+        seen = await store.version_figures(tx, "chat", since, rows_max=100)
+        assert seen[7] == VersionFigures(requests=1, errors=1)
+        assert seen[8] == VersionFigures(21, 20, 1, 1, 19, pytest.approx(2.0))
+        few = await store.version_figures(tx, "chat", since, rows_max=5)
+        assert few[8].requests == 5
+        assert set(seen) == {7, 8}

@@ -8,10 +8,11 @@ from pydantic import Field
 from weighbridge.accounts import service as accounts
 from weighbridge.api.admin.limits import LimitsAnswer, LimitsChange
 from weighbridge.api.admin.router import Body, admin_router
+from weighbridge.api.admin.traffic import GatewayAnswer, GatewayChange
 from weighbridge.api.answers import Answer, unix_s
 from weighbridge.api.deps import Control
 from weighbridge.endpoints import service
-from weighbridge.endpoints.model import Endpoint
+from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.storage.database import Transaction
 
 COUNT_MAX = 1_000_000
@@ -27,13 +28,36 @@ class EndpointRequest(Body):
     replicas: int = Field(default=1, ge=-COUNT_MAX, le=COUNT_MAX)
     max_unavailable: int = Field(default=0, ge=-COUNT_MAX, le=COUNT_MAX)
     max_surge: int = Field(default=1, ge=-COUNT_MAX, le=COUNT_MAX)
+    replicas_max: int | None = Field(
+        default=None,
+        ge=-COUNT_MAX,
+        le=COUNT_MAX,
+        description="How far its organization may scale it; null: not at all.",
+    )
+    allow_downtime: bool = Field(
+        default=False, description="Whether a rollout may stop every replica at once."
+    )
+    queue_policy: QueuePolicy = Field(
+        default=QueuePolicy.FIFO,
+        strict=False,
+        description="`latest_wins`: a new deployment cancels those that still wait.",
+    )
 
 
 class EndpointChange(Body):
     replicas: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
     max_unavailable: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
     max_surge: int | None = Field(default=None, ge=-COUNT_MAX, le=COUNT_MAX)
+    replicas_max: int | None = Field(
+        default=None,
+        ge=-COUNT_MAX,
+        le=COUNT_MAX,
+        description="Null takes scaling away from the organization again.",
+    )
+    allow_downtime: bool | None = None
+    queue_policy: QueuePolicy | None = Field(default=None, strict=False)
     limits: LimitsChange | None = None
+    gateway: GatewayChange | None = None
 
 
 class EndpointAnswer(Answer):
@@ -43,7 +67,11 @@ class EndpointAnswer(Answer):
     replicas: int
     max_unavailable: int
     max_surge: int
+    replicas_max: int | None = Field(description="How far its organization may scale it.")
+    allow_downtime: bool
+    queue_policy: QueuePolicy
     limits: LimitsAnswer = Field(description="Over all keys together.")
+    gateway: GatewayAnswer = Field(description="How the gateway treats its requests.")
     created: int
     updated: int
     serving: int | None = Field(description="Number of the version last deployed with success.")
@@ -57,7 +85,11 @@ class EndpointAnswer(Answer):
             replicas=endpoint.replicas,
             max_unavailable=endpoint.max_unavailable,
             max_surge=endpoint.max_surge,
+            replicas_max=endpoint.replicas_max,
+            allow_downtime=endpoint.allow_downtime,
+            queue_policy=endpoint.queue_policy,
             limits=LimitsAnswer.of(endpoint.limits),
+            gateway=GatewayAnswer.of(endpoint.gateway),
             created=unix_s(endpoint.created_at),
             updated=unix_s(endpoint.updated_at),
             serving=serving,
@@ -95,6 +127,9 @@ async def create(body: EndpointRequest, control: Control) -> EndpointAnswer:
             replicas=body.replicas,
             max_unavailable=body.max_unavailable,
             max_surge=body.max_surge,
+            replicas_max=body.replicas_max,
+            allow_downtime=body.allow_downtime,
+            queue_policy=body.queue_policy,
             now=control.clock.now(),
         )
         (answer,) = await _answers(tx, [endpoint])
@@ -128,7 +163,13 @@ async def update(endpoint_id: str, body: EndpointChange, control: Control) -> En
             replicas=body.replicas,
             max_unavailable=body.max_unavailable,
             max_surge=body.max_surge,
+            allow_downtime=body.allow_downtime,
+            queue_policy=body.queue_policy,
             change_limits=body.limits,
+            change_gateway=body.gateway,
+            change_replicas_max=(
+                (lambda _: body.replicas_max) if "replicas_max" in body.model_fields_set else None
+            ),
             now=control.clock.now(),
         )
         (answer,) = await _answers(tx, [endpoint])

@@ -5,9 +5,10 @@ used of it (0 is full), so that a limit may change at any time without losing wh
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from weighbridge.gateway.limits.ledger import USED
 from weighbridge.routing.limits import UsageLimits
 
 
@@ -49,24 +50,56 @@ WINDOWS = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
-    """How one bucket stands, for the headers of an answer."""
+class Bucket:
+    """One limited window of a subject, with what stands as long as its limit does; `cell` is its place in a row."""
 
-    limit: int
-    used: float
-    reset_s: float
+    __slots__ = (
+        "_line", "cell", "counts_tokens", "limit", "place", "refill_per_s", "reset_s_per_use", "used", "window",
+    )  # fmt: skip
+
+    def __init__(self, place: int, window: Window, limit: int, used: float) -> None:
+        self.place = place
+        self.cell = USED + place
+        self.window = window
+        self.limit = limit
+        self.used = used
+        self.counts_tokens = window.counts_tokens
+        self.refill_per_s = limit / window.period_s
+        self.reset_s_per_use = window.period_s / limit
+        self._line = _LINE % (window.name, limit, window.name, window.name)
 
     @property
     def remaining(self) -> int:
         return max(0, math.floor(self.limit - self.used))
 
+    def field(self) -> str:
+        """The three headers of this window, each ending with CR LF."""
+        left = self.limit - self.used
+        return self._line % (max(0, left), self.used * self.reset_s_per_use)
 
-def rate_headers(levels: Mapping[str, Level]) -> Mapping[str, str]:
-    """`x-ratelimit-limit-…`, `-remaining-…` and `-reset-…` (seconds) of each limited window."""
-    headers = {}
-    for name, level in levels.items():
-        headers[f"x-ratelimit-limit-{name}"] = str(level.limit)
-        headers[f"x-ratelimit-remaining-{name}"] = str(level.remaining)
-        headers[f"x-ratelimit-reset-{name}"] = f"{level.reset_s:.3f}"
-    return headers
+
+_LINE = (
+    "x-ratelimit-limit-%s: %d\r\nx-ratelimit-remaining-%s: %%d\r\nx-ratelimit-reset-%s: %%.3f\r\n"
+)
+
+
+def tightest(subjects: Sequence[Sequence[Bucket]]) -> Sequence[Bucket]:
+    """Of each window the bucket with least left."""
+    found: dict[int, Bucket] = {}
+    for buckets in subjects:
+        for bucket in buckets:
+            known = found.get(bucket.place)
+            if known is None or bucket.limit - bucket.used < known.limit - known.used:
+                found[bucket.place] = bucket
+    return list(found.values())
+
+
+def rate_fields(buckets: Sequence[Bucket]) -> bytes:
+    """`x-ratelimit-limit-…`, `-remaining-…` and `-reset-…` (seconds) of each bucket, as an answer's head has them."""
+    return "".join([bucket.field() for bucket in buckets]).encode()
+
+
+def rate_headers(buckets: Sequence[Bucket]) -> Mapping[str, str]:
+    """As `rate_fields`, by name."""
+    lines = rate_fields(buckets).decode().splitlines()
+    return dict(line.split(": ", 1) for line in lines)

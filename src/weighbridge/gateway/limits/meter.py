@@ -48,11 +48,11 @@ class Meter:
         )
         try:
             estimate = estimate_tokens(admitted.body)
-            record.admission, headers = self.quotas.admit(wanted, estimate.total)
+            record.admission = self.quotas.admit(wanted, estimate.total)
         except QuotaError as error:
             record.answer_fields = _fields(error.headers)
             raise
-        record.answer_fields = _fields(headers)
+        record.answer_fields = record.admission.fields
 
     def count(
         self, record: AccessRecord, admitted: Admitted, usage: EngineUsage | None, chunks: int

@@ -4,15 +4,18 @@ How exact a limit is over several workers: a check reads every worker's counts, 
 others see at once. Two workers may pass the same check in the same microseconds: at most one request per
 further worker too many. What others use between two looks of this worker is taken as used just now, never as
 refilled, so a bucket may lag by the refill of REFRESH_S. A worker that dies leaves its reservations charged.
+
+This runs twice for each request of a limited key: what does not change between requests is kept in the subject.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
+from msgspec import Struct
 
 from weighbridge.clock import Clock
-from weighbridge.gateway.limits.buckets import WINDOWS, Level, rate_headers
+from weighbridge.gateway.limits.buckets import WINDOWS, Bucket, rate_fields, rate_headers, tightest
 from weighbridge.gateway.limits.ledger import (
     IN_FLIGHT,
     REQUESTS,
@@ -46,20 +49,25 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Subject:
+    """A key or endpoint; its buckets are refilled up to `at_s`."""
+
     hash: int
     row: int
     limits: UsageLimits
     at_s: float
-    met_s: float
+    buckets: Sequence[Bucket] = ()
     seen: dict[int, _Seen] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Admission:
-    """A request that has passed, and what is charged for it until `Quotas.settle`."""
+class Admission(Struct):
+    """A request that has passed, and what is charged for it until `Quotas.settle`.
+
+    `fields` tell the caller how the limits stand; each line ends with CR LF.
+    """
 
     subjects: Sequence[_Subject]
     tokens: int
+    fields: bytes = b""
     settled: bool = False
 
 
@@ -72,57 +80,85 @@ class Quotas:
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
+        self._cells = ledger.own.cells
         self._subjects: dict[tuple[str, str], _Subject] = {}
         self._epochs: dict[int, int] = {}
+        self._others: tuple[int, ...] = ()
         self._stamp = -1.0
         self._live: set[int] = set()
         self._full = False
+        self._unix_offset_s = 0.0
 
     def refresh(self, live: Sequence[int]) -> None:
         """Take in what all workers used, and which of them live now (`GatewayView.live_columns`)."""
-        now_s, cells = self._clock.monotonic(), self._ledger.own.cells
+        now_s = self._clock.monotonic()
+        self._unix_offset_s = self._clock.now().timestamp() - now_s
         for name, subject in list(self._subjects.items()):
-            self._update(subject)
-            if now_s - subject.met_s > IDLE_S and not cells[subject.row + IN_FLIGHT]:
+            idle_s = now_s - subject.at_s
+            self._refill(subject, now_s)
+            self._take_in(subject)
+            self._show(subject)
+            if idle_s > IDLE_S and not self._cells[subject.row + IN_FLIGHT]:
                 del self._subjects[name]
         self._look_for_workers()
         self._live = {*live, self._ledger.worker}
 
-    def admit(
-        self, wanted: Sequence[tuple[str, str, UsageLimits]], tokens: int
-    ) -> tuple[Admission, dict[str, str]]:
+    def admit(self, wanted: Sequence[tuple[str, str, UsageLimits]], tokens: int) -> Admission:
         """Charge one request and its tokens to each (kind, id, limits), or to none of them.
 
-        Returns the admission and the rate-limit headers; raises QuotaError naming the first limit passed.
+        Raises QuotaError naming the first limit passed.
         """
-        self._look_for_workers()
-        subjects = [
-            found
-            for kind, subject_id, limits in wanted
-            if limits != NO_LIMITS and (found := self._subject(kind, subject_id, limits))
-        ]
+        if self._stamp != self._ledger.stamp:
+            self._look_for_workers()
+        subjects: list[_Subject] = []
+        for kind, subject_id, limits in wanted:
+            subject = self._subjects.get((kind, subject_id))
+            if subject is None or subject.limits is not limits:
+                subject = self._subject(kind, subject_id, limits)
+            if subject is not None:
+                subjects.append(subject)
         if not subjects:
-            return UNLIMITED, {}
+            return UNLIMITED
+        now_s = self._clock.monotonic()
         for subject in subjects:
-            self._update(subject)
+            self._refill(subject, now_s)
+            if self._others:
+                self._take_in(subject)
         for subject in subjects:
             self._check(subject, tokens, subjects)
         for subject in subjects:
-            self._charge(subject, in_flight=1, requests=1, tokens=tokens)
-        return Admission(subjects, tokens), dict(rate_headers(self._levels(subjects)))
+            self._charge(subject, tokens)
+        return Admission(subjects, tokens, rate_fields(_told(subjects)))
+
+    def _charge(self, subject: _Subject, tokens: int) -> None:
+        cells, row = self._cells, subject.row
+        cells[row + IN_FLIGHT] += 1
+        cells[row + REQUESTS] += 1
+        cells[row + TOKENS] += tokens
+        for bucket in subject.buckets:
+            bucket.used += tokens if bucket.counts_tokens else 1
+        self._show(subject)
 
     def settle(self, admission: Admission, tokens: int, *, answered: bool) -> None:
         """End of a request: correct its tokens; one that was not answered costs no request. Once is enough."""
-        if admission.settled or not admission.subjects:
+        if admission.settled:
             return
         admission.settled = True
+        now_s, more = self._clock.monotonic(), tokens - admission.tokens
+        cells = self._cells
         for subject in admission.subjects:
-            self._charge(
-                subject,
-                in_flight=-1,
-                requests=0 if answered else -1,
-                tokens=tokens - admission.tokens,
-            )
+            self._refill(subject, now_s)
+            row = subject.row
+            cells[row + IN_FLIGHT] -= 1
+            cells[row + TOKENS] += more
+            if not answered:
+                cells[row + REQUESTS] -= 1
+            for bucket in subject.buckets:
+                if bucket.counts_tokens:
+                    bucket.used = max(0.0, bucket.used + more)
+                elif not answered:
+                    bucket.used = max(0.0, bucket.used - 1)
+            self._show(subject)
 
     def _look_for_workers(self) -> None:
         """A worker that has just begun counts as alive until the next `refresh`."""
@@ -130,9 +166,12 @@ class Quotas:
             self._stamp = self._ledger.stamp
             before, self._epochs = self._epochs, self._ledger.epochs()
             self._live |= {w for w, epoch in self._epochs.items() if before.get(w) != epoch}
+            self._others = tuple(w for w in self._epochs if w != self._ledger.worker)
 
     def _subject(self, kind: str, subject_id: str, limits: UsageLimits) -> _Subject | None:
-        """None, and so no limit, where the table is full: limits never stop the data path."""
+        """None, and so no limit, where there is none and where the table is full: limits never stop the data path."""
+        if limits == NO_LIMITS:
+            return None
         subject = self._subjects.get((kind, subject_id))
         if subject is None:
             subject = self._begin(subject_hash(kind, subject_id), limits)
@@ -142,21 +181,32 @@ class Quotas:
                 self._full = True
                 return None
             self._subjects[kind, subject_id] = subject
-        subject.met_s = self._clock.monotonic()
-        if subject.limits != limits:
-            self._update(subject)
-            subject.limits = limits
+        elif subject.limits != limits:
+            self._refill(subject, self._clock.monotonic())
+            self._show(subject)
+            self._limit(subject, limits)
+        # The same limits may come as another object, from a newer table.
+        subject.limits = limits
         return subject
+
+    def _limit(self, subject: _Subject, limits: UsageLimits) -> None:
+        """Buckets for these limits, as full as the row says."""
+        subject.limits = limits
+        used = self._cells[subject.row + USED : subject.row + USED + len(WINDOWS)]
+        subject.buckets = [
+            Bucket(place, window, limit, used[place])
+            for place, window in enumerate(WINDOWS)
+            if (limit := window.limit(limits))
+        ]
 
     def _begin(self, hashed: int, limits: UsageLimits) -> _Subject | None:
         row = self._ledger.own.insert(hashed)
         if row is None:
             return None
-        now_s = self._clock.monotonic()
-        subject = _Subject(hashed, row, limits, at_s=now_s, met_s=now_s)
-        cells, now_unix_s = self._ledger.own.cells, self._clock.now().timestamp()
+        subject = _Subject(hashed, row, limits, at_s=self._clock.monotonic())
+        cells, now_unix_s = self._cells, self._clock.now().timestamp()
         newest = self._ledger.own.view(row)
-        for worker in self._epochs:
+        for worker in self._others:
             column = self._ledger.column(worker)
             found = column.find(hashed)
             if found is None:
@@ -170,25 +220,20 @@ class Quotas:
             age_s = now_unix_s - newest.unix_s
             cells[row + USED + number] = window.decayed(used, limit, age_s) if limit else 0.0
         cells[row + VIEW_UNIX_S] = now_unix_s
+        self._limit(subject, limits)
         return subject
 
-    def _update(self, subject: _Subject) -> None:
-        """Refill since the last look, then take in what was charged since, by anyone."""
-        now_s = self._clock.monotonic()
+    def _refill(self, subject: _Subject, now_s: float) -> None:
         elapsed_s, subject.at_s = now_s - subject.at_s, now_s
-        requests, tokens = self._charged_since(subject)
-        cells, first = self._ledger.own.cells, subject.row + USED
-        for number, window in enumerate(WINDOWS):
-            limit = window.limit(subject.limits)
-            if limit:
-                used = window.decayed(cells[first + number], limit, elapsed_s)
-                used += tokens if window.counts_tokens else requests
-                cells[first + number] = max(0.0, used)
-        cells[subject.row + VIEW_UNIX_S] = self._clock.now().timestamp()
+        if elapsed_s > 0:
+            for bucket in subject.buckets:
+                left = bucket.used - bucket.refill_per_s * elapsed_s
+                bucket.used = left if left > 0 else 0.0
 
-    def _charged_since(self, subject: _Subject) -> tuple[float, float]:
+    def _take_in(self, subject: _Subject) -> None:
+        """What the other workers have charged since the last look."""
         requests = tokens = 0.0
-        for worker in self._epochs:
+        for worker in self._others:
             column = self._ledger.column(worker)
             seen = self._seen(subject, worker, column)
             if seen.row is None:
@@ -198,7 +243,16 @@ class Quotas:
             requests += now_requests - seen.requests
             tokens += now_tokens - seen.tokens
             seen.requests, seen.tokens = now_requests, now_tokens
-        return requests, tokens
+        if requests or tokens:
+            for bucket in subject.buckets:
+                bucket.used = max(0.0, bucket.used + (tokens if bucket.counts_tokens else requests))
+
+    def _show(self, subject: _Subject) -> None:
+        """Keep the view in the row: whoever takes this column or subject over goes on from there."""
+        cells, row = self._cells, subject.row
+        for bucket in subject.buckets:
+            cells[row + bucket.cell] = bucket.used
+        cells[row + VIEW_UNIX_S] = subject.at_s + self._unix_offset_s
 
     def _seen(self, subject: _Subject, worker: int, column: Column) -> _Seen:
         seen = subject.seen.get(worker)
@@ -211,44 +265,24 @@ class Quotas:
     def _check(self, subject: _Subject, tokens: int, all_of: Sequence[_Subject]) -> None:
         most = subject.limits.concurrency
         if most is not None and self._in_flight(subject) >= most:
-            raise concurrency_refusal(rate_headers(self._levels(all_of)))
-        for number, window in enumerate(WINDOWS):
-            limit = window.limit(subject.limits)
-            if not limit:
-                continue
-            used = self._ledger.own.cells[subject.row + USED + number]
-            wait_s = window.wait_s(used, limit, tokens if window.counts_tokens else 1)
-            if wait_s > 0:
-                raise window_refusal(window, wait_s, rate_headers(self._levels(all_of)))
+            raise concurrency_refusal(rate_headers(_told(all_of)))
+        for bucket in subject.buckets:
+            cost = tokens if bucket.counts_tokens else 1
+            if bucket.used + cost > bucket.limit:
+                wait_s = bucket.window.wait_s(bucket.used, bucket.limit, cost)
+                if wait_s > 0:
+                    raise window_refusal(bucket.window, wait_s, rate_headers(_told(all_of)))
 
     def _in_flight(self, subject: _Subject) -> float:
-        total = 0.0
-        for worker in self._live:
-            column = self._ledger.column(worker)
-            row = self._seen(subject, worker, column).row
-            if row is not None:
-                total += max(0.0, column.cells[row + IN_FLIGHT])
+        total = max(0.0, self._cells[subject.row + IN_FLIGHT])
+        for worker in self._others:
+            if worker in self._live:
+                column = self._ledger.column(worker)
+                row = self._seen(subject, worker, column).row
+                if row is not None:
+                    total += max(0.0, column.cells[row + IN_FLIGHT])
         return total
 
-    def _charge(self, subject: _Subject, *, in_flight: int, requests: int, tokens: int) -> None:
-        """In the own column; the buckets take it in with the next look, which comes at once."""
-        cells, row = self._ledger.own.cells, subject.row
-        cells[row + IN_FLIGHT] += in_flight
-        cells[row + REQUESTS] += requests
-        cells[row + TOKENS] += tokens
-        self._update(subject)
 
-    def _levels(self, subjects: Sequence[_Subject]) -> dict[str, Level]:
-        """Of each limited window the one with least left."""
-        levels: dict[str, Level] = {}
-        for subject in subjects:
-            for number, window in enumerate(WINDOWS):
-                limit = window.limit(subject.limits)
-                if not limit:
-                    continue
-                used = self._ledger.own.cells[subject.row + USED + number]
-                level = Level(limit, used, window.reset_s(used, limit))
-                known = levels.get(window.name)
-                if known is None or level.remaining < known.remaining:
-                    levels[window.name] = level
-        return levels
+def _told(subjects: Sequence[_Subject]) -> Sequence[Bucket]:
+    return subjects[0].buckets if len(subjects) == 1 else tightest([s.buckets for s in subjects])

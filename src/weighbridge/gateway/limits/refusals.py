@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from weighbridge.errors import LimitError
+from weighbridge.errors import LimitError, UnavailableError
 from weighbridge.gateway.limits.buckets import Window
 
 QUEUE_RETRY_S = 1.0
@@ -22,6 +22,16 @@ class QuotaError(LimitError):
         super().__init__(message, code=code)
         self.retry_after_s = retry_after_s
         self.headers = headers or {}
+
+
+class NotReadyError(UnavailableError):
+    """No replica is ready; `retry_after_s` is when one is to be expected, 0 where nothing speaks for a time."""
+
+    code = "no_ready_replica"
+
+    def __init__(self, endpoint_id: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(f"{endpoint_id} has no ready replica; try again shortly")
+        self.retry_after_s = retry_after_s
 
 
 def window_refusal(

@@ -41,6 +41,7 @@ class AccessRecord:
     completion_tokens: int = 0
     tokens_estimated: bool = False
     queued_s: float = 0.0
+    held_s: float = 0.0
     first_byte_s: float | None = None
     admission: Admission | None = None
     answer_fields: bytes = b""
@@ -98,7 +99,7 @@ class AccessLog:
             f'"prompt_tokens": {record.prompt_tokens}, '
             f'"completion_tokens": {record.completion_tokens}, '
             f'"tokens_estimated": {"true" if record.tokens_estimated else "false"}, '
-            f'"queued_ms": {record.queued_s * 1000:.1f}, '
+            f'"queued_ms": {record.queued_s * 1000:.1f}, "held_ms": {record.held_s * 1000:.1f}, '
             f'"ttft_ms": {first_ms}, "duration_ms": {duration_s * 1000:.1f}, '
             f'"event": "request", "process": {self._process}, "level": "info", '
             f'"timestamp": "{self._timestamp()}"}}\n'

@@ -28,6 +28,22 @@ class RequestFigures(msgspec.Struct):
     completion_tokens: int = 0
 
 
+class HoldFigures(msgspec.Struct):
+    """Sums over the requests of one endpoint that found no ready replica, since the worker started.
+
+    Of those `held`, `streams` were streamed ones; `released` went on to a replica. `refused` counts also those that
+    found no room; who left by itself is in neither.
+    """
+
+    endpoint_id: str
+    waiting: int = 0
+    held: int = 0
+    streams: int = 0
+    released: int = 0
+    refused: int = 0
+    held_s: float = 0.0
+
+
 class WorkerFigures(msgspec.Struct):
     """What a worker tells its parent, once a second."""
 
@@ -38,6 +54,7 @@ class WorkerFigures(msgspec.Struct):
     routes_generation: int
     keys_generation: int
     requests: list[RequestFigures]
+    holds: list[HoldFigures] = []
 
 
 @dataclass(slots=True)
@@ -128,6 +145,14 @@ def _samples(figures: WorkerFigures) -> Iterator[tuple[str, dict[str, str], floa
         yield "first_byte_seconds_count", labels, row.first_bytes
         yield "prompt_tokens_total", labels, row.prompt_tokens
         yield "completion_tokens_total", labels, row.completion_tokens
+    for hold in figures.holds:
+        endpoint = {**worker, "endpoint": hold.endpoint_id}
+        yield "holding", endpoint, hold.waiting
+        yield "held_requests_total", endpoint, hold.held
+        yield "held_streams_total", endpoint, hold.streams
+        yield "held_released_total", endpoint, hold.released
+        yield "held_refused_total", endpoint, hold.refused
+        yield "held_seconds_sum", endpoint, hold.held_s
 
 
 def _escape(text: str) -> str:

@@ -23,6 +23,11 @@ from weighbridge.routing.model import KeyEntry
 log = structlog.get_logger()
 
 JSON_TYPE = b"content-type: application/json\r\n"
+STREAM_FIELDS = (
+    b"content-type: text/event-stream; charset=utf-8\r\n"
+    b"cache-control: no-cache\r\n"
+    b"x-accel-buffering: no\r\n"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,14 @@ class Choice:
             )
         return chosen
 
+    def ready(self, endpoint_id: str) -> bool:
+        """Whether the endpoint has a replica that has not failed a moment ago."""
+        newest = self._current.tables.endpoints.get(endpoint_id)
+        now_s = monotonic_s()
+        return newest is not None and any(
+            self._cooling.get(replica.replica_id, 0.0) <= now_s for replica in newest.replicas
+        )
+
     def _load(self, slot: int) -> int:
         columns = self._columns
         return max(0, columns[0][slot]) if len(columns) == 1 else sum_slot(columns, slot)

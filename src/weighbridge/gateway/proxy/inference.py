@@ -5,22 +5,21 @@ Its states are a table (`states`); what an answer looks like is decided in `answ
 """
 
 from weighbridge.errors import InvalidError, LimitError, UnavailableError, WeighbridgeError
-from weighbridge.gateway.admission import Admitted, admit
+from weighbridge.gateway.admission import admit
 from weighbridge.gateway.answers.rendering import AnswerIdentity, Elapsed, WrongIdentityError
 from weighbridge.gateway.answers.shapes import EngineUsage
 from weighbridge.gateway.answers.stream import AnswerStream
 from weighbridge.gateway.answers.whole import ANSWER_BYTES_MAX, refusal_of, whole_answer
 from weighbridge.gateway.errors import error_answer, error_event
-from weighbridge.gateway.limits.refusals import queue_refusal
-from weighbridge.gateway.limits.turns import Turn
+from weighbridge.gateway.limits.refusals import NotReadyError
 from weighbridge.gateway.metrics.access import AccessRecord
-from weighbridge.gateway.proxy.answering import JSON_TYPE, Answering, Desk
+from weighbridge.gateway.proxy.answering import JSON_TYPE, STREAM_FIELDS, Desk
 from weighbridge.gateway.proxy.failures import TooLateError, engine_failed, no_answer
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.proxy.states import State
+from weighbridge.gateway.proxy.waiting import WaitingVisit
 from weighbridge.gateway.requests.writing import encode_for
 from weighbridge.gateway.wire.heads import AnswerHead, RequestHead
-from weighbridge.gateway.wire.upstream import UpstreamConnection
 from weighbridge.gateway.wire.visits import Client
 from weighbridge.routing.model import KeyEntry, ReplicaRoute
 
@@ -29,23 +28,14 @@ IDLE_GRAIN_S = 1.0
 """The deadline of a stream is moved on at most this often."""
 _WRONG_IDENTITY = frozenset({401, 403, 404, 421})
 _EVENT_TYPE = "text/event-stream"
-_STREAM_FIELDS = (
-    b"content-type: text/event-stream; charset=utf-8\r\n"
-    b"cache-control: no-cache\r\n"
-    b"x-accel-buffering: no\r\n"
-)
-
-
 _ACCEPTED, _WAITING, _ASKED, _WHOLE, _REFUSAL, _PROVING, _STREAMING, _DONE = State
 
 
-class InferenceVisit(Answering):
+class InferenceVisit(WaitingVisit):
     """The caller's side calls it as a visit, the replica's connection as an asker; it is over once it is DONE."""
 
     __slots__ = (
-        "_admitted", "_answer", "_created_unix_s", "_fresh", "_head", "_identity", "_key",
-        "_received", "_received_bytes", "_replica", "_replicas", "_state", "_tried", "_turn", "_upstream",
-        "_waiting_since_s",
+        "_answer", "_created_unix_s", "_head", "_identity", "_key", "_received", "_received_bytes", "_replica",
     )  # fmt: skip
 
     def __init__(
@@ -56,21 +46,14 @@ class InferenceVisit(Answering):
         record: AccessRecord,
         head: RequestHead,
     ) -> None:
-        super().__init__(desk, client, record)
-        self._replicas = replicas
+        super().__init__(desk, client, record, replicas)
         self._head = head
-        self._state = _ACCEPTED
         self._created_unix_s = desk.clock.now().timestamp()
-        self._tried: list[str] = []
-        self._waiting_since_s = 0.0
-        self._upstream: UpstreamConnection | None = None
         self._replica: ReplicaRoute | None = None
-        self._turn: Turn | None = None
         self._answer: AnswerStream | None = None
         self._received: list[bytes] = []
         self._received_bytes = 0
         self._key: KeyEntry
-        self._admitted: Admitted
         self._identity: AnswerIdentity
 
     # The caller's side.
@@ -103,6 +86,9 @@ class InferenceVisit(Answering):
     def refuse(self, error: WeighbridgeError) -> None:
         self._leave_line()
         self._let_go_of_replica()
+        if self._begun:
+            self._end_by_event(error)
+            return
         self._state = _DONE
         super().refuse(error)
 
@@ -117,22 +103,9 @@ class InferenceVisit(Answering):
         self.desk.meter.settle(self.record, self._created_unix_s)
         super().finish()
 
-    def expired(self) -> None:
-        if self._state is _WAITING:
-            self.refuse(queue_refusal(self._admitted.endpoint.endpoint_id))
-        else:
-            self._break_off(TooLateError())
-
     def held_back(self) -> None:
         if self._upstream is not None:
             self._upstream.pause()
-
-    def let_go(self) -> None:
-        if self._upstream is not None:
-            self._upstream.resume()
-            self._wait(self.desk.limits.idle_s)
-        elif self._turn is not None:
-            self.client.deadline(self._waiting_since_s + self.desk.meter.turns.limits.wait_s)
 
     # The line's side.
 
@@ -142,12 +115,12 @@ class InferenceVisit(Answering):
         except WeighbridgeError as error:
             if error.code == "queue_exceeded":
                 return False
-            self.refuse(error)
+            self._hold_or_refuse(error)
         except Exception as error:  # noqa: BLE001 - as in `start`
             self.refuse(self.failed(error))
         return True
 
-    def turned_away(self, error: LimitError) -> None:
+    def turned_away(self, error: WeighbridgeError) -> None:
         self.refuse(error)
 
     # The replica's side.
@@ -203,9 +176,15 @@ class InferenceVisit(Answering):
     def _ask_first(self, size_bytes: int) -> None:
         """At once, or in turn when there is no place or others wait for one already."""
         turns, endpoint_id = self.desk.meter.turns, self._admitted.endpoint.endpoint_id
+        if self._replicas.holds.busy(endpoint_id):
+            self._enter_hold()
+            return
         if not turns.busy(endpoint_id):
             try:
                 self._ask_next(None)
+            except NotReadyError:
+                self._enter_hold()
+                return
             except LimitError as error:
                 if error.code != "queue_exceeded" or not turns.limits.requests_max:
                     raise
@@ -214,12 +193,6 @@ class InferenceVisit(Answering):
         self._state = _WAITING
         self._turn = turns.join(endpoint_id, self.record.key_id, size_bytes, self)
         self._wait(turns.limits.wait_s)
-
-    def _leave_line(self) -> None:
-        turn, self._turn = self._turn, None
-        if turn is not None:
-            self.record.queued_s = self.desk.clock.monotonic() - self._waiting_since_s
-            self.desk.meter.turns.leave(turn)
 
     def _ask_next(self, failure: WeighbridgeError | None) -> None:
         """Choose a replica that was not tried and ask it. Raises the error to answer with when there is none."""
@@ -236,7 +209,7 @@ class InferenceVisit(Answering):
         self._replica = replica
         self._replicas.counts[replica.slot] += 1
         self._leave_line()
-        self._identity = self._identity_of(replica)
+        self._identity = self._admitted.identity(replica, record.request_id, self._created_unix_s)
         self._ask(fresh=False)
 
     def _ask(self, *, fresh: bool) -> None:
@@ -260,7 +233,7 @@ class InferenceVisit(Answering):
         try:
             self._ask_next(failure)
         except WeighbridgeError as error:
-            self.refuse(error)
+            self._hold_or_refuse(error, failure)
 
     def _let_go_of_replica(self) -> None:
         upstream, self._upstream = self._upstream, None
@@ -329,9 +302,12 @@ class InferenceVisit(Answering):
         if self._state is _STREAMING:
             self.client.write_chunk(frames)
             return
-        self._state = _STREAMING
+        begun, self._state = self._begun, _STREAMING
         self.record.first_byte_s = self.desk.clock.monotonic()
-        self.client.begin_stream(_STREAM_FIELDS + self.own_fields(), frames)
+        if begun:
+            self.client.write_chunk(frames)
+        else:
+            self.client.begin_stream(STREAM_FIELDS + self.own_fields(), frames)
 
     def _complete(self) -> None:
         upstream, self._upstream = self._upstream, None
@@ -348,9 +324,13 @@ class InferenceVisit(Answering):
             else:
                 self._attempt_failed(error)
             return
-        self.record.status, self.record.code = error_answer(error).status, error.code
-        self.client.write_chunk(error_event(error, self._answer_id()))
         self._let_go_of_replica()
+        self._end_by_event(error)
+
+    def _end_by_event(self, error: WeighbridgeError) -> None:
+        self.record.status, self.record.code = error_answer(error).status, error.code
+        event = error_event(error, self._admitted.answer_id(self.record.request_id))
+        self.client.write_chunk(event)
         self._end_stream()
 
     def _end_stream(self) -> None:
@@ -361,22 +341,6 @@ class InferenceVisit(Answering):
         self.client.end_stream()
 
     # What the answer says of itself, and the record.
-
-    def _answer_id(self) -> str:
-        return ("chatcmpl-" if self._admitted.is_chat else "cmpl-") + self.record.request_id
-
-    def _identity_of(self, replica: ReplicaRoute) -> AnswerIdentity:
-        admitted = self._admitted
-        return AnswerIdentity(
-            answer_id=self._answer_id(),
-            is_chat=admitted.is_chat,
-            endpoint_id=admitted.endpoint.endpoint_id,
-            fingerprint=replica.fingerprint,
-            served_name=replica.served_name,
-            created_unix_s=self._created_unix_s,
-            tier_used=admitted.tier_used,
-            top_logprobs=admitted.top_logprobs,
-        )
 
     def _elapsed(self, now_s: float) -> Elapsed:
         record = self.record
@@ -389,8 +353,3 @@ class InferenceVisit(Answering):
 
     def _count(self, usage: EngineUsage | None, chunks: int) -> None:
         self.desk.meter.count(self.record, self._admitted, usage, chunks)
-
-    def _wait(self, wait_s: float) -> None:
-        now_s = self._waiting_since_s = self.desk.clock.monotonic()
-        deadline_s = self.record.started_s + self.desk.limits.request_max_s
-        self.client.deadline(min(deadline_s, now_s + wait_s))

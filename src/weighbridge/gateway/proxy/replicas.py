@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from weighbridge.errors import WeighbridgeError
+from weighbridge.gateway.limits.holds import Holds
 from weighbridge.gateway.proxy.choosing import Choice
 from weighbridge.gateway.wire.upstream import Address, Asker, UpstreamConnection, Upstreams
 from weighbridge.routing.acks import WorkerColumn
@@ -27,9 +28,15 @@ class Replicas:
     """The worker's way to every replica."""
 
     def __init__(
-        self, choice: Choice, column: WorkerColumn, upstreams: Upstreams, pepper: bytes
+        self,
+        choice: Choice,
+        holds: Holds,
+        column: WorkerColumn,
+        upstreams: Upstreams,
+        pepper: bytes,
     ) -> None:
         self.choice = choice
+        self.holds = holds
         self.counts = column.counts
         self._upstreams = upstreams
         self._pepper = pepper

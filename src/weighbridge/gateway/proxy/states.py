@@ -7,7 +7,7 @@ class State(IntEnum):
     ACCEPTED = 0
     """The caller is known; the body is not read yet."""
     WAITING = 1
-    """It stands in the endpoint's line."""
+    """It stands in the endpoint's line, or is held until a replica is ready."""
     ASKED = 2
     """A replica has the request; nothing has come back."""
     WHOLE = 3
@@ -23,10 +23,19 @@ class State(IntEnum):
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.ACCEPTED: frozenset({State.WAITING, State.ASKED, State.DONE}),
     State.WAITING: frozenset({State.ASKED, State.DONE}),
-    State.ASKED: frozenset({State.ASKED, State.WHOLE, State.REFUSAL, State.PROVING, State.DONE}),
-    State.WHOLE: frozenset({State.ASKED, State.DONE}),
-    State.REFUSAL: frozenset({State.ASKED, State.DONE}),
-    State.PROVING: frozenset({State.ASKED, State.STREAMING, State.DONE}),
+    State.ASKED: frozenset(
+        {
+            State.WAITING,
+            State.ASKED,
+            State.WHOLE,
+            State.REFUSAL,
+            State.PROVING,
+            State.DONE,
+        }
+    ),
+    State.WHOLE: frozenset({State.WAITING, State.ASKED, State.DONE}),
+    State.REFUSAL: frozenset({State.WAITING, State.ASKED, State.DONE}),
+    State.PROVING: frozenset({State.WAITING, State.ASKED, State.STREAMING, State.DONE}),
     State.STREAMING: frozenset({State.DONE}),
     State.DONE: frozenset(),
 }

@@ -13,6 +13,8 @@ class Limits:
     connect_s: float = 2.0
     first_byte_s: float = 600.0
     idle_s: float = 120.0
+    stream_keepalive_s: float = 15.0
+    """A stream that has begun gets a comment when nothing else came for so long; infinity for none."""
     write_s: float = 30.0
     head_s: float = 10.0
     body_idle_s: float = 60.0

@@ -20,6 +20,9 @@ from weighbridge.gateway.wire.limits import (
 from weighbridge.gateway.wire.outbox import Outbox
 from weighbridge.gateway.wire.timers import Timers
 
+UNREACHABLE = "upstream_unreachable"
+"""Code of the error when nothing was sent."""
+
 
 class Address(Struct, frozen=True):
     """A TCP host and port, or the path of a unix socket."""
@@ -225,12 +228,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = None
 
     def lost(self, why: str) -> None:
+        code = UNREACHABLE if self._phase is _CONNECTING else "answer_cut"
         self._phase = _CLOSED
         asker, self._asker = self._asker, None
         if self._transport is not None:
             self._transport.abort()
         if asker is not None:
-            asker.answer_lost(UnavailableError(f"An upstream {why}", code="answer_cut"))
+            asker.answer_lost(UnavailableError(f"An upstream {why}", code=code))
 
     def _read_head(self) -> None:
         while self._phase is _HEAD:

@@ -1,0 +1,1 @@
+"""Management routes beside the nine of the hosted contract."""

@@ -1,0 +1,1 @@
+"""Commands about deployments and what comes of them."""

@@ -1,0 +1,89 @@
+"""Why a rollout may not go on, and what counts against it. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from weighbridge.replicas.model import Replica, ReplicaState
+from weighbridge.rollouts.model import Deployment, RolloutLimits
+
+
+def cause(
+    replicas: Sequence[Replica],
+    deployment: Deployment,
+    base: Deployment | None,
+    now: datetime,
+    limits: RolloutLimits,
+) -> str | None:
+    """The first reason to end the rollout, or None. `deployment` carries the failures counted so far."""
+    if deployment.failures >= limits.failures_max(deployment.replicas):
+        last = last_failure(replicas, deployment)
+        return f"{deployment.failures} replicas of version {deployment.version_number} failed" + (
+            f"; the last one: {last}" if last else ""
+        )
+    if base is not None and _crashed_when_complete(replicas, deployment):
+        last = last_failure(replicas, deployment)
+        return (
+            f"a replica of version {deployment.version_number} failed after all were ready: {last}"
+        )
+    if due(deployment.started_at, limits.total_s, now):
+        return f"not finished within {limits.total_s:g} s"
+    waiting = pending(replicas, deployment)
+    if any(due(r.created_at, limits.capacity_s, now) for r in waiting):
+        return f"no free place for a new replica within {limits.capacity_s:g} s"
+    if not waiting and due(deployment.progress_at, limits.progress_s, now):
+        return f"no further replica became ready within {limits.progress_s:g} s"
+    return None
+
+
+def _crashed_when_complete(replicas: Sequence[Replica], deployment: Deployment) -> bool:
+    """A failure while the finished state is watched is the gate's first measure (reliability B3, row 7)."""
+    return deployment.updated_max >= deployment.replicas and any(
+        r.state is ReplicaState.FAILED
+        and not r.failure_counted
+        and r.deployment_id == deployment.id
+        for r in replicas
+    )
+
+
+def untouched(replicas: Sequence[Replica], deployment: Deployment) -> bool:
+    """Nothing of the target ever ran and nothing of the rest is missing, so there is nothing to undo."""
+    here = [r for r in replicas if not r.state.final]
+    new = [r for r in here if r.deployment_id == deployment.id]
+    return (
+        deployment.failures == 0
+        and deployment.updated_max == 0
+        and all(r.state is ReplicaState.PENDING for r in new)
+        and all(r.state.wanted for r in here)
+        and len(here) - len(new) >= deployment.replicas
+    )
+
+
+def new_failures(replicas: Sequence[Replica], account: Deployment) -> int:
+    """Failures not counted before (R13). A lost replica speaks against its node, not against the version."""
+    return sum(
+        r.state is ReplicaState.FAILED and not r.failure_counted and r.deployment_id == account.id
+        for r in replicas
+    )
+
+
+def last_failure(replicas: Sequence[Replica], deployment: Deployment) -> str:
+    failed = [
+        r for r in replicas if r.state is ReplicaState.FAILED and r.deployment_id == deployment.id
+    ]
+    return max(failed, key=lambda r: r.state_since).reason if failed else ""
+
+
+def pending(replicas: Sequence[Replica], deployment: Deployment) -> list[Replica]:
+    """Those that wait for a place on a node."""
+    return [
+        r for r in replicas if r.state is ReplicaState.PENDING and r.deployment_id == deployment.id
+    ]
+
+
+def waiting_words(replicas: Sequence[Replica], deployment: Deployment) -> str:
+    """What a new replica waits for, in its runtime's words."""
+    return next((r.reason for r in pending(replicas, deployment) if r.reason), "")
+
+
+def due(start: datetime | None, seconds: float, now: datetime) -> bool:
+    return start is not None and now >= start + timedelta(seconds=seconds)
