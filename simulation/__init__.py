@@ -1,1 +1,1 @@
-"""Deterministic simulation: the real control plane on a simulated clock, database, machines and gateway, from one seed."""
+"""Deterministic simulation, from one seed: the real control plane on a simulated clock, database, machines, gateway."""

@@ -2,6 +2,8 @@
 
 import gc
 import logging
+import sys
+import traceback
 from collections import Counter
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +15,13 @@ from simulation.history.checker import check
 from simulation.history.log import Log
 from simulation.history.story import Breach, Limits
 from simulation.memory.database import Executor
+from simulation.memory.shape import UnknownStatementError
 from simulation.world.control import LIMITS, SETTINGS
 from simulation.world.world import World
 from weighbridge.replicas.reconciler import replica_limits
 
 _current: list[Log] = []
+_unknown: list[UnknownStatementError] = []
 _EXPECTED = ("replica.stop_overdue",)
 """Errors that the product reports of the world, not of itself."""
 
@@ -40,20 +44,19 @@ class Outcome:
 
 
 def _note(
-    logger: object, method: str, event: MutableMapping[str, Any]  # structlog's own type
+    logger: object,
+    method: str,
+    event: MutableMapping[str, Any],  # structlog's own type
 ) -> MutableMapping[str, Any]:
-    """An error of the product is an event of the world that runs."""
+    """An error of the product is an event of the world that runs; a statement nobody knows ends it."""
+    error = sys.exception() if event.get("exc_info") else None
+    if isinstance(error, UnknownStatementError):
+        _unknown.append(error)
     if _current and event["event"] not in _EXPECTED:
         words = {name: value for name, value in event.items() if name != "exc_info"}
-        _current[-1].add("broken", words=f"{words} {_exception(event)}")
+        told = "" if error is None else "".join(traceback.format_exception(error)[-2:])
+        _current[-1].add("broken", words=f"{words} {told}")
     raise structlog.DropEvent
-
-
-def _exception(event: MutableMapping[str, Any]) -> str:  # structlog's own type
-    import sys
-    import traceback
-
-    return "".join(traceback.format_exception(sys.exception())[-3:]) if event.get("exc_info") else ""
 
 
 def silence() -> None:
@@ -77,6 +80,10 @@ def play(seed: int, *, lines: bool = False, executor: Executor | None = None) ->
         _current.pop()
         if collecting:
             gc.enable()
+    for error in (*_unknown, *world.loop.broken):
+        if isinstance(error, UnknownStatementError):
+            _unknown.clear()
+            raise error
     breaches, checks = check(world.log, Limits(LIMITS, replica_limits(SETTINGS)))
     rows = world.memory.tables["deployments"].values()
     return Outcome(

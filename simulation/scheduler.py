@@ -66,6 +66,7 @@ class Call(asyncio.TimerHandle):
         due_s: float,
         number: int,
         callback: Callable[..., object],
+        *,
         args: tuple[object, ...],
         context: Context,
     ) -> None:
@@ -100,7 +101,7 @@ class Call(asyncio.TimerHandle):
         return self._context.get(_process)
 
 
-class SimLoop(asyncio.AbstractEventLoop):
+class SimLoop(asyncio.AbstractEventLoop):  # what is missing here nobody asks for
     """The part of an event loop that tasks, events, timeouts and `to_thread` need.
 
     `time` starts at 0 and moves only when nothing is left to do at the present moment.
@@ -136,7 +137,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         *args: object,
         context: Context | None = None,
     ) -> asyncio.Handle:
-        call = Call(self._ready, self._now_s, 0, callback, args, _context(context))
+        call = Call(self._ready, self._now_s, 0, callback, args=args, context=_context(context))
         self._ready.append(call)
         return call
 
@@ -162,14 +163,16 @@ class SimLoop(asyncio.AbstractEventLoop):
     ) -> asyncio.TimerHandle:
         self._numbers += 1
         due_s = max(when, self._now_s)
-        call = Call(self._ready, due_s, self._numbers, callback, args, _context(context))
+        call = Call(
+            self._ready, due_s, self._numbers, callback, args=args, context=_context(context)
+        )
         heapq.heappush(self._timers, call)
         return call
 
     def create_future(self) -> "asyncio.Future[object]":
         return asyncio.Future(loop=self)
 
-    def create_task(
+    def create_task(  # type: ignore[override]  # any result will do
         self,
         coro: Coroutine[object, object, object],  # type: ignore[override]  # only coroutines here
         *,
@@ -190,7 +193,10 @@ class SimLoop(asyncio.AbstractEventLoop):
         return future
 
     def _work(
-        self, future: "asyncio.Future[object]", func: Callable[..., object], args: tuple[object, ...]
+        self,
+        future: "asyncio.Future[object]",
+        func: Callable[..., object],
+        args: tuple[object, ...],
     ) -> None:
         if future.cancelled():
             return
@@ -222,11 +228,11 @@ class SimLoop(asyncio.AbstractEventLoop):
     def run(self, until: Callable[[], bool], end_s: float) -> bool:
         """Make steps until `until` holds, looked at whenever time moves; False when `end_s` came first."""
         previous = events._get_running_loop()  # noqa: SLF001 - asyncio's way to name the running loop
-        events._set_running_loop(self)
+        events._set_running_loop(self)  # noqa: SLF001
         try:
             return self._run(until, end_s)
         finally:
-            events._set_running_loop(previous)
+            events._set_running_loop(previous)  # noqa: SLF001
 
     def _run(self, until: Callable[[], bool], end_s: float) -> bool:
         ready, timers = self._ready, self._timers

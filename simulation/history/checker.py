@@ -26,13 +26,11 @@ def check(log: Log, limits: Limits) -> tuple[Sequence[Breach], Mapping[str, int]
                     Breach(invariant, commit.first.number, words) for words in look(story, commit)
                 ]
     for invariant, look_back in STORY_CHECKS:
-        found += [
-            Breach(invariant, event.number, words) for event, words in look_back(story)
-        ]
+        found += [Breach(invariant, event.number, words) for event, words in look_back(story)]
     found.sort(key=lambda breach: (breach.event, breach.invariant))
     return found, story.counts
 
 
 def known() -> Sequence[str]:
     """Every invariant that is checked."""
-    return sorted({name for name, *_ in (*COMMIT_CHECKS, *STORY_CHECKS)})
+    return sorted({check[0] for check in COMMIT_CHECKS} | {check[0] for check in STORY_CHECKS})

@@ -27,7 +27,9 @@ def d2_work_goes_on_soon_after_all_is_mended(story: Story) -> Iterator[tuple[Eve
         later = [
             e
             for e in story.log.of("row")
-            if e.number > calm.number and e.facts["table"] == "leases" and e.facts["key"] == "controller"
+            if e.number > calm.number
+            and e.facts["table"] == "leases"
+            and e.facts["key"] == "controller"
         ]
         end_s = story.log.events[-1].at_s if not later else later[0].at_s
         if end_s > calm.at_s + RESUME_S:
@@ -80,7 +82,7 @@ def nothing_breaks(story: Story) -> Iterator[tuple[Event, str]]:
 
 @at_end("rest")
 def a_mended_world_comes_to_rest(story: Story) -> Iterator[tuple[Event, str]]:
-    """Every rollout and sync has ended, T replicas are ready and routed, no process, row or transaction is left (W5, R9)."""
+    """Rollouts and syncs have ended, T replicas are ready and routed, nothing else is left (W5, R9)."""
     for event in story.log.of("end"):
         story.counts["rest"] += 1
         if not event.facts["rested"]:

@@ -90,10 +90,10 @@ def g6_a_drain_ends(story: Story) -> Iterator[tuple[Event, str]]:
 def g7_no_request_fails_while_a_replica_is_ready(story: Story) -> Iterator[tuple[Event, str]]:
     """What fails by itself may cut its own streams; a rollout may not, and it may not leave a caller alone.
 
-    A replica counts as ready when it has been so, by its row and in truth, for long enough to be in every table.
+    A replica counts as ready when it is, by its row and in truth, and the table has named it for long enough to be
+    every worker's.
     """
     ready: dict[object, float] = {}
-    gone: dict[object, str] = {}
     by_right: set[object] = set()
     for event in story.log.events:
         facts = event.facts
@@ -102,13 +102,14 @@ def g7_no_request_fails_while_a_replica_is_ready(story: Story) -> Iterator[tuple
             assert isinstance(change, Change)
             replica, state = facts["key"], _changed(event)["state"]
             reason = str((change.after or {}).get("reason"))
-            if state == "ready":
-                ready[replica] = event.at_s
-            else:
+            if state != "ready":
                 ready.pop(replica, None)
-                gone[replica] = reason
                 if state == "failing" or any(words in reason for words in CUT_BY_RIGHT):
                     by_right.add(replica)
+        elif event.kind == "routes":
+            named = facts["replicas"]
+            assert isinstance(named, list)
+            ready = {name: ready.get(name, event.at_s) for name in named}
         elif event.kind in ("exited", "lost"):
             ready.pop(facts["replica"], None)
             if event.kind == "lost" or facts["reason"] != "stopped":
@@ -125,15 +126,14 @@ def _failed(
     if facts["outcome"] == "cut" and facts["replica"] not in by_right:
         yield event, f"request {facts['request']} was cut when {facts['replica']} was stopped"
     if facts["outcome"] in ("unavailable", "unknown") and not facts["late"]:
-        tried = facts["tried"]
-        assert isinstance(tried, list)
+        failure = facts["failure"]
+        assert isinstance(failure, dict)
+        tried, healthy = failure["tried"], failure["healthy"]
         there = [
             name
             for name, since_s in ready.items()
             if event.at_s >= since_s + SETTLE_S and name not in tried and name not in by_right
         ]
-        healthy = facts["healthy"]
-        assert isinstance(healthy, list)
         there = [name for name in there if name in healthy]
         if there:
             yield event, f"request {facts['request']} was {facts['outcome']} beside {there}"

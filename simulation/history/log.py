@@ -23,7 +23,9 @@ class Event(NamedTuple):
 
     def text(self) -> str:
         """One line; the same in each run of the same seed."""
-        facts = " ".join(f"{name}={_shown(value)}" for name, value in self.facts.items() if name != "change")
+        facts = " ".join(
+            f"{name}={_shown(value)}" for name, value in self.facts.items() if name != "change"
+        )
         wall = self.wall.isoformat(timespec="milliseconds")
         return f"{self.number:6} {self.at_s:9.4f} {wall} {self.process:9} {self.epoch:3} {self.kind:18} {facts}"
 
@@ -48,9 +50,7 @@ class Log:
     _by_kind: defaultdict[str, list[Event]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, kind: str, process: str = "", epoch: int = 0, **facts: object) -> Event:
-        event = Event(
-            len(self.events), self.monotonic(), self.wall(), process, epoch, kind, facts
-        )
+        event = Event(len(self.events), self.monotonic(), self.wall(), process, epoch, kind, facts)
         self.events.append(event)
         self._by_kind[kind].append(event)
         return event

@@ -72,9 +72,7 @@ def r19_dead_before_its_slot_is_given_away(story: Story, commit: Commit) -> Iter
 
 
 def _late(story: Story, replica: object, number: int) -> bool:
-    launches = [
-        e for e in story.lives[replica] if e.kind == "launched" and e.number <= number
-    ]
+    launches = [e for e in story.lives[replica] if e.kind == "launched" and e.number <= number]
     return bool(launches) and bool(launches[-1].facts.get("late"))
 
 

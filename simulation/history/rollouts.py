@@ -69,7 +69,11 @@ def r2_nothing_voluntary_goes_below_the_floor(story: Story, commit: Commit) -> I
         size, unavailable, _ = commit.shape(endpoint_id)
         floor = size - unavailable
         active = commit.active(endpoint_id)
-        if active is not None and active["base_deployment_id"] is None and active["cancel_requested"]:
+        if (
+            active is not None
+            and active["base_deployment_id"] is None
+            and active["cancel_requested"]
+        ):
             # A first deployment that is taken back leaves nothing, as asked.
             floor = 0
         if len(after) < min(floor, len(before)):
@@ -114,9 +118,7 @@ def r7_what_was_asked_for_stays(story: Story, commit: Commit) -> Iterable[str]:
 
 
 @at_commits("R18", "deployments")
-def r18_a_rollout_keeps_the_settings_it_started_with(
-    story: Story, commit: Commit
-) -> Iterable[str]:
+def r18_a_rollout_keeps_the_settings_it_started_with(story: Story, commit: Commit) -> Iterable[str]:
     columns = ("replicas", "max_unavailable", "max_surge", "base_deployment_id")
     yield from _fixed(commit, columns, ("not_started",))
 
@@ -124,7 +126,7 @@ def r18_a_rollout_keeps_the_settings_it_started_with(
 def _fixed(commit: Commit, columns: Iterable[str], but_in: Iterable[str]) -> Iterator[str]:
     for change in commit.of("deployments"):
         before, after = change.before, change.after
-        if before is not None and after is not None and before["status"] not in but_in:
+        if before is not None and after is not None and str(before["status"]) not in but_in:
             for column in columns:
                 if before[column] != after[column]:
                     yield f"{column} of {change.key[0]}: {before[column]} became {after[column]}"
@@ -153,9 +155,7 @@ def r10_updated_counts_available_targets(story: Story, commit: Commit) -> Iterab
             continue
         updated, size = row["updated_replicas"], row["replicas"]
         if status == "done":
-            there = story.available(
-                commit.after("replicas"), row["endpoint_id"], commit.first.at_s
-            )
+            there = story.available(commit.after("replicas"), row["endpoint_id"], commit.first.at_s)
             mine = [r for r in there if r["version_id"] == row["version_id"]]
             if updated != size or len(mine) < _number(size):
                 yield f"{row['id']} is done with {updated} of {size}, {len(mine)} available"

@@ -86,7 +86,9 @@ def w2_done_comes_after_the_bytes(story: Story, commit: Commit) -> Iterable[str]
         if became(change, "status") == "done" and change.after is not None:
             digest = change.after["manifest_digest"]
             at = commit.first.number
-            if not any(e.facts["digest"] == digest and e.number < at for e in story.log.of("stored")):
+            if not any(
+                e.facts["digest"] == digest and e.number < at for e in story.log.of("stored")
+            ):
                 yield f"version {change.key[0]} is done and its bytes {digest} are not stored"
 
 

@@ -12,12 +12,15 @@ from simulation.memory.statements import Answer
 
 @cache
 def _row_type(names: tuple[str, ...]) -> type[tuple[object, ...]]:
-    base: Any = namedtuple("Row", names, rename=True)  # noqa: PYI024 - the fields are known at run time only
+    fields = list(names)
+    base: Any = namedtuple("Row", fields, rename=True)  # type: ignore[misc]  # noqa: PYI024 - known at run time only
 
     def mapping(self: tuple[object, ...]) -> dict[str, object]:
         return dict(zip(names, self, strict=True))
 
-    made: type[tuple[object, ...]] = type("Row", (base,), {"_mapping": property(mapping), "__slots__": ()})
+    made: type[tuple[object, ...]] = type(
+        "Row", (base,), {"_mapping": property(mapping), "__slots__": ()}
+    )
     return made
 
 
@@ -28,7 +31,7 @@ class Result:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self.rowcount = answer.count
+        self.rowcount = answer.found
 
     def __iter__(self) -> Iterator[tuple[object, ...]]:
         make = _row_type(self._answer.names)._make  # type: ignore[attr-defined]  # of a named tuple

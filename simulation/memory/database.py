@@ -9,7 +9,7 @@ from typing import cast
 from sqlalchemy import TextClause
 from sqlalchemy.sql.base import Executable
 
-from simulation.memory import sync_texts, texts
+from simulation.memory import routes_texts, sync_texts, texts
 from simulation.memory.answers import Result
 from simulation.memory.shape import shape_of
 from simulation.memory.statements import NOTHING, Answer, Records, Run, compile_statement
@@ -23,7 +23,8 @@ LOCK_WAIT_S = 10.0
 BROKEN_CONNECTION_S = 0.5
 """How long the server may take to notice that a client has died."""
 _compiled: dict[tuple[object, ...], Run] = {}
-assert sync_texts
+TEXTS = (routes_texts, sync_texts, texts)
+"""They register what they know when they are read."""
 
 
 class Executor:
@@ -69,9 +70,7 @@ class Server:
     chance will have it.
     """
 
-    def __init__(
-        self, loop: SimLoop, memory: Memory, chance: Random, executor: Executor
-    ) -> None:
+    def __init__(self, loop: SimLoop, memory: Memory, chance: Random, executor: Executor) -> None:
         self.loop = loop
         self.memory = memory
         self.chance = chance

@@ -4,11 +4,13 @@ Only true and not true are told apart, as a WHERE does: NULL counts as not true,
 refused rather than answered wrongly.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import BindParameter, Column, Table
-from sqlalchemy.sql import elements, functions, operators, selectable
+from sqlalchemy import BindParameter, Column, Table, Text
+from sqlalchemy.sql import elements, functions, operators, selectable, visitors
 
 from simulation.memory.shape import UnknownStatementError
 
@@ -32,7 +34,7 @@ class Scope:
     rows: Mapping[Table, str]
     binds: Mapping[int, int]
 
-    def value(self, part: object) -> str:
+    def value(self, part: object) -> str:  # noqa: C901, PLR0911, PLR0912 - one line for each kind
         """The source of one expression."""
         match part:
             case Column():
@@ -47,6 +49,15 @@ class Scope:
                 return "False"
             case elements.Label() | elements.Grouping():
                 return self.value(part.element)
+            case selectable.Exists():
+                return self._exists(part)
+            case elements.AsBoolean():
+                whole = part.operator is operators.is_true
+                return self.value(part.element) if whole else self._not(part.element)
+            case elements.UnaryExpression() if part.operator is operators.inv:
+                return self._not(part.element)
+            case elements.Cast() if isinstance(part.type, Text):
+                return f"text({self.value(part.clause)})"
             case elements.ExpressionClauseList():
                 return self._clauses(part)
             case elements.BinaryExpression():
@@ -94,7 +105,30 @@ class Scope:
         argument = next(iter(part.clauses), None)
         if part.name == "array" and isinstance(argument, selectable.ScalarSelect):
             return self.rows_of(argument.element)
+        if part.name == "md5":
+            return f"md5({self.value(argument)})"
         raise UnknownStatementError(str(part))
+
+    def _not(self, part: object) -> str:
+        while isinstance(part, elements.Grouping):
+            part = part.element
+        if isinstance(part, selectable.Exists) or (isinstance(part, Column) and not part.nullable):
+            return f"(not {self.value(part)})"
+        raise UnknownStatementError(f"NOT {part}, which may be NULL")
+
+    def _exists(self, part: selectable.Exists) -> str:
+        """Of the one table in it that the statement around it does not have."""
+        query: object = part.element
+        while isinstance(query, selectable.ScalarSelect | elements.Grouping):
+            query = query.element
+        assert isinstance(query, selectable.Select)
+        criteria = query._where_criteria  # noqa: SLF001
+        own = {t: None for c in criteria for t in tables_of(c) if t not in self.rows}
+        (table,) = own
+        name = f"s{len(self.rows)}"
+        inner = Scope({**self.rows, table: name}, self.binds)
+        where = " and ".join(inner.value(c) for c in criteria)
+        return f"any({where} for {name} in tx.view({table.name!r}).values())"
 
     def rows_of(self, query: object) -> str:
         """The values of a subquery over one table of its own, in its order."""
@@ -102,6 +136,7 @@ class Scope:
             raise UnknownStatementError(str(query))
         (column,) = query._raw_columns  # noqa: SLF001
         assert isinstance(column, Column)
+        assert isinstance(column.table, Table)
         table, name = column.table, f"s{len(self.rows)}"
         inner = Scope({**self.rows, table: name}, self.binds)
         where = " and ".join(inner.value(c) for c in query._where_criteria) or "True"  # noqa: SLF001
@@ -114,3 +149,32 @@ class Scope:
 
 def _nullable(part: object) -> bool:
     return isinstance(part, Column) and bool(part.nullable)
+
+
+def tables_of(part: object) -> list[Table]:
+    """The tables that an expression names, in order."""
+    if isinstance(part, Table):
+        return [part]
+    if not isinstance(part, visitors.ExternallyTraversible):
+        return []
+    columns = (piece for piece in visitors.iterate(part) if isinstance(piece, Column))
+    return list(dict.fromkeys(c.table for c in columns if isinstance(c.table, Table)))
+
+
+def _text(document: object) -> str:
+    """A JSONB value as PostgreSQL writes it: shorter keys first."""
+    if isinstance(document, dict):
+        names = sorted(document, key=lambda name: (len(name.encode()), name.encode()))
+        parts = (f"{json.dumps(name)}: {_text(document[name])}" for name in names)
+        return "{" + ", ".join(parts) + "}"
+    if isinstance(document, list | tuple):
+        return "[" + ", ".join(_text(one) for one in document) + "]"
+    return json.dumps(document, ensure_ascii=False)
+
+
+def _md5(text: object) -> str:
+    return hashlib.md5(str(text).encode(), usedforsecurity=False).hexdigest()
+
+
+FUNCTIONS: Mapping[str, object] = {"md5": _md5, "text": _text}
+"""What compiled source may call."""

@@ -57,6 +57,11 @@ def _column(shape: Shape, part: object) -> None:
     shape.key.append(id(part))
 
 
+def _named(shape: Shape, part: object) -> None:
+    assert isinstance(part, elements.ColumnClause)
+    shape.key.append(part.name)
+
+
 def _bind(shape: Shape, part: object) -> None:
     assert isinstance(part, BindParameter)
     shape.key.append("?")
@@ -64,7 +69,7 @@ def _bind(shape: Shape, part: object) -> None:
 
 
 def _constant(shape: Shape, part: object) -> None:
-    shape.key.append(type(part))
+    shape.key.append(type(part).__name__)
 
 
 def _binary(shape: Shape, part: object) -> None:
@@ -103,6 +108,25 @@ def _grouping(shape: Shape, part: object) -> None:
     shape.walk(part.element)
 
 
+def _filter(shape: Shape, part: object) -> None:
+    assert isinstance(part, elements.FunctionFilter)
+    shape.key.append("filter")
+    shape.walk(part.func)
+    shape.walk(part.criterion)
+
+
+def _cast(shape: Shape, part: object) -> None:
+    assert isinstance(part, elements.Cast)
+    shape.key.append(str(part.type))
+    shape.walk(part.clause)
+
+
+def _exists(shape: Shape, part: object) -> None:
+    assert isinstance(part, selectable.Exists)
+    shape.key.append("exists")
+    shape.walk(part.element)
+
+
 def _function(shape: Shape, part: object) -> None:
     assert isinstance(part, functions.FunctionElement)
     shape.key.append(part.name)
@@ -123,6 +147,7 @@ def _select(shape: Shape, part: object) -> None:
     shape.walk_all(part._order_by_clauses)  # noqa: SLF001
     if part._limit_clause is not None:  # noqa: SLF001
         shape.walk(part._limit_clause)  # noqa: SLF001
+    shape.walk_all(part._group_by_clauses)  # noqa: SLF001
     lock = part._for_update_arg  # noqa: SLF001
     if lock is not None:
         key += (lock.read, lock.key_share, lock.of is not None)
@@ -173,6 +198,7 @@ _KINDS: tuple[tuple[type, Walk], ...] = (
     (Column, _column),
     (Table, _column),
     (BindParameter, _bind),
+    (elements.ColumnClause, _named),
     (elements.Null, _constant),
     (elements.True_, _constant),
     (elements.False_, _constant),
@@ -180,7 +206,10 @@ _KINDS: tuple[tuple[type, Walk], ...] = (
     (elements.BinaryExpression, _binary),
     (functions.FunctionElement, _function),
     (elements.ClauseList, _list),
+    (selectable.Exists, _exists),
     (elements.UnaryExpression, _unary),
+    (elements.FunctionFilter, _filter),
+    (elements.Cast, _cast),
     (elements.Label, _label),
     (elements.Grouping, _grouping),
     (selectable.ScalarSelect, _grouping),

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from sqlalchemy import BindParameter, Column, Table
 from sqlalchemy.dialects.postgresql.dml import OnConflictDoNothing, OnConflictDoUpdate
-from sqlalchemy.sql import dml, elements, operators, selectable
+from sqlalchemy.sql import dml, elements, functions, operators, selectable
 from sqlalchemy.sql.base import Executable
 
-from simulation.memory.expressions import Scope
+from simulation.memory.expressions import FUNCTIONS, Scope, tables_of
 from simulation.memory.shape import UnknownStatementError
 from simulation.memory.store import KEY_SHARE, NO_KEY_UPDATE, SHARE, UPDATE, Transaction
 from simulation.memory.tables import SCHEMAS, Key, Row
@@ -23,7 +24,7 @@ class Answer(NamedTuple):
 
     names: tuple[str, ...]
     rows: list[tuple[object, ...]]
-    count: int
+    found: int
 
 
 Run = Callable[[Transaction, Values, Records], Answer]
@@ -35,9 +36,7 @@ def plain(value: object) -> object:
     return value.value if isinstance(value, Enum) else value
 
 
-def compile_statement(
-    statement: Executable, binds: Sequence["BindParameter[object]"]
-) -> Run:
+def compile_statement(statement: Executable, binds: Sequence["BindParameter[object]"]) -> Run:
     """Raises UnknownStatementError for what the stores have not used so far."""
     positions = {id(bind): position for position, bind in enumerate(binds)}
     if isinstance(statement, selectable.Select):
@@ -52,12 +51,8 @@ def compile_statement(
 
 
 def _function(source: str) -> Callable[..., object]:
-    made: Callable[..., object] = eval(source, {"first": _first})  # noqa: S307 - our own source
+    made: Callable[..., object] = eval(source, dict(FUNCTIONS))  # noqa: S307 - our own source
     return made
-
-
-def _first(values: Sequence[object]) -> object:
-    return values[0] if values else None
 
 
 def _where(scope: Scope, criteria: Sequence[object]) -> str:
@@ -88,20 +83,26 @@ def _rows_source(scope: Scope, table: Table, criteria: Sequence[object]) -> str:
     return f"[row for row in ({view}.get({key}),) if row is not None]"
 
 
-def _select(query: "selectable.Select[tuple[object, ...]]", binds: Mapping[int, int]) -> Run:
-    tables, loops, scope = _sources(query, binds)
+def _select(  # noqa: C901 - one step after the other
+    query: "selectable.Select[tuple[object, ...]]", binds: Mapping[int, int]
+) -> Run:
     columns = _columns(query)
+    if any(str(getattr(c, "table", "")).startswith("usage_") for c in columns):
+        # What is used is counted beside all this, and is not simulated: there never is any.
+        unused = Answer(tuple(_name(c) for c in columns), [], 0)
+        return lambda tx, p, records: unused
+    tables, loops, scope = _sources(query, binds)
+    highest = _highest(columns, scope)
     lock = query._for_update_arg  # noqa: SLF001 - a statement has no public reading
     variables = ", ".join(f"r{n}" for n in range(len(tables)))
     found = _function(f"lambda tx, p: [({variables},) {loops}]")
-    project = _function(
-        f"lambda tx, p, {variables}: ({', '.join(scope.value(column) for column in columns)},)"
-    )
+    values = "" if highest else ", ".join(scope.value(column) for column in columns)
+    project = _function(f"lambda tx, p, {variables}: ({values},)" if values else "None")
     sorts = [_sort(scope, variables, clause) for clause in query._order_by_clauses]  # noqa: SLF001
     limit = query._limit_clause  # noqa: SLF001
     limit_at = None if limit is None else binds[id(limit)]
-    names = tuple(_name(column) for column in columns)
-    locked = list(tables) if lock is None or lock.of is None else list(lock.of)
+    names = () if highest else tuple(_name(column) for column in columns)
+    locked = [table for table in tables if lock is None or not lock.of or table in lock.of]
     mode = None if lock is None else _mode(read=lock.read, key_share=lock.key_share)
     places = [(tables.index(table), table.name) for table in locked]
     distinct = query._distinct is True  # noqa: SLF001
@@ -112,8 +113,10 @@ def _select(query: "selectable.Select[tuple[object, ...]]", binds: Mapping[int, 
         assert isinstance(rows, list)
         if counted:
             return Answer(("count",), [(len(rows),)], 1)
+        if highest is not None:
+            return Answer(("max",), [(highest(tx, p, rows),)], 1)
         for key, reverse in sorts:
-            rows.sort(key=lambda row: key(tx, p, *row), reverse=reverse)
+            rows.sort(key=partial(_sorted_by, key, tx, p), reverse=reverse)
         if limit_at is not None:
             rows = rows[: int(str(p[limit_at]))]
         if mode is not None:
@@ -126,6 +129,27 @@ def _select(query: "selectable.Select[tuple[object, ...]]", binds: Mapping[int, 
         return Answer(names, answers, len(answers))  # type: ignore[arg-type]  # made by eval: tuples
 
     return run
+
+
+def _highest(columns: Sequence[object], scope: Scope) -> Callable[..., object] | None:
+    """`coalesce(max(column), value)` as the only column."""
+    match columns:
+        case [functions.coalesce() as outer]:
+            inner, otherwise = outer.clauses
+            assert isinstance(inner, functions.max)
+            (column,) = inner.clauses
+            return _function(
+                f"lambda tx, p, rows: max(({scope.value(column)} for (r0,) in rows), "
+                f"default={scope.value(otherwise)})"
+            )
+        case _:
+            return None
+
+
+def _sorted_by(
+    key: Callable[..., Any], tx: Transaction, p: Values, row: tuple[object, ...]
+) -> Any:  # whatever the columns hold can be compared
+    return key(tx, p, *row)
 
 
 def _counts(query: "selectable.Select[tuple[object, ...]]") -> bool:
@@ -152,20 +176,27 @@ def _sources(
     query: "selectable.Select[tuple[object, ...]]", binds: Mapping[int, int]
 ) -> tuple[list[Table], str, Scope]:
     """The tables of a query, the loops that bring their rows together, and what names them."""
-    joins = query._setup_joins  # noqa: SLF001
+    joins = [
+        (target, on, flags)
+        for target, on, _, flags in query._setup_joins  # noqa: SLF001
+        if isinstance(target, Table)
+    ]
     joined = [target for target, *_ in joins]
     first: dict[Table, None] = {}
     for part in (*query._from_obj, *_columns(query)):  # noqa: SLF001
         table = part if isinstance(part, Table) else getattr(part, "table", None)
         if isinstance(table, Table) and table not in joined:
             first[table] = None
+    if not first:  # it counts, or takes the highest
+        named = (t for part in query._where_criteria for t in tables_of(part))  # noqa: SLF001
+        first = dict.fromkeys(t for t in named if t not in joined)
     tables = [*first, *joined]
     if len(first) != 1 or any(flags["isouter"] or flags["full"] for *_, flags in joins):
         raise UnknownStatementError(str(query))
     known: dict[Table, str] = {tables[0]: "r0"}
     criteria = tuple(query._where_criteria)  # noqa: SLF001
     loops = f"for r0 in {_rows_source(Scope({}, binds), tables[0], criteria)}"
-    for number, (target, on, *_rest) in enumerate(joins, 1):
+    for number, (target, on, _) in enumerate(joins, 1):
         source = _rows_source(Scope(dict(known), binds), target, (on,))
         known[target] = f"r{number}"
         loops += f" for r{number} in {source} if {Scope(dict(known), binds).value(on)}"
@@ -208,7 +239,7 @@ def _update(statement: dml.Update, binds: Mapping[int, int]) -> Run:
         for row in matching:
             key = schema.key_of(row)
             tx.lock(name, key, NO_KEY_UPDATE)
-            tx.update(name, key, row, change(p, row))
+            tx.update(name, key, row, change(tx, p, row))
         return Answer((), [], len(matching))
 
     return run
@@ -216,14 +247,15 @@ def _update(statement: dml.Update, binds: Mapping[int, int]) -> Run:
 
 def _assign(
     scope: Scope, values: object, row: str
-) -> Callable[[Values, Row], dict[str, object]]:
+) -> Callable[[Transaction, Values, Row], dict[str, object]]:
     assert isinstance(values, dict)
     parts = [
         f"{(column if isinstance(column, str) else column.key)!r}: plain({scope.value(value)})"
         for column, value in values.items()
     ]
-    source = f"lambda p, {row}: {{{', '.join(parts)}}}"
-    made: Callable[[Values, Row], dict[str, object]] = eval(source, {"plain": plain})  # noqa: S307
+    source = f"lambda tx, p, {row}: {{{', '.join(parts)}}}"
+    made: Callable[[Transaction, Values, Row], dict[str, object]]
+    made = eval(source, {"plain": plain, **FUNCTIONS})  # noqa: S307 - our own source
     return made
 
 
@@ -232,7 +264,7 @@ def _delete(statement: dml.Delete, binds: Mapping[int, int]) -> Run:
     assert isinstance(table, Table)
     name = table.name
     if any(r.table == name for schema in SCHEMAS.values() for r in schema.references):
-        raise UnknownStatementError(f"delete from {name}, which other tables name")
+        raise UnknownStatementError(f"other tables name {name}, and rows of it go")
     scope = Scope({table: "r0"}, binds)
     criteria = tuple(statement._where_criteria)  # noqa: SLF001
     found = _function(
@@ -273,7 +305,7 @@ def _insert(statement: dml.Insert, binds: Mapping[int, int]) -> Run:
     def run(tx: Transaction, p: Values, records: Records) -> Answer:
         rows = []
         empty: Row = {}
-        for record in records or (given(p, empty) if given else empty,):
+        for record in records or (given(tx, p, empty) if given else empty,):
             wanted = {column: plain(value) for column, value in record.items()}
             there = _conflicting(tx, name, targets, wanted) if targets else None
             if there is None:
@@ -281,7 +313,7 @@ def _insert(statement: dml.Insert, binds: Mapping[int, int]) -> Run:
             elif change is not None:
                 tx.lock(name, there, NO_KEY_UPDATE)
                 before = tx.view(name)[there]
-                rows.append(tx.update(name, there, before, change(p, before)))
+                rows.append(tx.update(name, there, before, change(tx, p, before)))
         return Answer(names, [tuple(row[n] for n in names) for row in rows], len(rows))
 
     return run

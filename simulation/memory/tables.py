@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
-from sqlalchemy import CheckConstraint, Table, UniqueConstraint
+from sqlalchemy import ARRAY, CheckConstraint, Column, Table, UniqueConstraint
 from sqlalchemy.sql.schema import DefaultClause
 
-from weighbridge.storage.tables import REPLICA_FINAL, metadata
+from weighbridge.storage.columns import metadata
+from weighbridge.storage.tables import REPLICA_FINAL
 
 Row = dict[str, object]
 Key = tuple[object, ...]
@@ -47,7 +48,14 @@ class Schema:
         return tuple(row[name] for name in self.key)
 
 
-DEFAULTS: Mapping[str, object] = {"1": 1, "0": 0, "''": "", "false": False, "'{}'": {}}
+DEFAULTS: Mapping[str, object] = {
+    "1": 1,
+    "0": 0,
+    "''": "",
+    "false": False,
+    "'{}'": {},
+    "'fifo'": "fifo",
+}
 
 
 def _positive(name: str) -> Test:
@@ -66,7 +74,9 @@ def _sum_positive(row: Mapping[str, object]) -> bool:
 CHECKS: Mapping[str, Test] = {
     "replicas >= 1": _positive("replicas"),
     "max_unavailable + max_surge >= 1": _sum_positive,
-    "(kind = 'admin') = (org_id IS NULL)": lambda r: (r["kind"] == "admin") == (r["org_id"] is None),
+    "(kind = 'admin') = (org_id IS NULL)": lambda r: (
+        (r["kind"] == "admin") == (r["org_id"] is None)
+    ),
     "(status = 'done') <= (manifest_digest IS NOT NULL)": lambda r: (
         r["status"] != "done" or r["manifest_digest"] is not None
     ),
@@ -77,14 +87,18 @@ PARTIAL: Mapping[str, Test] = {
     "status IN ('in_progress', 'rolling_back')": lambda r: (
         r["status"] in ("in_progress", "rolling_back")
     ),
+    "following": lambda r: bool(r["following"]),
     f"state NOT IN {REPLICA_FINAL}": lambda r: r["state"] not in REPLICA_FINAL,
 }
 """Each condition of a partial unique index by its text."""
 
 
-def _default(default: object) -> object:
+def _default(column: "Column[object]") -> object:
+    default = column.server_default
+    if default is None:
+        return None
     assert isinstance(default, DefaultClause)
-    return DEFAULTS[str(default.arg)]
+    return [] if isinstance(column.type, ARRAY) else DEFAULTS[str(default.arg)]
 
 
 def _uniques(table: Table) -> tuple[Unique, ...]:
@@ -105,11 +119,9 @@ def _schema(table: Table) -> Schema:
     uniques = _uniques(table)
     used = {name for unique in uniques for name in unique.columns}
     if any(unique.where for unique in uniques):
-        used |= {"state", "status"}
+        used |= {"state", "status", "following"}
     defaults = {
-        c.name: None if c.server_default is None else _default(c.server_default)
-        for c in table.columns
-        if c.server_default is not None or c.nullable
+        c.name: _default(c) for c in table.columns if c.server_default is not None or c.nullable
     }
     return Schema(
         name=table.name,
@@ -138,5 +150,5 @@ SCHEMAS: Mapping[str, Schema] = {
     if not table.name.startswith("usage_")
 }
 """By name; what is used is counted beside all this, and is not simulated."""
-MINUS_INFINITY = datetime.min
+MINUS_INFINITY = datetime.min.replace(tzinfo=UTC)
 """PostgreSQL's '-infinity', in the one column that takes it (leases.expires_at)."""

@@ -184,7 +184,10 @@ def advisory_lock(tx: Transaction, p: Parameters) -> Answer:
         SELECT r.endpoint_id,
                count(*) AS wanted,
                count(*) FILTER (
-                   WHERE r.state <> 'ready' AND r.version_id IS DISTINCT FROM b.version_id
+                   WHERE r.state <> 'ready'
+                     AND (b.id IS NULL
+                          OR (r.version_id, r.settings_digest)
+                             <> (b.version_id, b.settings_digest))
                ) AS strays
         FROM replicas r
         JOIN endpoints e ON e.id = r.endpoint_id
@@ -210,13 +213,18 @@ def advisory_lock(tx: Transaction, p: Parameters) -> Answer:
 )
 def restless(tx: Transaction, p: Parameters) -> Answer:
     replicas, deployments = tx.view("replicas").values(), tx.view("deployments")
-    moving = {d["endpoint_id"] for d in deployments.values() if d["status"] in (*ACTIVE, "not_started")}
-    found = []
-    for (name,), endpoint in sorted(tx.view("endpoints").items(), key=_by_key):
+    moving = {
+        d["endpoint_id"] for d in deployments.values() if d["status"] in (*ACTIVE, "not_started")
+    }
+    found: list[tuple[object, ...]] = []
+    for (name,), endpoint in sorted(tx.view("endpoints").items(), key=by_key):
         base = deployments.get((endpoint["base_deployment_id"],))
-        version = None if base is None else base["version_id"]
+        served = None if base is None else (base["version_id"], base["settings_digest"])
         alive = [r for r in replicas if r["endpoint_id"] == name and r["state"] in WANTED]
-        strays = any(r["state"] != "ready" and r["version_id"] != version for r in alive)
+        strays = any(
+            r["state"] != "ready" and (r["version_id"], r["settings_digest"]) != served
+            for r in alive
+        )
         size = number(endpoint["replicas"])
         if endpoint["deleted_at"] is not None:
             off_size = bool(alive)
@@ -228,83 +236,12 @@ def restless(tx: Transaction, p: Parameters) -> Answer:
     return Answer(("id",), found, len(found))
 
 
-def _by_key(item: tuple[Key, Row]) -> str:
+def by_key(item: tuple[Key, Row]) -> str:
     return str(item[0][0])
 
 
-@says(
-    """
-    SELECT e.id, e.org_id, o.name AS org_name, e.arch_id, a.engine, e.limits,
-           extract(epoch FROM e.created_at)::bigint AS created_unix_s,
-           -- from the first rollout on: while it runs, callers are told to wait (wire.md 8 U)
-           e.base_deployment_id IS NOT NULL OR rollout.runs OR EXISTS (
-               SELECT 1 FROM replicas r
-               WHERE r.endpoint_id = e.id AND r.ready_at IS NOT NULL
-           ) AS deployed,
-           rollout.runs AS rolling_out
-    FROM endpoints e
-    CROSS JOIN LATERAL (
-        SELECT EXISTS (
-            SELECT 1 FROM deployments d
-            WHERE d.endpoint_id = e.id AND d.status IN ('in_progress', 'rolling_back')
-        ) AS runs
-    ) rollout
-    JOIN orgs o ON o.id = e.org_id
-    JOIN architectures a ON a.id = e.arch_id
-    WHERE e.deleted_at IS NULL
-    ORDER BY e.id
-    """
-)
-def routed_endpoints(tx: Transaction, p: Parameters) -> Answer:
-    orgs, architectures = tx.view("orgs"), tx.view("architectures")
-    active = {d["endpoint_id"] for d in tx.view("deployments").values() if d["status"] in ACTIVE}
-    served = {r["endpoint_id"] for r in tx.view("replicas").values() if r["ready_at"] is not None}
-    rows = []
-    for (name,), e in sorted(tx.view("endpoints").items(), key=_by_key):
-        if e["deleted_at"] is None:
-            runs = name in active
-            deployed = e["base_deployment_id"] is not None or runs or name in served
-            created = round(e["created_at"].timestamp())  # type: ignore[attr-defined]  # a time
-            rows.append(
-                (name, e["org_id"], orgs[e["org_id"],]["name"], e["arch_id"])
-                + (architectures[e["arch_id"],]["engine"], e["limits"], created, deployed, runs)
-            )
-    names = ("id", "org_id", "org_name", "arch_id", "engine", "limits", "created_unix_s")
-    return Answer((*names, "deployed", "rolling_out"), rows, len(rows))
-
-
-@says(
-    """
-    SELECT id, endpoint_id, state = 'ready' AS ready,
-           CASE state WHEN 'ready' THEN routed_generation ELSE unrouted_generation END
-               IS NOT NULL AS noted,
-           slot, coalesce(url, '') AS url, coalesce(incarnation, '') AS incarnation,
-           digest, version_number, fingerprint
-    FROM replicas
-    WHERE state = 'ready' OR (state = 'draining' AND unrouted_generation IS NULL)
-    ORDER BY endpoint_id, created_at, id
-    """
-)
-def routed_replicas(tx: Transaction, p: Parameters) -> Answer:
-    rows = [
-        r
-        for r in tx.view("replicas").values()
-        if r["state"] == "ready" or (r["state"] == "draining" and r["unrouted_generation"] is None)
-    ]
-    rows.sort(key=lambda r: (r["endpoint_id"], r["created_at"], r["id"]))
-    answers: list[tuple[object, ...]] = []
-    for r in rows:
-        ready = r["state"] == "ready"
-        noted = r["routed_generation" if ready else "unrouted_generation"] is not None
-        head = (r["id"], r["endpoint_id"], ready, noted, r["slot"], r["url"] or "")
-        tail = (r["incarnation"] or "", r["digest"], r["version_number"], r["fingerprint"])
-        answers.append(head + tail)
-    names = ("id", "endpoint_id", "ready", "noted", "slot", "url", "incarnation", "digest")
-    return Answer((*names, "version_number", "fingerprint"), answers, len(answers))
-
-
 def _remove(tx: Transaction, table: str, keys: list[Key], p: Parameters) -> Answer:
-    keys = sorted(keys)[: number(p["rows_max"])]  # type: ignore[type-var]  # keys of text
+    keys = sorted(keys)[: number(p["rows_max"])]
     for key in keys:
         tx.lock(table, key, UPDATE)
         tx.delete(table, key)
@@ -373,5 +310,3 @@ def prune_answers(tx: Transaction, p: Parameters) -> Answer:
     if tx.view("idempotency_keys"):
         raise UnknownStatementError("idempotency keys are not simulated")
     return nothing(0)
-
-

@@ -1,4 +1,4 @@
-"""A control plane: the real reconcilers in their real loops, as one process that can be killed, paused and restarted."""
+"""A control plane: the real reconcilers in their real loops, as a process that can be killed, paused and restarted."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -15,6 +15,7 @@ from simulation.world.syncing import Syncer
 from weighbridge.clock import ID_ALPHABET, Clock
 from weighbridge.control.loop import Loop
 from weighbridge.control.wake import Wake
+from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes
 from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.model import KeyTable, RouteTable
@@ -38,9 +39,13 @@ SETTINGS = Settings(
     probe_generate_s=12.0,
     drain_deadline_s=20.0,
     replica_stop_grace_s=3.0,
+    gate_requests_min=0,
 )
-LIMITS = replace(rollout_limits(SETTINGS), upkeep_backoff_s=(1.0, 5.0, 15.0), failures_window_s=60.0)
+LIMITS = replace(
+    rollout_limits(SETTINGS), upkeep_backoff_s=(1.0, 5.0, 15.0), failures_window_s=60.0
+)
 PEPPER = b"p" * 32
+SEALS = SealTimes(settle_s=5.0, abandon_s=60.0)
 PRUNE_PERIOD_S = 40.0
 
 
@@ -103,12 +108,19 @@ class ControlPlane:
             lease_of=current,
         )
         routes = SimPublisher(
-            self.database, self.clock, self.wake, SETTINGS.paths, engines=engines, lease_of=current
+            self.database,
+            self.clock,
+            self.wake,
+            SETTINGS.paths,
+            engines=engines,
+            lease_of=current,
+            hold_s=SETTINGS.hold_s,
         )
         routes.keep_in(
             SimSnapshot(site.routes, RouteTable, site.loop),
             SimSnapshot(site.keys, KeyTable, site.loop),
         )
+        sealing = ReceiptReconciler(self.database, self.clock, current, times=SEALS)
         syncer = Syncer(site, self.database, f"holder-{self.name}")
         passes: dict[str, Callable[[], Awaitable[float]]] = {
             "lease": self.keeper.keep,
@@ -116,6 +128,7 @@ class ControlPlane:
             "replicas": replicas.reconcile,
             "routes": routes.reconcile,
             "ingest": syncer.reconcile,
+            "receipts": sealing.reconcile,
         }
         pruning = Loop("pruning", self._prune, self.wake, PRUNE_PERIOD_S)
         return [pruning, *(Loop(name, step, self.wake) for name, step in passes.items())]
@@ -128,8 +141,10 @@ class ControlPlane:
 
     def serve(self, work: Callable[["ControlPlane"], Awaitable[None]]) -> None:
         """Answer a request of the management API in this process."""
-        self.site.loop.spawn(self.process, _awaited(partial(work, self)))
+        self.site.loop.spawn(self.process, self._answer(partial(work, self)))
 
-
-async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
-    await work()
+    async def _answer(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - as the edge of a web server does
+            self.site.loop.broken.append(error)

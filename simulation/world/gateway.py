@@ -103,7 +103,14 @@ class Gateway:
         if workers:
             self.requests += 1
             worker = self.chance.choice(workers)
-            Request(self, worker, self.requests, endpoint_id, org_id, duration_s).begin()
+            Request(
+                self,
+                worker,
+                self.requests,
+                endpoint_id=endpoint_id,
+                org_id=org_id,
+                duration_s=duration_s,
+            ).begin()
 
 
 class Request:
@@ -128,6 +135,7 @@ class Request:
         gateway: Gateway,
         worker: Worker,
         number: int,
+        *,
         endpoint_id: str,
         org_id: str,
         duration_s: float,
@@ -244,7 +252,7 @@ class Request:
             replica="" if route is None else route.replica_id,
             generation=self._worker.tables.routes_generation,
             late=self._worker.late_s > 0,
-            **self._failure(outcome),
+            failure=self._failure(outcome),
         )
 
     def _failure(self, outcome: str) -> dict[str, object]:

@@ -169,7 +169,11 @@ class Machines:
         for engine in self.engines.values():
             if engine.node == name and engine.held:
                 self.log.add("lost", replica=engine.spec.name)
-                engine.state, engine.reason, engine.url = RuntimeState.LOST, "its node is lost", None
+                engine.state, engine.reason, engine.url = (
+                    RuntimeState.LOST,
+                    "its node is lost",
+                    None,
+                )
                 self._die(engine)
 
     def return_node(self, name: str) -> None:

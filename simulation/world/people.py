@@ -43,19 +43,23 @@ class People:
         self._asked = 0
         self.deployments: list[str] = []
 
-    def draw(self, versions: int) -> Wish:
+    def draw(self, versions: int) -> Wish:  # noqa: PLR0911 - one for each kind of wish
         """What somebody wants next, in a world with so many uploads."""
         chance = self._chance
         roll = chance.random()
         if roll < 0.5:
-            ref: object = chance.choice(ALIASES) if chance.random() < 0.2 else chance.randint(1, versions)
+            ref: object = (
+                chance.choice(ALIASES) if chance.random() < 0.2 else chance.randint(1, versions)
+            )
             return Wish("deploy", ref)
         if roll < 0.62:
             return Wish("cancel")
         if roll < 0.68:
             return Wish("rollback")
         if roll < 0.76:
-            return Wish("resize", (chance.randint(1, 4), chance.randint(0, 1), chance.randint(0, 2)))
+            return Wish(
+                "resize", (chance.randint(1, 4), chance.randint(0, 1), chance.randint(0, 2))
+            )
         if roll < 0.84:
             return Wish("delete version", chance.randint(1, versions))
         if roll < 0.92:
@@ -134,7 +138,9 @@ class People:
             case "delete version", int(number):
                 return lambda tx, now: registry.delete(tx, org.id, ARCH, number, now=now)
             case "alias", (int(number), str(alias)):
-                return lambda tx, now: registry.set_aliases(tx, org.id, ARCH, number, [alias])
+                return lambda tx, now: registry.set_aliases(
+                    tx, org.id, ARCH, number, [alias], now=now
+                )
             case "upload", _:
                 version_id = f"version-{self._asked}"
                 return lambda tx, now: registry.upload(

@@ -13,14 +13,22 @@ def at_rest(site: Site, memory: Memory) -> bool:
 def unrest(site: Site, memory: Memory) -> list[str]:
     """What keeps it from being at rest, in words; empty when nothing does."""
     tables = memory.tables
-    found = [f"deployment {d['id']}" for d in tables["deployments"].values() if d["status"] not in ROLLOUT_FINAL]
+    found = [
+        f"deployment {d['id']}"
+        for d in tables["deployments"].values()
+        if d["status"] not in ROLLOUT_FINAL
+    ]
     found += [
         f"sync of {v['id']}"
         for v in tables["model_versions"].values()
         if v["status"] in ("queued", "in_progress")
     ]
-    alive = {str(r["id"]): r for r in tables["replicas"].values() if r["state"] not in REPLICA_FINAL}
-    found += [f"replica {name} is {r['state']}" for name, r in alive.items() if r["state"] != "ready"]
+    alive = {
+        str(r["id"]): r for r in tables["replicas"].values() if r["state"] not in REPLICA_FINAL
+    }
+    found += [
+        f"replica {name} is {r['state']}" for name, r in alive.items() if r["state"] != "ready"
+    ]
     for endpoint in tables["endpoints"].values():
         ready = [r for r in alive.values() if r["endpoint_id"] == endpoint["id"]]
         wanted = endpoint["replicas"] if endpoint["base_deployment_id"] is not None else len(ready)

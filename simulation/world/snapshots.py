@@ -17,7 +17,7 @@ class File(Generic[Table]):
 
     def __init__(self, written: Callable[[Table], None]) -> None:
         self.content: Table | None = None
-        self._written = written
+        self._written: Callable[[Table], None] = written
 
     def put(self, table: Table) -> None:
         self.content = table
@@ -28,8 +28,8 @@ class SimSnapshot(Snapshot[Table]):
     """A process's view of a file; reading and writing takes a moment in which it may be killed."""
 
     def __init__(self, file: File[Table], kind: type[Table], loop: SimLoop) -> None:
-        super().__init__(Path("/simulated"), kind)
-        self._file = file
+        super().__init__(Path("/simulated"), kind)  # type: ignore[arg-type]  # both are of Table
+        self._file: File[Table] = file
         self._loop = loop
 
     async def read(self) -> Table | None:

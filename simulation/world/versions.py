@@ -55,7 +55,7 @@ def draw_character(chance: Random) -> Character:
     return chance.choice(BAD)
 
 
-def draw_fate(character: Character, chance: Random) -> Fate:
+def draw_fate(character: Character, chance: Random) -> Fate:  # noqa: PLR0911 - one for each
     load_s = chance.uniform(0.2, 2.0)
     match character:
         case Character.SLOW:

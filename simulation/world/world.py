@@ -79,9 +79,9 @@ class World:
 
     def __init__(self, seed: int, executor: Executor | None = None) -> None:
         self.seed = seed
-        self.chance = chance = Random(seed)  # noqa: S311 - worlds are drawn, nothing is kept secret
+        self.chance = chance = Random(seed)
         self.plot = draw_plot(chance)
-        self.loop = loop = SimLoop(chance)
+        self.loop = loop = SimLoop(chance)  # type: ignore[abstract]  # nobody asks for the rest
         self.wall_offset_s = 0.0
         self.log = log = Log(loop.time, self.wall)
         self.memory = Memory(self.wall, self._committed)
@@ -220,7 +220,9 @@ class World:
 
     def _call(self) -> None:
         chance = self.chance
-        duration_s = chance.uniform(5.0, 30.0) if chance.random() < 0.06 else chance.uniform(0.1, 1.5)
+        duration_s = (
+            chance.uniform(5.0, 30.0) if chance.random() < 0.06 else chance.uniform(0.1, 1.5)
+        )
         self.site.gateway.call(ENDPOINT, "org_1", duration_s)
         if not self.calm:
             self.loop.later(chance.expovariate(self.plot.calls_per_s), self._call)
