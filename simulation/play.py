@@ -68,9 +68,8 @@ def silence() -> None:
     )
 
 
-def play(seed: int, *, lines: bool = False, executor: Executor | None = None) -> Outcome:
-    """The same seed gives the same outcome, in any process."""
-    world = World(seed, executor)
+def run(world: World) -> tuple[Sequence[Breach], Mapping[str, int]]:
+    """Play a world to its end and judge it: what is broken, and how often each invariant was looked at."""
     _current.append(world.log)
     collecting = gc.isenabled()
     gc.disable()
@@ -84,7 +83,13 @@ def play(seed: int, *, lines: bool = False, executor: Executor | None = None) ->
         if isinstance(error, UnknownStatementError):
             _unknown.clear()
             raise error
-    breaches, checks = check(world.log, Limits(LIMITS, replica_limits(SETTINGS)))
+    return check(world.log, Limits(LIMITS, replica_limits(SETTINGS)))
+
+
+def play(seed: int, *, lines: bool = False, executor: Executor | None = None) -> Outcome:
+    """The same seed gives the same outcome, in any process."""
+    world = World(seed, executor)
+    breaches, checks = run(world)
     rows = world.memory.tables["deployments"].values()
     return Outcome(
         seed=seed,

@@ -10,9 +10,13 @@ LIMIT_S = 600.0
 
 
 def simulate(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run_module("simulation", *words, **environment)
+
+
+def run_module(module: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     paths = [str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
-        [sys.executable, "-m", "simulation", *words],
+        [sys.executable, "-m", module, *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
         capture_output=True,

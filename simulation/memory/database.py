@@ -16,6 +16,7 @@ from simulation.memory.statements import NOTHING, Answer, Records, Run, compile_
 from simulation.memory.store import BlockedError, Memory
 from simulation.memory.store import Transaction as Rows
 from simulation.scheduler import Process, SimLoop, current_process
+from simulation.steps import Steps
 from weighbridge.errors import UnavailableError
 from weighbridge.storage.database import Database, Transaction
 
@@ -70,8 +71,11 @@ class Server:
     chance will have it.
     """
 
-    def __init__(self, loop: SimLoop, memory: Memory, chance: Random, executor: Executor) -> None:
+    def __init__(
+        self, loop: SimLoop, memory: Memory, chance: Random, executor: Executor, steps: Steps
+    ) -> None:
         self.loop = loop
+        self.steps = steps
         self.memory = memory
         self.chance = chance
         self.executor = executor
@@ -131,11 +135,23 @@ class SimDatabase(Database):
         if lost:
             server.lose_commits -= 1
         if not lost or server.chance.random() < 0.5:
-            server.executor.commit(rows)
+            await self._make_durable(rows)
         del server.open[rows]
         await server.round_trip()
         if lost:
             raise _away()
+
+    async def _make_durable(self, rows: Rows) -> None:
+        server = self._server
+        if not rows.changed:
+            server.executor.commit(rows)
+            return
+        step = server.steps.begin(f"commit {' '.join(rows.changed)}")
+        if step is None:
+            await server.round_trip()  # from which a dead process does not come back
+            return
+        server.executor.commit(rows)
+        server.steps.end(step)
 
     async def ping(self) -> None:
         async with self.begin():

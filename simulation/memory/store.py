@@ -134,6 +134,11 @@ class Transaction:
         self._check_unique(SCHEMAS[table], key, self.view(table)[key], None)
         self._writes.setdefault(table, {})[key] = None
 
+    @property
+    def changed(self) -> list[str]:
+        """The tables of which it has written rows."""
+        return sorted(table for table, written in self._writes.items() if written)
+
     def commit(self) -> None:
         memory = self.memory
         changes = []

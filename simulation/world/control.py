@@ -59,7 +59,7 @@ class ControlPlane:
         self.database = SimDatabase(site.server)
         self.wake = Wake()
         self.clock = self._clock()
-        self.runtime = SimRuntime(site.machines)
+        self.runtime = SimRuntime(site.machines, site.steps)
         self.keeper = ControllerLease(self.database, f"holder-{name}")
 
     def _clock(self) -> Clock:
@@ -117,8 +117,8 @@ class ControlPlane:
             hold_s=SETTINGS.hold_s,
         )
         routes.keep_in(
-            SimSnapshot(site.routes, RouteTable, site.loop),
-            SimSnapshot(site.keys, KeyTable, site.loop),
+            SimSnapshot(site.routes, RouteTable, site.loop, site.steps),
+            SimSnapshot(site.keys, KeyTable, site.loop, site.steps),
         )
         sealing = ReceiptReconciler(self.database, self.clock, current, times=SEALS)
         syncer = Syncer(site, self.database, f"holder-{self.name}")

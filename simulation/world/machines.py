@@ -7,6 +7,7 @@ from typing import Protocol
 
 from simulation.history.log import Log
 from simulation.scheduler import SimLoop
+from simulation.steps import Steps
 from simulation.world.versions import Character, Fate, draw_fate
 from weighbridge.errors import UnavailableError
 from weighbridge.runtimes.base import (
@@ -221,21 +222,24 @@ class Machines:
 class SimRuntime:
     """A control plane's way to the machines: calls take time, get lost, come late or come twice."""
 
-    def __init__(self, machines: Machines) -> None:
+    def __init__(self, machines: Machines, steps: Steps) -> None:
         self._machines = machines
+        self._steps = steps
         self.lossy = 0.0
         """Share of calls that go wrong."""
 
     async def launch(self, spec: ReplicaSpec) -> None:
         await self._call(
-            lambda: self._machines.launch(spec), lambda: self._machines.launch(spec, late=True)
+            "launch",
+            lambda: self._machines.launch(spec),
+            lambda: self._machines.launch(spec, late=True),
         )
 
     async def stop(self, name: str, grace_s: float) -> None:
-        await self._call(lambda: self._machines.stop(name))
+        await self._call("stop", lambda: self._machines.stop(name))
 
     async def forget(self, name: str) -> None:
-        await self._call(lambda: self._machines.forget(name))
+        await self._call("forget", lambda: self._machines.forget(name))
 
     async def list(self, selector: Mapping[str, str]) -> Sequence[ReplicaStatus]:
         await self._pass()
@@ -254,12 +258,17 @@ class SimRuntime:
     async def capacity(self) -> Sequence[NodeInfo]:
         return []
 
-    async def _call(self, act: Callable[[], None], late: Callable[[], None] | None = None) -> None:
+    async def _call(
+        self, name: str, act: Callable[[], None], late: Callable[[], None] | None = None
+    ) -> None:
         machines, chance = self._machines, self._machines.chance
         await self._pass()
         self._refuse()
         if self.lossy == 0.0 or chance.random() >= self.lossy:
-            act()
+            step = self._steps.begin(name)
+            if step is not None:
+                act()
+                self._steps.end(step)
             await self._pass()
             return
         way = chance.choice(("lost", "no answer", "late", "twice"))

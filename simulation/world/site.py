@@ -9,6 +9,7 @@ from random import Random
 from simulation.history.log import Log
 from simulation.memory.database import Server
 from simulation.scheduler import SimLoop
+from simulation.steps import Steps
 from simulation.world.engine import SimEngine
 from simulation.world.gateway import Gateway
 from simulation.world.machines import Machines
@@ -45,6 +46,7 @@ class Site:
     characters: dict[str, Character]
     """By digest."""
     weights: Weights = field(default_factory=Weights)
+    steps: Steps = field(default_factory=Steps)
     _bytes: dict[str, str | None] = field(default_factory=dict)
 
     def bytes_of(self, version_id: str) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from simulation.scheduler import SimLoop
+from simulation.steps import Steps
 from weighbridge.replicas.routes import RoutesPublisher, Snapshot
 from weighbridge.routing.model import KeyTable, RouteTable
 
@@ -27,10 +28,11 @@ class File(Generic[Table]):
 class SimSnapshot(Snapshot[Table]):
     """A process's view of a file; reading and writing takes a moment in which it may be killed."""
 
-    def __init__(self, file: File[Table], kind: type[Table], loop: SimLoop) -> None:
+    def __init__(self, file: File[Table], kind: type[Table], loop: SimLoop, steps: Steps) -> None:
         super().__init__(Path("/simulated"), kind)  # type: ignore[arg-type]  # both are of Table
         self._file: File[Table] = file
         self._loop = loop
+        self._steps = steps
 
     async def read(self) -> Table | None:
         await self._loop.pause(0.0005)
@@ -39,8 +41,12 @@ class SimSnapshot(Snapshot[Table]):
     async def write(self, table: Table) -> None:
         # fsync and rename go on in a thread of their own, so the file may change although its writer has died.
         done = self._loop.create_future()
-        self._loop.later(0.004, self._finish, table, done)
+        step = self._steps.begin(f"write {type(table).__name__}")
+        if step is not None:
+            self._loop.later(0.004, self._finish, table, done)
         await done
+        if step is not None:
+            self._steps.end(step)
 
     def _finish(self, table: Table, done: "asyncio.Future[object]") -> None:
         self._file.put(table)

@@ -8,6 +8,7 @@ from simulation.history.log import Log
 from simulation.memory.database import Executor, Server
 from simulation.memory.store import Change, Memory, Transaction
 from simulation.scheduler import SimLoop, current_process
+from simulation.steps import Point, Steps
 from simulation.world.control import ControlPlane
 from simulation.world.engine import NAME, SimEngine
 from simulation.world.faults import KINDS, Misfortune
@@ -23,6 +24,8 @@ from weighbridge.routing.model import RouteTable
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 LOOK_S = 2.0
+RESTART_S = 0.4
+"""After which a killed control plane runs again."""
 REST_MAX_S = 2_500.0
 """By then a mended world has come to rest: four rollouts at their longest, each with its way back."""
 LOGGED = {
@@ -48,6 +51,8 @@ class Plot:
     wishes: tuple[float, ...]
     faults: tuple[tuple[float, str], ...]
     calls_per_s: float
+    script: tuple[tuple[float, Wish], ...] = ()
+    """Wishes that are known beforehand; somebody insists on each until a control plane takes it."""
 
 
 def draw_plot(chance: Random, kinds: tuple[str, ...] = KINDS) -> Plot:
@@ -77,10 +82,18 @@ def draw_plot(chance: Random, kinds: tuple[str, ...] = KINDS) -> Plot:
 class World:
     """`run` plays it to its end; afterwards `log` holds everything, and `rested` says whether it came to rest."""
 
-    def __init__(self, seed: int, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        executor: Executor | None = None,
+        plot: Plot | None = None,
+        point: Point | None = None,
+    ) -> None:
+        """`plot` in place of the one that the seed would give; at `point` a control plane is killed."""
         self.seed = seed
         self.chance = chance = Random(seed)
-        self.plot = draw_plot(chance)
+        self.plot = draw_plot(chance) if plot is None else plot
+        steps = Steps(point, self._restart)
         self.loop = loop = SimLoop(chance)  # type: ignore[abstract]  # nobody asks for the rest
         self.wall_offset_s = 0.0
         self.log = log = Log(loop.time, self.wall)
@@ -94,7 +107,8 @@ class World:
             chance=chance,
             log=log,
             wall=self.wall,
-            server=Server(loop, self.memory, chance, executor or Executor()),
+            server=Server(loop, self.memory, chance, executor or Executor(), steps),
+            steps=steps,
             machines=machines,
             engine=SimEngine(machines, chance, log),
             gateway=gateway,
@@ -128,6 +142,10 @@ class World:
         if running is None or not running.process.alive:
             self.controls[name] = ControlPlane(self.site, name)
             self.controls[name].start()
+
+    def _restart(self, name: str) -> None:
+        self.log.add("fault", name="crash point")
+        self.loop.later(RESTART_S, self.start_control, name)
 
     def _shift(self, seconds: float) -> None:
         self.wall_offset_s += seconds
@@ -202,11 +220,13 @@ class World:
     def _schedule(self) -> None:
         plot, loop = self.plot, self.loop
         loop.later(0.0, self.start_control, "a")
-        loop.later(0.5, self._ask, Wish("deploy", 1))
+        loop.later(0.5, self._insist, Wish("deploy", 1))
         for at_s in plot.wishes:
             loop.later(at_s, self._wish)
         for at_s, kind in plot.faults:
             loop.later(at_s, self.misfortune.bring, kind)
+        for at_s, wish in plot.script:
+            loop.later(at_s, self._insist, wish)
         loop.later(plot.active_s, self._mend)
         loop.later(3.0, self._call)
 
@@ -217,6 +237,12 @@ class World:
         alive = [c for c in self.controls.values() if c.process.alive]
         if alive:
             self.people.ask(self.chance.choice(alive), wish)
+
+    def _insist(self, wish: Wish) -> None:
+        if any(control.process.alive for control in self.controls.values()):
+            self._ask(wish)
+        else:
+            self.loop.later(RESTART_S, self._insist, wish)
 
     def _call(self) -> None:
         chance = self.chance
