@@ -28,6 +28,13 @@ class DeployRequest(BaseModel):
     model: str = Field(
         description="orgs/<org_name>/models/<model_arch_id>/versions/<number or alias>."
     )
+    traffic_percent: int | None = Field(
+        default=None,
+        ge=1,
+        le=99,
+        description="Extension: bring up a share of the replicas, send them this percentage of the requests, "
+        "and stay so until the deployment is promoted or cancelled.",
+    )
 
 
 @router.get("/orgs/{org_name}/endpoints", operation_id="list_endpoints")
@@ -82,6 +89,7 @@ async def deploy_model(
             deployment_id=control.clock.new_uuid(),
             now=control.clock.now(),
             queue_max=control.settings.deployment_queue_max,
+            traffic_percent=body.traffic_percent,
         )
         answer = DeployOperation.of(deployment, caller.org)
         await once.keep(tx, answer)

@@ -160,12 +160,21 @@ def deploy(
     version: Annotated[
         str, typer.Argument(metavar="VERSION", help="A version's number, alias or whole name.")
     ],
+    *,
+    traffic_percent: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=99,
+            help="Canary: stop at this share of replicas and requests until it is promoted.",
+        ),
+    ] = None,
     wait: Wait = False,
     timeout: TimeoutS = ROLLOUT_TIMEOUT_S,
 ) -> None:
     """Deploy a version to an endpoint as a rolling update."""
     name = _deployable(session, endpoint, version)
-    deployment = session.client.endpoints.deploy(endpoint, name)
+    deployment = session.client.endpoints.deploy(endpoint, name, traffic_percent=traffic_percent)
     _follow(session, endpoint, deployment, wait=wait, timeout_s=timeout)
 
 

@@ -186,4 +186,5 @@ def _endpoint_route(
         reasoning=can.reasoning,
         min_tokens=can.min_tokens,
         limits=endpoint.limits,
+        share=endpoint.share,
     )

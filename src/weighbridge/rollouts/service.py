@@ -31,12 +31,15 @@ async def deploy(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    traffic_percent: int | None = None,
 ) -> Deployment:
     """Queue the rollout of a version; the reference is resolved here, once (R7, R8).
 
     Raises NotFoundError for an endpoint or version that is absent or another org's, InvalidError for a
     version of another architecture, ConflictError for one whose sync is not done, LimitError when the queue
-    is full. Lock order: the endpoint's row first, as everywhere.
+    is full. With `traffic_percent` (1 to 99) it stays a canary until it is promoted; ConflictError where there
+    is nothing to share the requests with, or no room for two versions. Lock order: the endpoint's row first,
+    as everywhere.
     """
     if name.org != org.name:
         raise NotFoundError(f"Model version {name} was not found.", param="model")
@@ -48,6 +51,8 @@ async def deploy(
             code="model_architecture_mismatch",
             param="model",
         )
+    if traffic_percent is not None:
+        _check_canary(endpoint)
     version = await registry_service.resolve(tx, org.id, name.arch, name.ref)
     return await _queue(
         tx,
@@ -57,7 +62,25 @@ async def deploy(
         deployment_id=deployment_id,
         now=now,
         queue_max=queue_max,
+        traffic_percent=traffic_percent,
     )
+
+
+def _check_canary(endpoint: Endpoint) -> None:
+    if endpoint.base_deployment_id is None:
+        raise ConflictError(
+            f"Endpoint {endpoint.id} serves no version yet that a canary could share its requests with; "
+            "deploy without traffic_percent.",
+            code="canary_impossible",
+            param="traffic_percent",
+        )
+    if endpoint.replicas + endpoint.max_surge < 2:
+        raise ConflictError(
+            f"Endpoint {endpoint.id} has one replica and no surge, so two versions have no room on it; "
+            "set max_surge to 1, or deploy without traffic_percent.",
+            code="canary_impossible",
+            param="traffic_percent",
+        )
 
 
 async def _queue(
@@ -69,6 +92,7 @@ async def _queue(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    traffic_percent: int | None = None,
 ) -> Deployment:
     if version.status is not SyncStatus.DONE or version.manifest_digest is None:
         raise ConflictError(
@@ -98,7 +122,11 @@ async def _queue(
         deployment_id=deployment_id,
         now=now,
     )
-    await store.add(tx, replace(queued, reason=reason), await next_value(tx, "deployments"))
+    await store.add(
+        tx,
+        replace(queued, reason=reason, traffic_percent=traffic_percent),
+        await next_value(tx, "deployments"),
+    )
     return await deployment(tx, deployment_id, org_id=None)
 
 
@@ -276,6 +304,30 @@ async def cancel(
             finished_at=now,
         )
     await store.save(tx, current, wanted, now)
+    return await deployment(tx, deployment_id, org_id=org_id)
+
+
+async def promote(
+    tx: Transaction, deployment_id: str, *, org_id: str | None, now: datetime
+) -> Deployment:
+    """Let a canary's rollout go on to all replicas; asking twice is the same as asking once.
+
+    ConflictError when it is none, or is not under way.
+    """
+    found = await deployment(tx, deployment_id, org_id=org_id)
+    await store.lock_endpoint(tx, found.endpoint_id)
+    current = await deployment(tx, deployment_id, org_id=org_id)
+    if current.promoted_at is not None:
+        return current
+    under_way = current.status is RolloutStatus.IN_PROGRESS and not current.cancel_requested
+    if not under_way or not current.canary:
+        what = "being cancelled" if current.cancel_requested else current.status.value
+        kind = "and a canary" if current.canary else "and no canary"
+        raise ConflictError(
+            f"Deployment {deployment_id} is {what} {kind}; only a canary in_progress can be promoted.",
+            code="deployment_not_promotable",
+        )
+    await store.save(tx, current, replace(current, promoted_at=now, progress_at=now), now)
     return await deployment(tx, deployment_id, org_id=org_id)
 
 

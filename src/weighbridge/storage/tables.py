@@ -266,6 +266,8 @@ deployments = Table(
     Column("restored_max", Integer, nullable=False, server_default=text("0")),
     Column("restore_failures", Integer, nullable=False, server_default=text("0")),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("traffic_percent", Integer),
+    _time("promoted_at", nullable=True),
     _time("created_at"),
     _time("updated_at"),
     _time("started_at", nullable=True),

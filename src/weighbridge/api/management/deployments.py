@@ -126,3 +126,16 @@ async def cancel(deployment_id: str, caller: Management, control: Control) -> De
         )
     wake_rollouts(control)
     return DeployedModel.of(deployment, caller.org, control.settings.state_vocabulary)
+
+
+@router.post("/{deployment_id}:promote", operation_id="promote_deployment")
+async def promote(deployment_id: str, caller: Management, control: Control) -> DeployedModel:
+    """Let a canary's rollout go on to all replicas."""
+    _check_deployment_id(deployment_id)
+    async with control.database.begin() as tx:
+        deployment = await service.promote(
+            tx, deployment_id, org_id=caller.org.id, now=control.clock.now()
+        )
+    wake_rollouts(control)
+    control.wake("routes")
+    return DeployedModel.of(deployment, caller.org, control.settings.state_vocabulary)

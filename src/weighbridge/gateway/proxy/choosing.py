@@ -7,10 +7,10 @@ import structlog
 
 from weighbridge.clock import monotonic_s
 from weighbridge.errors import LimitError, WeighbridgeError
-from weighbridge.gateway.balance import pick
+from weighbridge.gateway.balance import groups, pick
 from weighbridge.gateway.table import CurrentTables
 from weighbridge.routing.acks import GatewayView, sum_slot
-from weighbridge.routing.model import EndpointRoute, ReplicaRoute
+from weighbridge.routing.model import EndpointRoute, ReplicaRoute, TrafficShare
 
 log = structlog.get_logger()
 
@@ -55,7 +55,11 @@ class Choice:
         now_s = monotonic_s()
         cooling = {name for name, until in self._cooling.items() if until > now_s}
         chance = random.random()  # noqa: S311 - no secret
-        chosen = pick(newest.replicas, self._load, chance, cooling.union(tried))
+        chosen = None
+        if newest.share is not None:
+            chosen = self._by_share(newest, newest.share, chance, cooling.union(tried))
+        if chosen is None:
+            chosen = pick(newest.replicas, self._load, chance, cooling.union(tried))
         if chosen is None and cooling:
             chosen = pick(newest.replicas, self._load, chance, tried)
         if chosen is not None and self._load(chosen.slot) >= newest.in_flight_max:
@@ -64,6 +68,16 @@ class Choice:
                 code="queue_exceeded",
             )
         return chosen
+
+    def _by_share(
+        self, endpoint: EndpointRoute, share: TrafficShare, chance: float, excluded: Collection[str]
+    ) -> ReplicaRoute | None:
+        """Who is not full, of the versions in the order of the share; None when nobody is."""
+        for group in groups(endpoint.replicas, share, random.random()):  # noqa: S311 - no secret
+            chosen = pick(group, self._load, chance, excluded)
+            if chosen is not None and self._load(chosen.slot) < endpoint.in_flight_max:
+                return chosen
+        return None
 
     def ready(self, endpoint_id: str) -> bool:
         """Whether the endpoint has a replica that has not failed a moment ago."""
