@@ -45,6 +45,8 @@ class S3Server:
     external_id: str
     customer: Any
     iam: Any
+    owner_key: tuple[str, str]
+    """Of somebody who may do anything with buckets, as an operator with his own."""
 
     def create_bucket(self, bucket: str, *, versioned: bool = False) -> None:
         self.customer.create_bucket(Bucket=bucket)
@@ -110,6 +112,7 @@ def _prepare(endpoint_url: str) -> S3Server:
         external_id=EXTERNAL_ID,
         customer=_client("s3", endpoint_url, owner),
         iam=_client("iam", endpoint_url, owner),
+        owner_key=owner,
     )
     assert s3.create_role("reader", READ_ACTIONS) == s3.role_arn
     request = urllib.request.Request(

@@ -240,6 +240,7 @@ class Machine:
             self.settings.paths,
             engines={"llamacpp": self.engine},
             lease_of=self.lease,
+            hold_s=self.settings.hold_s,
         )
 
     @asynccontextmanager

@@ -151,6 +151,11 @@ class Settings(BaseSettings):
         ge=0,
         description="How long single requests are kept for the metrics; 0 keeps sums alone.",
     )
+    receipt_key: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Signs the receipts of deployments; without it nothing does.",
+    )
     state_vocabulary: Literal["enum", "example"] = Field(
         default="enum",
         description="Words for final states: `done`/`error`, or `complete`/`failed` as in the published example.",
@@ -169,6 +174,22 @@ class Settings(BaseSettings):
     )
     s3_role_session_s: int = Field(
         default=3600, ge=900, le=43200, description="Lifetime asked of STS."
+    )
+
+    store_url: str | None = Field(
+        default=None,
+        pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]*)?$",
+        description="s3://bucket/prefix of the operator's own for the weight store; `store/` is then its cache.",
+    )
+    store_endpoint_url: str | None = Field(
+        default=None, description="An S3-compatible service instead of AWS for that bucket."
+    )
+    store_region: str = Field(default="us-east-1", description="Region of that bucket.")
+    store_access_key_id: str | None = Field(
+        default=None, description="Key for that bucket; without it the server's own AWS identity."
+    )
+    store_secret_access_key: SecretStr | None = Field(
+        default=None, description="The secret of that key."
     )
 
     sync_parts_parallel: int = Field(

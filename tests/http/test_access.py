@@ -12,8 +12,10 @@ from weighbridge.accounts.keys import key_text
 from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.api.app import routes_app
 from weighbridge.clock import Clock
+from weighbridge.registry.names import VersionName
 from weighbridge.replicas.model import ReplicaState
-from weighbridge.storage.tables import bucket_bindings, deployments, replicas
+from weighbridge.rollouts import service as rollouts
+from weighbridge.storage.tables import bucket_bindings, replicas
 
 ALIASES: dict[str, list[str]] = {"version_aliases": []}
 MOVE: dict[str, object] = {"to": 1, "expected": None}
@@ -42,6 +44,7 @@ MANAGEMENT: Mapping[tuple[str, str], tuple[object, int]] = {
     ("GET", "/management/v1/deployments/{deployment_id}"): (None, 200),
     ("POST", "/management/v1/deployments/{deployment_id}:promote"): (None, 409),
     ("POST", "/management/v1/deployments/{deployment_id}:cancel"): (None, 200),
+    ("GET", "/management/v1/deployments/{deployment_id}/receipt"): (None, 200),
     ("GET", "/management/v1/usage"): (None, 200),
 }  # fmt: skip
 ADMIN: Mapping[tuple[str, str], tuple[object, int]] = {
@@ -238,12 +241,15 @@ async def make_everything(world: World) -> None:
     body = {**UPLOAD, "model": {**UPLOAD["model"], "version_aliases": ["production"]}}
     await member("POST", "/management/v1/orgs/my-org/models:upload", body)
     await world.end_sync(org, 1)
-    deployed = await member("POST", "/management/v1/endpoints/my-org-llama:deployModel", DEPLOY)
     async with world.database.begin() as tx:
-        await tx.execute(
-            deployments.update()
-            .where(deployments.c.id == deployed.json()["name"])
-            .values(id=DEPLOYMENT_ID)
+        await rollouts.deploy(
+            tx,
+            org,
+            "my-org-llama",
+            VersionName.parse(DEPLOY["model"]),
+            deployment_id=DEPLOYMENT_ID,
+            now=world.time,
+            queue_max=16,
         )
 
 

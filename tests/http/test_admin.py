@@ -227,6 +227,7 @@ async def test_an_endpoint_lives_from_creation_to_deletion(
     made = (await operator("POST", f"{ADMIN}/endpoints", body)).json()
     assert made == {
         **body, "max_unavailable": 0, "max_surge": 1, "created": CREATED, "updated": CREATED, "serving": None,
+        "gateway": {"hold_s": None, "affinity": "off", "public": False},
         "limits": NO_LIMITS, "replicas_max": None, "allow_downtime": False, "queue_policy": "fifo",
     }  # fmt: skip
     assert world.woken == ["rollouts", "replicas"]
@@ -242,6 +243,25 @@ async def test_an_endpoint_lives_from_creation_to_deletion(
     assert (await operator("DELETE", f"{ADMIN}/endpoints/my-org-llama")).status_code == 200
     assert (await operator("GET", f"{ADMIN}/endpoints/my-org-llama")).status_code == 404
     assert (await operator("POST", f"{ADMIN}/endpoints", body)).status_code == 409
+
+
+async def test_an_endpoint_s_gateway_options_change_one_by_one(
+    world: World, org: Org, operator: Caller
+) -> None:
+    await world.create_endpoint("chat", org)
+    path = f"{ADMIN}/endpoints/chat"
+    world.woken.clear()
+    changed = await operator("PATCH", path, {"gateway": {"hold_s": 7.5, "public": True}})
+    assert changed.json()["gateway"] == {"hold_s": 7.5, "affinity": "off", "public": True}
+    assert "routes" in world.woken
+    changed = await operator("PATCH", path, {"gateway": {"affinity": "prefix"}})
+    assert changed.json()["gateway"] == {"hold_s": 7.5, "affinity": "prefix", "public": True}
+    changed = await operator("PATCH", path, {"gateway": {"hold_s": None}, "replicas": 2})
+    assert changed.json()["gateway"] == {"hold_s": None, "affinity": "prefix", "public": True}
+    assert (await operator("GET", path)).json() == changed.json()
+    for wrong in ({"hold_s": -1}, {"hold_s": 601}, {"affinity": "sticky"}, {"other": 1}):
+        refused = await operator("PATCH", path, {"gateway": wrong})
+        assert refused.status_code == 400, refused.text
 
 
 async def put_replica(world: World, org: Org, operator: Caller, member: Caller) -> str:

@@ -13,6 +13,7 @@ from weighbridge.api import endpoints, errors, versions
 from weighbridge.api.admin import architectures, buckets, keys, machines, orgs, store
 from weighbridge.api.admin import endpoints as admin_endpoints
 from weighbridge.api.answers import Problem
+from weighbridge.api.assurance import receipts
 from weighbridge.api.deps import Parts
 from weighbridge.api.edge import Edge
 from weighbridge.api.inspection import diff, explain
@@ -30,6 +31,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     endpoints.router,
     scaling.router,
     deployments.router,
+    receipts.router,
     orgs.router,
     buckets.router,
     keys.router,

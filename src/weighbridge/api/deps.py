@@ -21,7 +21,7 @@ from weighbridge.settings import Settings
 from weighbridge.storage import idempotency
 from weighbridge.storage.database import Database, Transaction
 from weighbridge.usage.metrics import Allowance
-from weighbridge.weights.filesystem import FilesystemStore
+from weighbridge.weights.base import WeightStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Parts:
     clock: Clock
     wake: Callable[[str], None]
     pepper: bytes
-    store: FilesystemStore
+    store: WeightStore
     s3: S3Access
     runtime: Runtime
     engines: Mapping[str, Engine]

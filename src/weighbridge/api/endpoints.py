@@ -90,6 +90,7 @@ async def deploy_model(
             now=control.clock.now(),
             queue_max=control.settings.deployment_queue_max,
             traffic_percent=body.traffic_percent,
+            asked_by=caller.key.id,
         )
         answer = DeployOperation.of(deployment, caller.org)
         await once.keep(tx, answer)
@@ -117,6 +118,7 @@ async def rollback(
             deployment_id=control.clock.new_uuid(),
             now=control.clock.now(),
             queue_max=control.settings.deployment_queue_max,
+            asked_by=caller.key.id,
         )
         answer = DeployOperation.of(deployment, caller.org)
         await once.keep(tx, answer)

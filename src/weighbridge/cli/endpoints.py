@@ -9,6 +9,7 @@ from weighbridge.cli.output import facts, moment, plain, table
 from weighbridge.cli.rollouts import deployments
 from weighbridge.cli.rollouts.deployments import fraction, show_deployment
 from weighbridge.cli.session import OrgName, Session, UsageError, Yes, with_session
+from weighbridge.cli.usage.gateway import endpoint_gateway
 from weighbridge.cli.usage.limits import endpoint_limit
 from weighbridge.cli.watch import RolloutView
 from weighbridge.sdk import Deployment, EndpointShape, QueuePolicy, VersionName, wait_for_deployment
@@ -200,6 +201,7 @@ def install(program: typer.Typer) -> None:
     endpoint.command("scale")(with_session(endpoint_scale))
     endpoint.command("rollback")(with_session(rollback))
     endpoint.command("limit")(with_session(endpoint_limit))
+    endpoint.command("gateway")(with_session(endpoint_gateway))
     endpoint.command("delete")(with_session(endpoint_delete))
     program.add_typer(
         endpoint,

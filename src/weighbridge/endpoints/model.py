@@ -5,6 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from weighbridge.routing.limits import NO_LIMITS, UsageLimits
+from weighbridge.routing.options import DEFAULT_OPTIONS, GatewayOptions
 
 
 class QueuePolicy(StrEnum):
@@ -21,6 +22,7 @@ class Endpoint:
     Only with `allow_downtime` may a rollout stop every replica at once.
 
     `limits` are over all keys. `replicas_max` is how far its own org may scale it; None: not at all.
+    `gateway` is how the gateway treats its requests.
     `base_deployment_id` is the deployment that last ended `done`: what a rollback returns to (R12).
     """
 
@@ -38,3 +40,4 @@ class Endpoint:
     replicas_max: int | None = None
     allow_downtime: bool = False
     queue_policy: QueuePolicy = QueuePolicy.FIFO
+    gateway: GatewayOptions = DEFAULT_OPTIONS

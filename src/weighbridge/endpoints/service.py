@@ -12,6 +12,7 @@ from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
 from weighbridge.registry import service as registry
 from weighbridge.routing.limits import UsageLimits
+from weighbridge.routing.options import GatewayOptions
 from weighbridge.storage.database import Transaction
 
 ENDPOINT_ID = re.compile(r"[a-z0-9][a-z0-9.-]{0,126}", re.ASCII)
@@ -168,6 +169,7 @@ async def update(
     allow_downtime: bool | None = None,
     queue_policy: QueuePolicy | None = None,
     change_limits: Callable[[UsageLimits], UsageLimits] | None = None,
+    change_gateway: Callable[[GatewayOptions], GatewayOptions] | None = None,
     change_replicas_max: Callable[[int | None], int | None] | None = None,
     now: datetime,
 ) -> Endpoint:
@@ -184,6 +186,7 @@ async def update(
         allow_downtime=endpoint.allow_downtime if allow_downtime is None else allow_downtime,
         queue_policy=endpoint.queue_policy if queue_policy is None else queue_policy,
         limits=endpoint.limits if change_limits is None else change_limits(endpoint.limits),
+        gateway=endpoint.gateway if change_gateway is None else change_gateway(endpoint.gateway),
         replicas_max=(
             endpoint.replicas_max
             if change_replicas_max is None

@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.errors import StaleError
 from weighbridge.routing.limits import limits_document, read_limits
+from weighbridge.routing.options import options_document, read_options
 from weighbridge.storage.database import Transaction
 from weighbridge.storage.tables import ROLLOUT_FINAL, deployments, endpoints
 
@@ -26,6 +27,7 @@ def read_endpoint(row: Row[tuple[object, ...]]) -> Endpoint:
         updated_at=row.updated_at,
         revision=row.revision,
         limits=read_limits(row.limits),
+        gateway=read_options(row.gateway),
         replicas_max=row.replicas_max,
         allow_downtime=row.allow_downtime,
         queue_policy=QueuePolicy(row.queue_policy),
@@ -89,6 +91,7 @@ async def save_shape(tx: Transaction, endpoint: Endpoint) -> None:
             "allow_downtime": endpoint.allow_downtime,
             "queue_policy": endpoint.queue_policy,
             "limits": limits_document(endpoint.limits),
+            "gateway": options_document(endpoint.gateway),
             "updated_at": endpoint.updated_at,
         },
     )

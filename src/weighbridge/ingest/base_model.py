@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,8 +17,8 @@ from weighbridge.ingest.s3.access import S3Access
 from weighbridge.ingest.s3.faults import SourceError
 from weighbridge.ingest.s3.policies import Reader
 from weighbridge.ingest.s3.source import HEAD_BYTES, Source
+from weighbridge.weights.base import WeightStore
 from weighbridge.weights.config import CONFIG_FILE, parse_config
-from weighbridge.weights.filesystem import FilesystemStore
 from weighbridge.weights.manifest import Manifest
 from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
 from weighbridge.weights.shard_index import (
@@ -74,13 +75,14 @@ async def read_base_model(source: str, s3: S3Access) -> BaseModel:
 
 
 def read_wish(
-    store: FilesystemStore, arch_id: str, base_digest: str, tensors: Sequence[TensorSpec]
+    store: WeightStore, arch_id: str, base_digest: str, tensors: Sequence[TensorSpec]
 ) -> tuple[Manifest, Wish]:
     """An architecture's own files, and what uploads must fit; SourceError BASE_MISSING. Blocking."""
     try:
         base = store.manifest(base_digest)
         entry = base.by_path()[CONFIG_FILE]
-        config = store.blob_path(entry.digest).read_bytes()
+        with closing(store.open_blob(entry.digest)) as file:
+            config = file.read(entry.size_bytes) or b""
     except (NotFoundError, KeyError, FileNotFoundError) as error:
         raise SourceError(
             f"The files of architecture {arch_id} are not in the weight store. "

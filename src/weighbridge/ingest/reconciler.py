@@ -23,7 +23,7 @@ from weighbridge.settings import Settings
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
 from weighbridge.storage.lease import Lease
-from weighbridge.weights.filesystem import STAGING_GRACE_S, FilesystemStore
+from weighbridge.weights.base import STAGING_GRACE_S, WeightStore
 
 log = structlog.get_logger()
 
@@ -61,7 +61,7 @@ class IngestReconciler:
     def __init__(
         self,
         database: Database,
-        store: FilesystemStore,
+        store: WeightStore,
         s3: S3Access,
         clock: Clock,
         settings: Settings,
@@ -130,9 +130,7 @@ class IngestReconciler:
             live = {sync.version_id for sync in await store.open_syncs(tx, self._holder)}
         if len(live) < store.OPEN_MAX:
             await self._in_thread(partial(self._store.sweep_staging, live, among=owners))
-        published = await self._in_thread(
-            lambda: self._store.published() | self._store.quarantine.withdrawn()
-        )
+        published = await self._in_thread(lambda: self._store.published() | self._store.withdrawn())
         async with self._database.begin() as tx:
             unused = await store.unused_manifests(tx, sorted(published))
         for digest, deleted in unused.items():

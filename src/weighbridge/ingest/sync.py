@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,8 @@ from weighbridge.registry.model import SyncStatus
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
 from weighbridge.storage.lease import Lease
-from weighbridge.weights.filesystem import FilesystemStore, MissingBlobError
+from weighbridge.weights.base import MissingBlobError, WeightStore
+from weighbridge.weights.disk.verification import Readable
 from weighbridge.weights.manifest import FileEntry, Manifest
 from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
 from weighbridge.weights.shard_index import INDEX_FILE
@@ -53,7 +55,7 @@ class SyncParts:
     """What every sync of a process works with."""
 
     database: Database
-    store: FilesystemStore
+    store: WeightStore
     access: S3Access
     monotonic: Callable[[], float]
     limits: SyncLimits
@@ -203,12 +205,13 @@ class Sync:
         return found.keys()
 
     def _holds(self, digest: str, file: PinnedFile, specs: Sequence[TensorSpec]) -> bool:
-        blob = self._parts.store.blob_path(digest)
-        if not blob.is_file() or blob.stat().st_size != file.size_bytes:
+        weights = self._parts.store
+        if weights.blob_size(digest) != file.size_bytes:
             return False
         try:
-            _check_header(file, specs, blob)
-        except SourceError:
+            with closing(weights.open_blob(digest)) as content:
+                _check_header(file, specs, content)
+        except (SourceError, FileNotFoundError):
             return False
         return True
 
@@ -246,7 +249,7 @@ class Sync:
         return FetchOrder(
             file,
             self._parts.store.staging_file(f"{self._id}/{file.ident}"),
-            partial(_check_header, file, checked.headers[file.path]),
+            partial(_check_staged, file, checked.headers[file.path]),
             partial(turn.enter, here),
             turn.leave,
         )
@@ -256,6 +259,7 @@ class Sync:
     ) -> None:
         limits, weights = self._parts.limits, self._parts.store
         keep_free = int(weights.total_bytes() * limits.disk_free_min_share)
+        weights.make_room(sum(order.file.size_bytes for order in orders))
         with weights.locks.holding("reserve"):
             reserve(orders, free_bytes=weights.free_bytes(), keep_free_bytes=keep_free)
 
@@ -373,15 +377,19 @@ class Sync:
             raise
 
 
-def _check_header(file: PinnedFile, specs: Sequence[TensorSpec], path: Path) -> None:
-    """The bytes on disk start with the header the verdict was given on."""
+def _check_staged(file: PinnedFile, specs: Sequence[TensorSpec], path: Path) -> None:
     with path.open("rb") as content:
-        first = content.read(LENGTH_BYTES)
-        try:
-            head = first + content.read(header_length(first))
-            same = parse_header(head, file.size_bytes) == specs
-        except InvalidError:
-            same = False
+        _check_header(file, specs, content)
+
+
+def _check_header(file: PinnedFile, specs: Sequence[TensorSpec], content: Readable) -> None:
+    """The bytes that were stored start with the header the verdict was given on."""
+    first = content.read(LENGTH_BYTES) or b""
+    try:
+        head = first + (content.read(header_length(first)) or b"")
+        same = parse_header(head, file.size_bytes) == specs
+    except InvalidError:
+        same = False
     if not same:
         raise SourceError(
             f"{file.key} arrived with another header than S3 had shown before. Upload it to the bucket again.",

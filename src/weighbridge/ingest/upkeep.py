@@ -4,16 +4,17 @@ import asyncio
 import threading
 import time
 from collections.abc import Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import structlog
 
 from weighbridge.ingest import store as rows
 from weighbridge.storage.database import Database
+from weighbridge.weights.base import WeightStore
 from weighbridge.weights.disk.collection import Leased
 from weighbridge.weights.disk.quarantine import Damage
 from weighbridge.weights.disk.verification import Due, hash_at_rate
-from weighbridge.weights.filesystem import FilesystemStore
 
 log = structlog.get_logger()
 
@@ -47,7 +48,7 @@ class StoreUpkeep:
     """Everything here is repeatable, and safe beside other control processes on the same store."""
 
     def __init__(
-        self, database: Database, store: FilesystemStore, *, period_s: float, bytes_per_s: float
+        self, database: Database, store: WeightStore, *, period_s: float, bytes_per_s: float
     ) -> None:
         self._database = database
         self._store = store
@@ -75,7 +76,7 @@ class StoreUpkeep:
 
     def verify_due(self) -> None:
         """Hash what is due, at the rate allowed; a blob that is not what its name says is quarantined. Blocking."""
-        lock = self._store.locks.attempt(VERIFY_LOCK)
+        lock = self._store.locks.attempt(VERIFY_LOCK, kind="verify")
         if lock is None:
             return
         try:
@@ -91,7 +92,8 @@ class StoreUpkeep:
 
     def _verify(self, due: Due) -> None:
         try:
-            found = hash_at_rate(due.path, self._bytes_per_s, self._pause)
+            with closing(self._store.open_blob(due.digest)) as content:
+                found = hash_at_rate(content, self._bytes_per_s, self._pause)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -121,8 +123,8 @@ class StoreUpkeep:
 
     def _usage(self, leased: Leased) -> Usage:
         store = self._store
-        sizes = [path.stat().st_size for path in store.blobs()]
-        unused = [path.stat().st_size for path in store.unused_blobs(leased=leased)]
+        sizes = [blob.size_bytes for blob in store.blobs()]
+        unused = [blob.size_bytes for blob in store.unused_blobs(leased=leased)]
         due = self._due()
         return Usage(
             free_bytes=store.free_bytes(),
@@ -134,7 +136,7 @@ class StoreUpkeep:
             unused_bytes=sum(unused),
             due_blobs=len(due),
             due_bytes=sum(item.size_bytes for item in due),
-            damages=store.quarantine.damages(),
+            damages=store.damages(),
         )
 
     async def _leases(self) -> Collection[str]:
@@ -143,7 +145,7 @@ class StoreUpkeep:
 
 
 def upkeep_of(
-    database: Database, store: FilesystemStore, *, verify_days: float, bytes_per_s: int
+    database: Database, store: WeightStore, *, verify_days: float, bytes_per_s: int
 ) -> StoreUpkeep:
     return StoreUpkeep(
         database, store, period_s=verify_days * 86_400.0, bytes_per_s=float(bytes_per_s)

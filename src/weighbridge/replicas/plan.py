@@ -48,10 +48,14 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The replica as it is from now on. A STOP is carried out after `after` is committed, never before."""
+    """The replica as it is from now on. A STOP is carried out after `after` is committed, never before.
+
+    `in_flight` are the requests it still had when this was decided, where they were counted.
+    """
 
     after: Replica
     command: Command | None = None
+    in_flight: int | None = None
 
 
 def plan(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -> Step:
@@ -182,12 +186,16 @@ def _drain(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -
     if not _acked(replica.unrouted_generation, seen) and not waited_long:
         return Step(replica)
     deadline = replica.drain_deadline or now + timedelta(seconds=limits.drain_s)
+    # Where no gateway lives there is nobody who counts.
+    counted = None if seen.routes_acked is None else seen.in_flight
     if seen.in_flight == 0:
-        return Step(_become(replica, ReplicaState.STOPPING, replica.reason, now), Command.STOP)
+        ended = _become(replica, ReplicaState.STOPPING, replica.reason, now)
+        return Step(ended, Command.STOP, counted)
     if now >= deadline:
         words = f"{seen.in_flight} requests cut at the drain deadline"
-        return Step(_become(replica, ReplicaState.STOPPING, words, now), Command.STOP)
-    return Step(_say(replace(replica, drain_deadline=deadline), "waiting for its requests to end"))
+        return Step(_become(replica, ReplicaState.STOPPING, words, now), Command.STOP, counted)
+    waiting = _say(replace(replica, drain_deadline=deadline), "waiting for its requests to end")
+    return Step(waiting, in_flight=counted)
 
 
 def _bury(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -> Step:

@@ -11,6 +11,7 @@ from weighbridge.clock import Clock
 from weighbridge.control.wake import Wake
 from weighbridge.engines.base import Engine, ProbeOutcome, find_engine
 from weighbridge.errors import InvalidError, LimitError, NotFoundError, StaleError, UnavailableError
+from weighbridge.receipts import service as receipts
 from weighbridge.replicas import store
 from weighbridge.replicas.launch import (
     OWNER,
@@ -22,6 +23,7 @@ from weighbridge.replicas.model import Replica, ReplicaLimits, ReplicaState
 from weighbridge.replicas.plan import STOP_OVERDUE, Command, Seen, Step, plan
 from weighbridge.replicas.probe import Prober, Question, due
 from weighbridge.replicas.store import Watched
+from weighbridge.replicas.telling import replica_events
 from weighbridge.routing.acks import GatewayView
 from weighbridge.runtimes.base import ReplicaStatus, Runtime, RuntimeState
 from weighbridge.settings import Settings
@@ -103,7 +105,7 @@ class ReplicaReconciler:
         acked = self._acks.routes_acked()
         steps = [(one, self._decide(one, world, guarded, acked, now)) for one in watched]
         steps = [(one, await self._prepare(one, step, now)) for one, step in steps]
-        stale = await self._record(steps)
+        stale = await self._record(steps, now)
         for one, step in steps:
             if step.command is Command.STOP and one.replica.id not in stale:
                 await self._stop(one.replica.id)
@@ -186,22 +188,30 @@ class ReplicaReconciler:
         except UnavailableError:
             return ""
 
-    async def _record(self, steps: Sequence[tuple[Watched, Step]]) -> frozenset[str]:
+    async def _record(self, steps: Sequence[tuple[Watched, Step]], now: datetime) -> frozenset[str]:
         """Write what changed in one transaction, by id; the replicas that somebody else changed meanwhile."""
         changes = {
             one.replica.id: (one.replica, step.after)
             for one, step in steps
             if step.after != one.replica
         }
+        in_flight = {one.replica.id: step.in_flight for one, step in steps}
         stale: set[str] = set()
+        told: dict[str, list[receipts.Payload]] = {}
         if changes:
             async with self._database.begin() as tx:
                 await lease.require(tx, self._lease_of())
-                for replica_id in sorted(changes):
+                for replica_id, (before, after) in sorted(changes.items()):
                     try:
-                        await store.save(tx, *changes[replica_id])
+                        await store.save(tx, before, after)
                     except StaleError:
                         stale.add(replica_id)
+                        continue
+                    told.setdefault(before.endpoint_id, []).extend(
+                        replica_events(before, after, now, in_flight=in_flight[replica_id])
+                    )
+                for endpoint_id, events in sorted(told.items()):
+                    await receipts.tell_of_replicas(tx, endpoint_id, events)
         return frozenset(stale)
 
     async def _stop(self, replica_id: str) -> None:

@@ -23,6 +23,7 @@ from weighbridge.replicas import routes_store, store
 from weighbridge.replicas.routes_store import RoutedEndpoint, RoutedReplica
 from weighbridge.routing.files import read_snapshot, write_snapshot
 from weighbridge.routing.model import EndpointRoute, KeyTable, ReplicaRoute, RouteTable
+from weighbridge.routing.options import hold_of
 from weighbridge.settings import DataDir
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
@@ -85,7 +86,9 @@ class RoutesPublisher:
         *,
         engines: Mapping[str, Engine],
         lease_of: Callable[[], lease.Lease],
+        hold_s: float,
     ) -> None:
+        self._hold_s = hold_s
         self._database = database
         self._clock = clock
         self._wake = wake
@@ -145,7 +148,9 @@ class RoutesPublisher:
             if replica.ready:
                 ready[replica.endpoint_id].append(_replica_route(replica))
         return tuple(
-            _endpoint_route(endpoint, tuple(ready[endpoint.id]), self._capabilities(endpoint))
+            _endpoint_route(
+                endpoint, tuple(ready[endpoint.id]), self._capabilities(endpoint), self._hold_s
+            )
             for endpoint in endpoints
         )
 
@@ -168,8 +173,13 @@ def _replica_route(replica: RoutedReplica) -> ReplicaRoute:
 
 
 def _endpoint_route(
-    endpoint: RoutedEndpoint, replicas: tuple[ReplicaRoute, ...], can: EngineCapabilities
+    endpoint: RoutedEndpoint,
+    replicas: tuple[ReplicaRoute, ...],
+    can: EngineCapabilities,
+    hold_s: float,
 ) -> EndpointRoute:
+    # Where nobody will bring a replica back there is nothing to wait for.
+    held = endpoint.restored and endpoint.start_s > 0
     return EndpointRoute(
         endpoint_id=endpoint.id,
         org_id=endpoint.org_id,
@@ -187,4 +197,10 @@ def _endpoint_route(
         min_tokens=can.min_tokens,
         limits=endpoint.limits,
         share=endpoint.share,
+        affinity=endpoint.gateway.affinity,
+        public=endpoint.gateway.public,
+        context_tokens=endpoint.engine.context_tokens,
+        hold_s=hold_of(endpoint.gateway, endpoint.start_s, hold_s) if held else 0.0,
+        start_s=endpoint.start_s,
+        ready_expected_unix_s=endpoint.ready_expected_unix_s,
     )

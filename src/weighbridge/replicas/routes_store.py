@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 import msgspec
 from sqlalchemy import text
@@ -9,7 +10,11 @@ from sqlalchemy import text
 from weighbridge.engines.base import EngineSettings
 from weighbridge.routing.limits import UsageLimits, read_limits
 from weighbridge.routing.model import TrafficShare
+from weighbridge.routing.options import GatewayOptions, read_options
 from weighbridge.storage.database import Transaction
+
+STARTS_MAX = 5
+"""Starts of an endpoint's replicas that say how long the next takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +46,64 @@ class RoutedEndpoint:
     share: TrafficShare | None
     engine: EngineSettings
     limits: UsageLimits
+    gateway: GatewayOptions
+    start_s: float
+    """The median of its replicas' last starts, from their creation until they were ready; 0 where there was none."""
+    ready_expected_unix_s: float | None
+    """When the replica that starts should be ready, by that; None where one is ready, or none starts."""
+    restored: bool
+    """Whether a replica that is missing will be replaced."""
+
+
+_ENDPOINTS = text(
+    """
+    SELECT e.id, e.org_id, o.name AS org_name, e.arch_id, a.engine, e.limits,
+           extract(epoch FROM e.created_at)::bigint AS created_unix_s,
+           -- from the first rollout on: while it runs, callers are told to wait (wire.md 8 U)
+           e.base_deployment_id IS NOT NULL OR d.id IS NOT NULL OR EXISTS (
+               SELECT 1 FROM replicas r
+               WHERE r.endpoint_id = e.id AND r.ready_at IS NOT NULL
+           ) AS deployed,
+           d.id IS NOT NULL AS rolling_out,
+           d.version_number AS share_version,
+           -- a canary that goes back is asked only where nobody else is ready
+           CASE WHEN d.promoted_at IS NOT NULL OR d.traffic_percent IS NULL THEN NULL
+                WHEN d.status = 'rolling_back' THEN 0
+                ELSE d.traffic_percent
+           END AS share_percent,
+           e.gateway,
+           coalesce(starts.median_s, 0) AS start_s,
+           extract(epoch FROM starting.began) + coalesce(starts.median_s, 0) AS ready_expected_unix_s,
+           e.base_deployment_id IS NOT NULL OR d.id IS NOT NULL AS restored
+    FROM endpoints e
+    LEFT JOIN deployments d
+           ON d.endpoint_id = e.id AND d.status IN ('in_progress', 'rolling_back')
+    CROSS JOIN LATERAL (
+        SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY took_s) AS median_s
+        FROM (
+            SELECT round(extract(epoch FROM ready_at - created_at), 1)::float8 AS took_s
+            FROM replicas r
+            WHERE r.endpoint_id = e.id AND r.ready_at IS NOT NULL
+            ORDER BY r.ready_at DESC
+            LIMIT :starts_max
+        ) last
+    ) starts
+    LEFT JOIN LATERAL (
+        SELECT min(r.created_at) FILTER (WHERE r.state IN ('pending', 'starting', 'warming')) AS began
+        FROM replicas r
+        WHERE r.endpoint_id = e.id
+        HAVING NOT bool_or(r.state = 'ready')
+    ) starting ON true
+    JOIN orgs o ON o.id = e.org_id
+    JOIN architectures a ON a.id = e.arch_id
+    WHERE e.deleted_at IS NULL
+    ORDER BY e.id
+    """
+)
 
 
 async def endpoints(tx: Transaction) -> Sequence[RoutedEndpoint]:
-    rows = await tx.execute(
-        text(
-            """
-            SELECT e.id, e.org_id, o.name AS org_name, e.arch_id, a.engine, e.limits,
-                   extract(epoch FROM e.created_at)::bigint AS created_unix_s,
-                   -- from the first rollout on: while it runs, callers are told to wait (wire.md 8 U)
-                   e.base_deployment_id IS NOT NULL OR d.id IS NOT NULL OR EXISTS (
-                       SELECT 1 FROM replicas r
-                       WHERE r.endpoint_id = e.id AND r.ready_at IS NOT NULL
-                   ) AS deployed,
-                   d.id IS NOT NULL AS rolling_out, d.version_number AS share_version,
-                   -- a canary that goes back is asked only where nobody else is ready
-                   CASE WHEN d.promoted_at IS NOT NULL OR d.traffic_percent IS NULL THEN NULL
-                        WHEN d.status = 'rolling_back' THEN 0
-                        ELSE d.traffic_percent
-                   END AS share_percent
-            FROM endpoints e
-            LEFT JOIN deployments d
-                   ON d.endpoint_id = e.id AND d.status IN ('in_progress', 'rolling_back')
-            JOIN orgs o ON o.id = e.org_id
-            JOIN architectures a ON a.id = e.arch_id
-            WHERE e.deleted_at IS NULL
-            ORDER BY e.id
-            """
-        )
-    )
+    rows = await tx.execute(_ENDPOINTS, {"starts_max": STARTS_MAX})
     return [
         RoutedEndpoint(
             id=row.id,
@@ -84,6 +118,10 @@ async def endpoints(tx: Transaction) -> Sequence[RoutedEndpoint]:
             else TrafficShare(version=row.share_version, percent=row.share_percent),
             engine=msgspec.convert(row.engine, EngineSettings),
             limits=read_limits(row.limits),
+            gateway=read_options(row.gateway),
+            start_s=row.start_s,
+            ready_expected_unix_s=_or_none(row.ready_expected_unix_s),
+            restored=row.restored,
         )
         for row in rows
     ]
@@ -124,3 +162,7 @@ async def next_generation(tx: Transaction, name: str, above: int) -> int:
         )
     ).one()
     return int(row.value)
+
+
+def _or_none(seconds: SupportsFloat | None) -> float | None:
+    return None if seconds is None else round(float(seconds), 1)

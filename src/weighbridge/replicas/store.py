@@ -123,6 +123,12 @@ async def ended_since(tx: Transaction, replica_ids: Sequence[str]) -> dict[str, 
     return {replica.id: replica for replica in _all(await tx.execute(query))}
 
 
+async def digests_in_use(tx: Transaction) -> frozenset[str]:
+    """The manifests of replicas that are not final."""
+    query = select(replicas.c.digest).distinct().where(replicas.c.state.not_in(FINAL))
+    return frozenset((await tx.execute(query)).scalars())
+
+
 async def slots_taken(tx: Transaction) -> set[int]:
     rows = await tx.execute(select(replicas.c.slot).where(replicas.c.state.not_in(FINAL)))
     return set(rows.scalars())

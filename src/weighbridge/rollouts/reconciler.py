@@ -9,8 +9,10 @@ import structlog
 from weighbridge.clock import Clock
 from weighbridge.control.wake import Wake
 from weighbridge.errors import StaleError
+from weighbridge.receipts import service as receipts
 from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.model import Replica, ReplicaState
+from weighbridge.replicas.telling import replica_events
 from weighbridge.rollouts import store
 from weighbridge.rollouts.gate import GateLimits
 from weighbridge.rollouts.model import Deployment, RolloutLimits, RolloutStatus
@@ -23,6 +25,7 @@ from weighbridge.rollouts.moves import (
 )
 from weighbridge.rollouts.plan import Plan, Seen, plan
 from weighbridge.rollouts.steady import steady_plan
+from weighbridge.rollouts.telling import deployment_events
 from weighbridge.routing.model import SLOTS_MAX
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
@@ -167,10 +170,19 @@ class _Step:
         decision = plan(seen, self.now, self.limits)
         await store.save(tx, self.active, decision.after, self.now)
         await replica_store.count_failures(tx, decision.counted)
-        await self._act(tx, decision.actions)
+        told = await self._act(tx, decision.actions)
         turned = decision.after.status is not self.active.status
         if turned and decision.after.status is RolloutStatus.DONE:
             await store.set_base(tx, self.row.endpoint, self.active.id, self.now)
+        events = deployment_events(self.active, decision.after, self.base, self.now)
+        began = turned and self.active.status is RolloutStatus.NOT_STARTED
+        await receipts.tell(
+            tx,
+            self.active.id,
+            self.row.endpoint.id,
+            [*told, *events],
+            follow=began and not decision.after.status.final,
+        )
         if turned or decision.actions:
             _report(decision)
         look_at = self.now + timedelta(seconds=GATE_LOOK_S) if self.figures else None
@@ -181,7 +193,8 @@ class _Step:
         size = 0 if self.row.deleted else self.row.endpoint.replicas
         upkeep = steady_plan(self.base, tuple(self.replicas.values()), size, self.now, self.limits)
         await replica_store.count_failures(tx, upkeep.counted)
-        await self._act(tx, upkeep.actions)
+        told = await self._act(tx, upkeep.actions)
+        await receipts.tell_of_replicas(tx, self.row.endpoint.id, told)
         if upkeep.actions:
             log.info(
                 "endpoint.upkeep",
@@ -191,8 +204,11 @@ class _Step:
             )
         return bool(upkeep.actions), upkeep.next_at
 
-    async def _act(self, tx: Transaction, actions: Sequence[Action]) -> None:
-        """Replica rows are written in the order of their ids, so that two writers cannot wait for each other."""
+    async def _act(self, tx: Transaction, actions: Sequence[Action]) -> list[receipts.Payload]:
+        """Replica rows are written in the order of their ids, so that two writers cannot wait for each other.
+
+        Returns what the receipt is to be told of them.
+        """
         after: dict[str, Replica] = {}
         starts: list[Deployment] = []
         for action in actions:
@@ -208,28 +224,32 @@ class _Step:
                     after[replica_id] = self._leaving(replica_id, ReplicaState.DRAINING)
                 case StopReplica(replica_id):
                     after[replica_id] = self._leaving(replica_id, ReplicaState.STOPPING)
+        told: list[receipts.Payload] = []
         for replica_id in sorted(after):
-            await replica_store.save(tx, self.replicas[replica_id], after[replica_id])
-        await self._start(tx, starts)
+            before = self.replicas[replica_id]
+            await replica_store.save(tx, before, after[replica_id])
+            told += replica_events(before, after[replica_id], self.now)
+        for started in await self._start(tx, starts):
+            told += replica_events(None, started, self.now)
+        return told
 
     def _leaving(self, replica_id: str, state: ReplicaState) -> Replica:
         replica = self.replicas[replica_id]
         return replace(replica, state=state, reason="replaced", state_since=self.now)
 
-    async def _start(self, tx: Transaction, starts: Sequence[Deployment]) -> None:
+    async def _start(self, tx: Transaction, starts: Sequence[Deployment]) -> list[Replica]:
         if not starts:
-            return
+            return []
         taken = await replica_store.slots_taken(tx)
         free = [slot for slot in range(SLOTS_MAX) if slot not in taken]
         if len(free) < len(starts):
             log.warning("replica.no_slot", endpoint_id=self.row.endpoint.id, wanted=len(starts))
-        await replica_store.add(
-            tx,
-            [
-                _new_replica(self.clock.new_short_id(), deployment, slot, self.now)
-                for deployment, slot in zip(starts, free, strict=False)
-            ],
-        )
+        new = [
+            _new_replica(self.clock.new_short_id(), deployment, slot, self.now)
+            for deployment, slot in zip(starts, free, strict=False)
+        ]
+        await replica_store.add(tx, new)
+        return new
 
 
 async def _figures(

@@ -8,6 +8,7 @@ from weighbridge.accounts.model import Org
 from weighbridge.endpoints import service as endpoint_service
 from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.errors import ConflictError, InvalidError, LimitError, NotFoundError
+from weighbridge.receipts import service as receipts
 from weighbridge.registry import service as registry_service
 from weighbridge.registry.model import ModelVersion, SyncStatus
 from weighbridge.registry.names import VersionName
@@ -15,6 +16,7 @@ from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts import store
 from weighbridge.rollouts.model import Deployment, RolloutStatus
+from weighbridge.rollouts.telling import deployment_events, submitted
 from weighbridge.storage.counters import next_value
 from weighbridge.storage.database import Transaction
 
@@ -32,8 +34,9 @@ async def deploy(
     now: datetime,
     queue_max: int,
     traffic_percent: int | None = None,
+    asked_by: str | None = None,
 ) -> Deployment:
-    """Queue the rollout of a version; the reference is resolved here, once (R7, R8).
+    """Queue the rollout of a version; the reference is resolved here, once (R7, R8). `asked_by`: a key's id.
 
     Raises NotFoundError for an endpoint or version that is absent or another org's, InvalidError for a
     version of another architecture, ConflictError for one whose sync is not done, LimitError when the queue
@@ -63,6 +66,7 @@ async def deploy(
         now=now,
         queue_max=queue_max,
         traffic_percent=traffic_percent,
+        asked_by=asked_by,
     )
 
 
@@ -93,6 +97,7 @@ async def _queue(
     now: datetime,
     queue_max: int,
     traffic_percent: int | None = None,
+    asked_by: str | None,
 ) -> Deployment:
     if version.status is not SyncStatus.DONE or version.manifest_digest is None:
         raise ConflictError(
@@ -105,7 +110,7 @@ async def _queue(
     waiting = [d for d in open_now if d.status is RolloutStatus.NOT_STARTED]
     if endpoint.queue_policy is QueuePolicy.LATEST_WINS:
         for one in waiting:
-            await store.save(tx, one, _superseded(one, deployment_id, now), now)
+            await _record(tx, one, _superseded(one, deployment_id, now), now)
         open_now = [d for d in open_now if d not in waiting]
     elif len(waiting) >= queue_max:
         raise LimitError(
@@ -127,7 +132,16 @@ async def _queue(
         replace(queued, reason=reason, traffic_percent=traffic_percent),
         await next_value(tx, "deployments"),
     )
+    told = [submitted(queued, asked_by=asked_by)]
+    await receipts.tell(tx, deployment_id, endpoint.id, told)
     return await deployment(tx, deployment_id, org_id=None)
+
+
+async def _record(tx: Transaction, before: Deployment, after: Deployment, now: datetime) -> None:
+    """Write a deployment's change, and tell its receipt."""
+    await store.save(tx, before, after, now)
+    events = deployment_events(before, after, None, now)
+    await receipts.tell(tx, before.id, before.endpoint_id, events)
 
 
 def _waiting(
@@ -303,7 +317,7 @@ async def cancel(
             error_message="cancelled before it started",
             finished_at=now,
         )
-    await store.save(tx, current, wanted, now)
+    await _record(tx, current, wanted, now)
     return await deployment(tx, deployment_id, org_id=org_id)
 
 
@@ -327,7 +341,7 @@ async def promote(
             f"Deployment {deployment_id} is {what} {kind}; only a canary in_progress can be promoted.",
             code="deployment_not_promotable",
         )
-    await store.save(tx, current, replace(current, promoted_at=now, progress_at=now), now)
+    await _record(tx, current, replace(current, promoted_at=now, progress_at=now), now)
     return await deployment(tx, deployment_id, org_id=org_id)
 
 
@@ -339,6 +353,7 @@ async def rollback(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    asked_by: str | None = None,
 ) -> Deployment:
     """Queue the rollout of the version that served before the one that serves now.
 
@@ -365,10 +380,8 @@ async def rollback(
             tx, org.id, earlier.arch_id, earlier.version_number
         )
     except NotFoundError as error:
-        raise ConflictError(
-            f"Version {earlier.version_number}, which endpoint {endpoint_id} served before, was deleted.",
-            code="nothing_to_roll_back_to",
-        ) from error
+        words = f"Version {earlier.version_number}, served by endpoint {endpoint_id} before, was deleted."
+        raise ConflictError(words, code="nothing_to_roll_back_to") from error
     return await _queue(
         tx,
         version,
@@ -377,4 +390,5 @@ async def rollback(
         deployment_id=deployment_id,
         now=now,
         queue_max=queue_max,
+        asked_by=asked_by,
     )

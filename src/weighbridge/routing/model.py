@@ -3,6 +3,7 @@
 import msgspec
 
 from weighbridge.routing.limits import NO_LIMITS, UsageLimits
+from weighbridge.routing.options import Affinity
 
 SLOTS_MAX = 4096
 """Replica slots of the shared in-flight counts; also the most replicas one installation runs."""
@@ -36,6 +37,7 @@ class EndpointRoute(msgspec.Struct, frozen=True):
     The capabilities are the engine's (`EngineCapabilities`): what it cannot honour, the gateway refuses.
     `in_flight_max` is the most requests at once per ready replica, those that wait in it included; beyond
     it callers wait for their turn. `limits` are of the endpoint, over all its keys.
+    `affinity` and `public` are as in `GatewayOptions`; `context_tokens` is the engine's, where it is set.
     While no replica is ready, requests are held for `hold_s` at most; 0: they are refused at once. `start_s` is
     what starts of its replicas took (0: not known), `ready_expected_unix_s` when the one that starts now should be
     ready. A `share` splits the requests between the versions of its replicas.
@@ -57,6 +59,9 @@ class EndpointRoute(msgspec.Struct, frozen=True):
     min_tokens: bool = False
     in_flight_max: int = 256
     limits: UsageLimits = NO_LIMITS
+    affinity: Affinity = Affinity.OFF
+    public: bool = False
+    context_tokens: int | None = None
     hold_s: float = 0.0
     start_s: float = 0.0
     ready_expected_unix_s: float | None = None

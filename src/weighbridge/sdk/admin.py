@@ -176,10 +176,12 @@ class EndpointShapes:
         allow_downtime: bool | None = None,
         queue_policy: QueuePolicy | None = None,
         limits: Mapping[str, int | None] | None = None,
+        gateway: Mapping[str, object] | None = None,
     ) -> EndpointShape:
         """Change what is given, keep the rest; of `limits`, None takes one away.
 
         `replicas_max` lets the endpoint's org scale it so far; 0 takes that away.
+        `gateway` names what changes of `hold_s` (None: the server's own), `affinity` and `public`.
         """
         body = _present(
             {
@@ -189,6 +191,7 @@ class EndpointShapes:
                 "allow_downtime": allow_downtime,
                 "queue_policy": None if queue_policy is None else queue_policy.value,
                 "limits": None if limits is None else dict(limits),
+                "gateway": None if gateway is None else dict(gateway),
             }
         )
         if replicas_max is not None:

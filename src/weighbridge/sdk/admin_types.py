@@ -109,6 +109,23 @@ class Architecture:
 
 
 @dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """How the gateway treats an endpoint's requests; `hold_s` None: as long as the server holds by itself."""
+
+    hold_s: float | None
+    affinity: str
+    public: bool
+
+    @classmethod
+    def read(cls, answer: Fields, name: str) -> "GatewayOptions":
+        options = answer.part_or_none(name)
+        if options is None:
+            return cls(None, "off", public=False)
+        affinity = options.text_or_none("affinity") or "off"
+        return cls(options.number_or_none("hold_s"), affinity, options.flag("public"))
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointShape:
     """An endpoint as the operator sees it. `serving` is the version that answers, if any does."""
 
@@ -122,6 +139,7 @@ class EndpointShape:
     allow_downtime: bool
     queue_policy: str
     limits: Limits
+    gateway: GatewayOptions
     serving: str | None
     created: int
     updated: int
@@ -142,6 +160,7 @@ class EndpointShape:
             allow_downtime=answer.flag("allow_downtime"),
             queue_policy=answer.text_or_none("queue_policy") or "fifo",
             limits=Limits.read(answer, "limits"),
+            gateway=GatewayOptions.read(answer, "gateway"),
             serving=None if serving is None else str(serving),
             created=answer.integer("created"),
             updated=answer.integer("updated"),

@@ -13,6 +13,7 @@ from weighbridge.sdk.chat import Chat
 from weighbridge.sdk.errors import ConfigurationError
 from weighbridge.sdk.management.aliases import AliasCalls
 from weighbridge.sdk.management.deployments import Deployments
+from weighbridge.sdk.receipts.resource import Receipts
 from weighbridge.sdk.resources import Caller, Endpoints, Models, Versions
 from weighbridge.sdk.transport import RETRIES_MAX, TIMEOUT_S, Transport
 from weighbridge.sdk.usage.reports import Usage
@@ -56,6 +57,7 @@ class Client:
         self.aliases = AliasCalls(management)
         self.endpoints = Endpoints(management)
         self.deployments = Deployments(management)
+        self.receipts = Receipts(management)
         self.usage = Usage(management, "/management/v1/usage")
         self.admin = Admin(Caller(self._transport, self._administration))
         self.chat = Chat(self._transport, self._inference)

@@ -7,6 +7,7 @@ import asyncio
 import signal
 import socket
 import sys
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,10 @@ from weighbridge.engines.gguf.cache import sweep_converted
 from weighbridge.errors import SetupError, StaleError, UnavailableError
 from weighbridge.ingest.reconciler import IngestReconciler
 from weighbridge.ingest.s3 import S3Access
+from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes, signer
 from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
+from weighbridge.replicas.store import digests_in_use
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.tokens import load_pepper
@@ -40,14 +43,17 @@ from weighbridge.storage.database import Database
 from weighbridge.storage.pruning import prune
 from weighbridge.telemetry.logs import configure_logs
 from weighbridge.usage.reconciler import UsageKeep, UsageReconciler
+from weighbridge.weights.bucket.opening import open_store
 from weighbridge.weights.diff.reconciler import TensorDigestReconciler
 from weighbridge.weights.diff.shelf import TensorShelf
-from weighbridge.weights.filesystem import FilesystemStore
+from weighbridge.weights.node.marks import LoadMarks
+from weighbridge.weights.node.versions import NodeVersions
 
 log = structlog.get_logger()
 
 LEASE_NAME = "controller"
 SHUTDOWN_GRACE_S = 5
+QUERY_TIMEOUT_S = 60.0
 PRUNE_PERIOD_S = 3600.0
 EXIT_SETUP = 78
 """EX_CONFIG of sysexits.h: starting again will not help."""
@@ -103,19 +109,22 @@ async def serve(settings: Settings) -> None:
         keeper = ControllerLease(database, holder)
         await keeper.keep()
         stack.push_async_callback(keeper.give_back)
+        marks = LoadMarks(paths.cache / "verified")
         parts = Parts(
             database=database,
             settings=settings,
             clock=clock,
             wake=wake,
             pepper=load_pepper(paths.secrets),
-            store=FilesystemStore(paths.store),
+            store=open_store(settings, holder, marks, _in_use(database)),
             s3=S3Access(settings),
             runtime=ProcessRuntime(paths.agent_socket),
             engines=engines(session),
             acks=GatewayView(open_acks(paths.acks_file)),
         )
-        loops = _loops(parts, wake, keeper, holder, stack)
+        versions = NodeVersions(parts.store, marks)
+        stack.push_async_callback(asyncio.to_thread, versions.close)
+        loops = _loops(parts, wake, keeper, holder=holder, versions=versions, stack=stack)
         app = create_app(parts)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop.run()) for loop in loops]
@@ -145,7 +154,13 @@ async def _answer(app: FastAPI, path: Path) -> None:
 
 
 def _loops(
-    parts: Parts, wake: Wake, keeper: ControllerLease, holder: str, stack: AsyncExitStack
+    parts: Parts,
+    wake: Wake,
+    keeper: ControllerLease,
+    *,
+    holder: str,
+    versions: NodeVersions,
+    stack: AsyncExitStack,
 ) -> list[Loop]:
     """The reconcilers, ready to run; `stack` closes what they own."""
     database, clock, settings = parts.database, parts.clock, parts.settings
@@ -164,7 +179,7 @@ def _loops(
         wake=wake,
         runtime=parts.runtime,
         engines=parts.engines,
-        store=parts.store,
+        store=versions,
         acks=parts.acks,
         pepper=parts.pepper,
         settings=settings,
@@ -172,11 +187,18 @@ def _loops(
     )
     stack.push_async_callback(replicas.close)
     routes = RoutesPublisher(
-        database, clock, wake, settings.paths, engines=parts.engines, lease_of=keeper.current
+        database,
+        clock,
+        wake,
+        settings.paths,
+        engines=parts.engines,
+        lease_of=keeper.current,
+        hold_s=settings.hold_s,
     )
     usage = UsageReconciler(
         database, clock, settings.paths.usage, UsageKeep(requests_s=settings.usage_requests_keep_s)
     )
+    sealing = _sealing(parts, keeper)
     passes = {
         "lease": keeper.keep,
         "ingest": ingest.reconcile,
@@ -185,9 +207,33 @@ def _loops(
         "replicas": replicas.reconcile,
         "routes": routes.reconcile,
         "usage": usage.reconcile,
+        "receipts": sealing.reconcile,
     }
     pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)
     return [pruning, *(Loop(name, step, wake) for name, step in passes.items())]
+
+
+def _in_use(database: Database) -> Callable[[], Collection[str]]:
+    """The manifests of replicas that have not ended, asked from a thread beside the running loop."""
+    loop = asyncio.get_running_loop()
+
+    async def query() -> Collection[str]:
+        async with database.begin() as tx:
+            return await digests_in_use(tx)
+
+    return lambda: asyncio.run_coroutine_threadsafe(query(), loop).result(QUERY_TIMEOUT_S)
+
+
+def _sealing(parts: Parts, keeper: ControllerLease) -> ReceiptReconciler:
+    key = parts.settings.receipt_key
+    times = SealTimes(requests_keep_s=parts.settings.usage_requests_keep_s)
+    return ReceiptReconciler(
+        parts.database,
+        parts.clock,
+        keeper.current,
+        times=times,
+        sign=None if key is None else signer(key.get_secret_value().encode()),
+    )
 
 
 async def _prune(parts: Parts, keeper: ControllerLease) -> float:

@@ -1,4 +1,4 @@
-"""The whole schema on one page. Constraints that must hold are constraints here, not code (V3, R1)."""
+"""The schema, with `history_tables`. Constraints that must hold are constraints here, not code (V3, R1)."""
 
 from sqlalchemy import (
     BigInteger,
@@ -8,11 +8,9 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
-    Identity,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     Table,
     Text,
     UniqueConstraint,
@@ -20,28 +18,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from weighbridge.storage import history_tables  # noqa: F401 - the metadata must know them too
+from weighbridge.storage.columns import metadata, revision_column, time_column
+
 # The final words of states that are kept here and decided above; two indexes and some queries need them.
 REPLICA_FINAL = ("stopped", "failed", "lost")
 ROLLOUT_FINAL = ("done", "rolled_back", "error", "cancelled")
-
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(column_0_label)s",
-        "uq": "uq_%(table_name)s_%(column_0_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-        "pk": "pk_%(table_name)s",
-    },
-)
-
-
-def _time(name: str, *, nullable: bool = False) -> Column[object]:
-    return Column(name, DateTime(timezone=True), nullable=nullable)
-
-
-def _revision() -> Column[int]:
-    return Column("revision", BigInteger, nullable=False, server_default=text("1"))
-
 
 leases = Table(
     "leases",
@@ -49,7 +31,7 @@ leases = Table(
     Column("name", Text, primary_key=True),
     Column("holder", Text, nullable=False),
     Column("epoch", BigInteger, nullable=False),
-    _time("expires_at"),
+    time_column("expires_at"),
 )
 
 counters = Table(
@@ -79,7 +61,7 @@ orgs = Table(
     Column("s3_role_arn", Text),
     # Defaults for the limits of the org's keys.
     Column("key_limits", JSONB, nullable=False, server_default=text("'{}'")),
-    _time("created_at"),
+    time_column("created_at"),
 )
 
 api_keys = Table(
@@ -92,9 +74,9 @@ api_keys = Table(
     Column("prefix", Text, nullable=False),
     Column("digest", LargeBinary, nullable=False, unique=True),
     Column("limits", JSONB, nullable=False, server_default=text("'{}'")),
-    _time("created_at"),
-    _time("expires_at", nullable=True),
-    _time("revoked_at", nullable=True),
+    time_column("created_at"),
+    time_column("expires_at", nullable=True),
+    time_column("revoked_at", nullable=True),
     CheckConstraint("(kind = 'admin') = (org_id IS NULL)", name="admin_has_no_org"),
 )
 
@@ -106,10 +88,10 @@ architectures = Table(
     Column("base_digest", Text, nullable=False),
     Column("tensors", JSONB, nullable=False),
     Column("engine", JSONB, nullable=False),
-    _time("created_at"),
-    _time("updated_at"),
+    time_column("created_at"),
+    time_column("updated_at"),
     # A row stays for ever: version numbers go on counting after it is registered again (V1).
-    _time("deleted_at", nullable=True),
+    time_column("deleted_at", nullable=True),
 )
 
 architecture_orgs = Table(
@@ -151,10 +133,10 @@ model_versions = Table(
     Column("claim_epoch", BigInteger, nullable=False, server_default=text("0")),
     # Seconds of work under all claims: time without a worker does not count against the limit.
     Column("sync_spent_s", Double, nullable=False, server_default=text("0")),
-    _time("created_at"),
-    _time("updated_at"),
-    _time("deleted_at", nullable=True),
-    _revision(),
+    time_column("created_at"),
+    time_column("updated_at"),
+    time_column("deleted_at", nullable=True),
+    revision_column(),
     UniqueConstraint("org_id", "arch_id", "number", name="uq_model_versions_number"),
     CheckConstraint(
         "(status = 'done') <= (manifest_digest IS NOT NULL)", name="done_names_its_manifest"
@@ -188,7 +170,7 @@ alias_history = Table(
     Column("to_number", Integer),
     Column("cause", Text, nullable=False),
     Column("key_id", Text),
-    _time("changed_at"),
+    time_column("changed_at"),
     Index("ix_alias_history_alias", "org_id", "arch_id", "alias", "sequence"),
 )
 
@@ -211,7 +193,7 @@ bucket_bindings = Table(
     Column("bucket", Text, primary_key=True),
     Column("org_id", ForeignKey("orgs.id"), nullable=False),
     Column("role_arn", Text),
-    _time("bound_at"),
+    time_column("bound_at"),
 )
 
 endpoints = Table(
@@ -228,11 +210,12 @@ endpoints = Table(
     Column("allow_downtime", Boolean, nullable=False, server_default=text("false")),
     Column("queue_policy", Text, nullable=False, server_default=text("'fifo'")),
     Column("limits", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("gateway", JSONB, nullable=False, server_default=text("'{}'")),
     Column("base_deployment_id", Text),
-    _time("created_at"),
-    _time("updated_at"),
-    _time("deleted_at", nullable=True),
-    _revision(),
+    time_column("created_at"),
+    time_column("updated_at"),
+    time_column("deleted_at", nullable=True),
+    revision_column(),
     CheckConstraint("replicas >= 1", name="has_a_replica"),
     CheckConstraint("max_unavailable + max_surge >= 1", name="can_move"),
 )
@@ -267,13 +250,13 @@ deployments = Table(
     Column("restore_failures", Integer, nullable=False, server_default=text("0")),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
     Column("traffic_percent", Integer),
-    _time("promoted_at", nullable=True),
-    _time("created_at"),
-    _time("updated_at"),
-    _time("started_at", nullable=True),
-    _time("progress_at", nullable=True),
-    _time("finished_at", nullable=True),
-    _revision(),
+    time_column("promoted_at", nullable=True),
+    time_column("created_at"),
+    time_column("updated_at"),
+    time_column("started_at", nullable=True),
+    time_column("progress_at", nullable=True),
+    time_column("finished_at", nullable=True),
+    revision_column(),
     # R1: at most one rollout moves an endpoint at a time.
     Index(
         "uq_deployments_active",
@@ -304,13 +287,13 @@ replicas = Table(
     Column("flips", ARRAY(DateTime(timezone=True)), nullable=False, server_default=text("'{}'")),
     Column("failure_counted", Boolean, nullable=False, server_default=text("false")),
     Column("routed_generation", BigInteger),
-    _time("routed_at", nullable=True),
+    time_column("routed_at", nullable=True),
     Column("unrouted_generation", BigInteger),
-    _time("created_at"),
-    _time("state_since"),
-    _time("ready_at", nullable=True),
-    _time("drain_deadline", nullable=True),
-    _revision(),
+    time_column("created_at"),
+    time_column("state_since"),
+    time_column("ready_at", nullable=True),
+    time_column("drain_deadline", nullable=True),
+    revision_column(),
     # A slot of the shared in-flight counts belongs to one replica that is not final.
     Index(
         "uq_replicas_slot",
@@ -318,58 +301,4 @@ replicas = Table(
         unique=True,
         postgresql_where=text(f"state NOT IN {REPLICA_FINAL}"),
     ),
-)
-
-# How far each spool of a gateway worker is counted: written in the transaction that counts it.
-usage_spools = Table(
-    "usage_spools",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("offset_bytes", BigInteger, nullable=False),
-    Column("batches", BigInteger, nullable=False),
-    _time("updated_at"),
-)
-
-# No foreign keys: what was used is counted even when its key or endpoint is gone. Version 0: nobody answered.
-usage_hourly = Table(
-    "usage_hourly",
-    metadata,
-    Column("hour", DateTime(timezone=True), primary_key=True),
-    Column("org_id", Text, primary_key=True),
-    Column("key_id", Text, primary_key=True),
-    Column("endpoint_id", Text, primary_key=True),
-    Column("version", Integer, primary_key=True),
-    Column("status", Integer, primary_key=True),
-    Column("requests", BigInteger, nullable=False),
-    Column("estimated", BigInteger, nullable=False),
-    Column("prompt_tokens", BigInteger, nullable=False),
-    Column("cached_tokens", BigInteger, nullable=False),
-    Column("completion_tokens", BigInteger, nullable=False),
-    Column("duration_s", Double, nullable=False),
-    Column("queue_s", Double, nullable=False),
-    Column("ttft_count", BigInteger, nullable=False),
-    Column("ttft_s", Double, nullable=False),
-    Column("ttft_buckets", ARRAY(BigInteger), nullable=False),
-    Index("ix_usage_hourly_org", "org_id", "hour"),
-)
-
-# The last requests one by one, for as long as the settings say.
-usage_requests = Table(
-    "usage_requests",
-    metadata,
-    Column("id", BigInteger, Identity(), primary_key=True),
-    Column("ended_at", DateTime(timezone=True), nullable=False, index=True),
-    Column("org_id", Text, nullable=False),
-    Column("key_id", Text, nullable=False),
-    Column("endpoint_id", Text, nullable=False),
-    Column("version", Integer, nullable=False),
-    Column("status", Integer, nullable=False),
-    Column("prompt_tokens", BigInteger, nullable=False),
-    Column("cached_tokens", BigInteger, nullable=False),
-    Column("completion_tokens", BigInteger, nullable=False),
-    Column("duration_s", Double, nullable=False),
-    Column("queue_s", Double, nullable=False),
-    Column("ttft_s", Double),
-    Index("ix_usage_requests_org", "org_id", "ended_at"),
-    Index("ix_usage_requests_endpoint", "endpoint_id", "version", "ended_at"),
 )

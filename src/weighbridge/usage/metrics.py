@@ -9,7 +9,8 @@ from sqlalchemy.dialects.postgresql import array
 
 from weighbridge.errors import LimitError
 from weighbridge.storage.database import Transaction
-from weighbridge.storage.tables import endpoints, replicas, usage_requests
+from weighbridge.storage.history_tables import usage_requests
+from weighbridge.storage.tables import endpoints, replicas
 
 ASKED_MAX = 6
 ASKED_PERIOD_S = 60.0

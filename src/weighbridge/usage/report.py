@@ -9,7 +9,8 @@ from sqlalchemy import Select, func, literal, select
 from sqlalchemy.dialects.postgresql import array
 
 from weighbridge.storage.database import Transaction
-from weighbridge.storage.tables import orgs, usage_hourly
+from weighbridge.storage.history_tables import usage_hourly
+from weighbridge.storage.tables import orgs
 from weighbridge.usage.model import TTFT_BOUNDS_S
 
 Period = Literal["hour", "day", "total"]

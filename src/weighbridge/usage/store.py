@@ -9,7 +9,8 @@ from sqlalchemy.dialects.postgresql import array, insert
 
 from weighbridge.errors import StaleError
 from weighbridge.storage.database import Transaction
-from weighbridge.storage.tables import counters, usage_hourly, usage_requests, usage_spools
+from weighbridge.storage.history_tables import usage_hourly, usage_requests, usage_spools
+from weighbridge.storage.tables import counters
 from weighbridge.usage.model import (
     TTFT_BOUNDS_S,
     UsageEvent,

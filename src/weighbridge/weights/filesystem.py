@@ -9,13 +9,14 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from weighbridge.errors import NotFoundError
+from weighbridge.weights.base import STAGING_GRACE_S, MissingBlobError, not_published
 from weighbridge.weights.digest import content_digest
-from weighbridge.weights.disk.collection import Collector, Leased, nothing_leased
+from weighbridge.weights.disk.collection import Blob, Collector, Leased, nothing_leased
 from weighbridge.weights.disk.durable import (
     READ_ONLY,
     ensure_directory,
@@ -30,10 +31,9 @@ from weighbridge.weights.disk.locks import Locks
 from weighbridge.weights.disk.quarantine import Damage, Quarantine
 from weighbridge.weights.disk.verification import Verifications
 from weighbridge.weights.manifest import MANIFEST_FILE, FileEntry, Manifest, is_digest, safe_path
+from weighbridge.weights.node.marks import LoadMarks
 
 TEMPORARY_PREFIX = "tmp-"
-STAGING_GRACE_S = 3600.0
-"""Age from which something temporary that nobody owns any more is removed."""
 BATCH_BLOBS_MIN = 8
 """From this many blobs on, syncing the whole file system costs less than each file by itself."""
 
@@ -41,8 +41,10 @@ BATCH_BLOBS_MIN = 8
 class FilesystemStore:
     """Blocking calls, safe to repeat and to interrupt anywhere; several processes may use one root."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, marks: LoadMarks | None = None) -> None:
+        """With `marks`, what this process publishes is known to this node and not hashed again when loaded."""
         self._root = root
+        self._marks = marks
         self._blobs = root / "blobs"
         self._manifests = root / "manifests"
         self._versions = root / "versions"
@@ -65,6 +67,17 @@ class FilesystemStore:
     def blob_path(self, digest: str) -> Path:
         assert is_digest(digest), digest
         return self._blobs / digest[:2] / digest
+
+    def blob_size(self, digest: str) -> int | None:
+        try:
+            return self.blob_path(digest).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def open_blob(self, digest: str) -> BinaryIO:
+        file = self.blob_path(digest).open("rb", buffering=0)
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_NOREUSE)
+        return file
 
     def put_bytes(self, content: bytes) -> tuple[str, int]:
         """Store small content; returns (digest, size_bytes)."""
@@ -94,6 +107,7 @@ class FilesystemStore:
             staged.chmod(READ_ONLY)
             fsync_file(staged)
             staged.replace(blob)
+            self._mark(blob)
         fsync_directory(blob.parent)
 
     def publish_blobs(self, staged: Mapping[Path, str]) -> None:
@@ -113,6 +127,7 @@ class FilesystemStore:
                 path.unlink()
             elif path.exists() or not blob.exists():
                 path.replace(blob)
+                self._mark(blob)
         sync_file_system(self._root)
 
     def publish(self, manifest: Manifest) -> str:
@@ -150,19 +165,40 @@ class FilesystemStore:
         ]
         return self.quarantine.take(self.blob_path(digest), found_digest, naming, self._hide)
 
+    def damaged_here(self, digest: str, found_digest: str) -> bool:
+        """There is no other copy: the blob is quarantined."""
+        self.take_away(digest, found_digest)
+        return False
+
+    def damages(self) -> Sequence[Damage]:
+        return self.quarantine.damages()
+
+    def withdrawn(self) -> set[str]:
+        return self.quarantine.withdrawn()
+
+    def make_room(self, needed_bytes: int) -> None:
+        """Nothing here is kept for speed alone."""
+
+    def close(self) -> None:
+        """Nothing runs beside its calls."""
+
     def manifest(self, digest: str) -> Manifest:
         """NotFoundError when no version with this digest is published."""
         try:
             return Manifest.decode(self._manifest_path(digest).read_bytes())
         except FileNotFoundError as error:
-            raise _not_published(digest) from error
+            raise not_published(digest) from error
 
     def version_dir(self, digest: str) -> Path:
         """The directory an engine loads; NotFoundError when the version is not published (W1)."""
-        path = self._versions / digest
+        path = self.version_path(digest)
         if not (self._manifest_path(digest).is_file() and path.is_dir()):
-            raise _not_published(digest)
+            raise not_published(digest)
         return path
+
+    def version_path(self, digest: str) -> Path:
+        """Where the version's directory is, or would be."""
+        return self._versions / digest
 
     def free_bytes(self) -> int:
         disk = os.statvfs(self._root)
@@ -199,17 +235,16 @@ class FilesystemStore:
         self, *, age_min_s: float = STAGING_GRACE_S, leased: Leased = nothing_leased
     ) -> int:
         """Remove the blobs that no manifest names and no sync leases, from that age on; returns how many."""
-        return self._collector.collect(self.unused_blobs(age_min_s=age_min_s), leased)
+        return self._collector.collect(self._unused(age_min_s, nothing_leased), leased)
 
     def unused_blobs(
         self, *, age_min_s: float = STAGING_GRACE_S, leased: Leased = nothing_leased
-    ) -> list[Path]:
+    ) -> list[Blob]:
         """What `collect_blobs` would remove now."""
-        latest = time.time() - age_min_s
-        return self._collector.unused(self.blobs(), leased, older_than=latest)
+        return list(_listed(self._unused(age_min_s, leased)))
 
-    def blobs(self) -> Iterator[Path]:
-        return self._blobs.glob("??/*")
+    def blobs(self) -> Iterator[Blob]:
+        return _listed(self._blobs.glob("??/*"))
 
     def staging_owners(self) -> set[str]:
         """What lies in staging now, temporary things aside."""
@@ -256,12 +291,25 @@ class FilesystemStore:
             with contextlib.suppress(FileExistsError):
                 blob.hardlink_to(path)
 
+    def _unused(self, age_min_s: float, leased: Leased) -> list[Path]:
+        latest = time.time() - age_min_s
+        return self._collector.unused(self._blobs.glob("??/*"), leased, older_than=latest)
+
+    def _mark(self, blob: Path) -> None:
+        if self._marks is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._marks.note(blob.name, blob)
+
     def _touch(self, digest: str) -> bool:
         """Make a blob young again, so that it is not collected before it is named; False when it is not there."""
+        blob = self.blob_path(digest)
+        known = self._marks is not None and self._marks.holds(digest, blob)
         try:
-            os.utime(self.blob_path(digest))
+            os.utime(blob)
         except FileNotFoundError:
             return False
+        if known:
+            self._mark(blob)
         return True
 
     def _restore_withdrawn(self) -> None:
@@ -298,15 +346,8 @@ class FilesystemStore:
             remove(path)
 
 
-class MissingBlobError(NotFoundError):
-    """A manifest names a blob that the store does not hold whole; fetching it again is right."""
-
-    code = "missing_blob"
-
-    def __init__(self, digest: str) -> None:
-        super().__init__(f"The weight store has no blob {digest}.")
-        self.digest = digest
-
-
-def _not_published(digest: str) -> NotFoundError:
-    return NotFoundError(f"The weight store has no version {digest}.", code="weights_missing")
+def _listed(paths: Iterable[Path]) -> Iterator[Blob]:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            state = path.stat()
+            yield Blob(path.name, state.st_size, state.st_mtime)

@@ -47,6 +47,23 @@ def test_limits_of_an_endpoint_and_of_an_org_s_keys(server, weighbridge):
     assert server.last[3] == {"key_limits": {"tokens_minute": 9}}
 
 
+def test_gateway_options_of_an_endpoint(server, weighbridge):
+    shape = {
+        "endpoint_id": "chat", "org_name": "acme", "model_arch_id": "a", "replicas": 1, "max_unavailable": 0,
+        "max_surge": 1, "limits": LIMITS, "created": 1, "updated": 1, "serving": None,
+        "gateway": {"hold_s": 8, "affinity": "session", "public": True},
+    }  # fmt: skip
+    server.on("PATCH", "/admin/v1/endpoints/chat", shape)
+    done = weighbridge("endpoint", "gateway", "chat", "--hold-s", "8", "--affinity", "session")
+    assert done.code == 0, done.err
+    assert server.last[3] == {"gateway": {"hold_s": 8.0, "affinity": "session"}}
+    assert "8 s" in done.out
+    assert weighbridge("endpoint", "gateway", "chat", "--hold-s", "auto", "--private").code == 0
+    assert server.last[3] == {"gateway": {"hold_s": None, "public": False}}
+    assert weighbridge("endpoint", "gateway", "chat").code == 2
+    assert weighbridge("endpoint", "gateway", "chat", "--hold-s", "soon").code == 2
+
+
 def test_usage_is_a_table_a_csv_or_the_server_s_document(server, weighbridge):
     path = "/management/v1/usage?by=day&group=endpoint"
     server.on("GET", path, REPORT)

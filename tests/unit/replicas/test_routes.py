@@ -189,3 +189,64 @@ async def test_keys_are_published_when_they_change_and_revoked_ones_leave(
         await accounts.revoke(tx, key.id, now=machine.clock.now())
     await publisher.reconcile()
     assert read_snapshot(path, KeyTable) == KeyTable(generation=3, keys=())
+
+
+async def test_an_endpoint_whose_replica_starts_quickly_is_held_and_says_when_it_is_back(
+    machine: Machine,
+) -> None:
+    """Its replica took 3 s to start, the server holds for up to 50 s."""
+    publisher = machine.publisher()
+    async with machine.database.begin() as tx:
+        await tx.execute(text("UPDATE endpoints SET base_deployment_id = 'd1'"))
+        await tx.execute(text("UPDATE replicas SET ready_at = created_at + interval '3 s'"))
+    await publisher.reconcile()
+    (served,) = table(machine).endpoints
+    assert (served.hold_s, served.start_s, served.ready_expected_unix_s) == (50.0, 3.0, None)
+    await change(machine, (await rows(machine))["a"], state=S.FAILED)
+    async with machine.database.begin() as tx:
+        await store.add(tx, [replica("b", state=S.STARTING, slot=1)])
+    await publisher.reconcile()
+    (starting,) = table(machine).endpoints
+    created_unix_s = (await rows(machine))["b"].created_at.timestamp()
+    assert (starting.replicas, starting.hold_s) == ((), 50.0)
+    assert starting.ready_expected_unix_s == round(created_unix_s + 3.0, 1)
+
+
+@pytest.mark.parametrize(
+    ("statement", "hold_s"),
+    [
+        # Longer than the server holds by itself.
+        ("UPDATE replicas SET ready_at = created_at + interval '51 s'", 0.0),
+        # It never was ready, so nobody knows.
+        ("UPDATE replicas SET ready_at = NULL", 0.0),
+        # Nobody would start another.
+        ("UPDATE endpoints SET base_deployment_id = NULL", 0.0),
+        ("""UPDATE endpoints SET gateway = '{"hold_s": 0}'""", 0.0),
+        ("""UPDATE endpoints SET gateway = '{"hold_s": 7.5}'""", 7.5),
+    ],
+)
+async def test_what_turns_the_hold_off_or_changes_it(
+    machine: Machine, statement: str, hold_s: float
+) -> None:
+    async with machine.database.begin() as tx:
+        await tx.execute(text("UPDATE endpoints SET base_deployment_id = 'd1'"))
+        await tx.execute(text("UPDATE replicas SET ready_at = created_at + interval '3 s'"))
+        await tx.execute(text(statement))
+    await machine.publisher().reconcile()
+    assert table(machine).endpoints[0].hold_s == hold_s
+
+
+async def test_the_time_of_a_start_is_the_median_of_the_last_five(machine: Machine) -> None:
+    async with machine.database.begin() as tx:
+        for number, took_s in enumerate((100, 100, 100, 2, 30, 1, 4, 3)):
+            await store.add(tx, [replica(f"x{number}", state=S.STOPPED)])
+            await tx.execute(
+                text(
+                    "UPDATE replicas SET created_at = :at + make_interval(secs => :n - :took), "
+                    "ready_at = :at + make_interval(secs => :n) WHERE id = :id"
+                ),
+                {"at": NOW, "n": 1000.0 * number, "took": float(took_s), "id": f"x{number}"},
+            )
+        await tx.execute(text("UPDATE replicas SET ready_at = NULL WHERE id = 'a'"))
+    await machine.publisher().reconcile()
+    assert table(machine).endpoints[0].start_s == 3.0

@@ -17,7 +17,7 @@ from weighbridge.registry import service
 from weighbridge.registry.model import Architecture
 from weighbridge.registry.names import check_arch_id
 from weighbridge.storage.database import Transaction
-from weighbridge.weights.filesystem import FilesystemStore
+from weighbridge.weights.base import WeightStore
 from weighbridge.weights.manifest import FileEntry, Manifest
 
 router = admin_router()
@@ -151,7 +151,7 @@ def check_engine(parts: Parts, settings: EngineSettings) -> None:
     )
 
 
-def keep_files(store: FilesystemStore, files: Mapping[str, bytes]) -> str:
+def keep_files(store: WeightStore, files: Mapping[str, bytes]) -> str:
     """Put the operator's files into the weight store; returns the digest of their manifest. Blocking."""
     entries = []
     for path, content in files.items():

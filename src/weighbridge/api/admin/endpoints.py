@@ -8,6 +8,7 @@ from pydantic import Field
 from weighbridge.accounts import service as accounts
 from weighbridge.api.admin.limits import LimitsAnswer, LimitsChange
 from weighbridge.api.admin.router import Body, admin_router
+from weighbridge.api.admin.traffic import GatewayAnswer, GatewayChange
 from weighbridge.api.answers import Answer, unix_s
 from weighbridge.api.deps import Control
 from weighbridge.endpoints import service
@@ -56,6 +57,7 @@ class EndpointChange(Body):
     allow_downtime: bool | None = None
     queue_policy: QueuePolicy | None = Field(default=None, strict=False)
     limits: LimitsChange | None = None
+    gateway: GatewayChange | None = None
 
 
 class EndpointAnswer(Answer):
@@ -69,6 +71,7 @@ class EndpointAnswer(Answer):
     allow_downtime: bool
     queue_policy: QueuePolicy
     limits: LimitsAnswer = Field(description="Over all keys together.")
+    gateway: GatewayAnswer = Field(description="How the gateway treats its requests.")
     created: int
     updated: int
     serving: int | None = Field(description="Number of the version last deployed with success.")
@@ -86,6 +89,7 @@ class EndpointAnswer(Answer):
             allow_downtime=endpoint.allow_downtime,
             queue_policy=endpoint.queue_policy,
             limits=LimitsAnswer.of(endpoint.limits),
+            gateway=GatewayAnswer.of(endpoint.gateway),
             created=unix_s(endpoint.created_at),
             updated=unix_s(endpoint.updated_at),
             serving=serving,
@@ -162,6 +166,7 @@ async def update(endpoint_id: str, body: EndpointChange, control: Control) -> En
             allow_downtime=body.allow_downtime,
             queue_policy=body.queue_policy,
             change_limits=body.limits,
+            change_gateway=body.gateway,
             change_replicas_max=(
                 (lambda _: body.replicas_max) if "replicas_max" in body.model_fields_set else None
             ),

@@ -58,11 +58,11 @@ class Doctor:
         """Within about 20 s; whatever is wrong is in the report."""
         try:
             source = S3Prefix.parse(weight_uri)
+            reader = self.access.reader(source, org.s3_role_arn, org.s3_external_id)
         except InvalidError as error:
             spelling = other_spelling(weight_uri)
             step = Step("uri", False, error.message, error.code)
             return Report((step,), () if spelling is None else (spelling,))
-        reader = self.access.reader(source, org.s3_role_arn, org.s3_external_id)
         try:
             async with self.database.begin() as tx:
                 await bindings.require(tx, reader, org.id)

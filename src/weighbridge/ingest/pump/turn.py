@@ -4,14 +4,14 @@ from collections.abc import Callable
 
 from weighbridge.ingest.model import PinnedFile
 from weighbridge.ingest.pump.staged import Entry
+from weighbridge.weights.base import WeightStore
 from weighbridge.weights.disk.locks import FileLock
-from weighbridge.weights.filesystem import FilesystemStore
 
 
 class Turn:
     """A lock of the weight store's, so it holds among processes and ends with the one that has it."""
 
-    def __init__(self, store: FilesystemStore, name: str) -> None:
+    def __init__(self, store: WeightStore, name: str) -> None:
         self._store = store
         self._name = name
         self._lock: FileLock | None = None

@@ -109,7 +109,7 @@ def disk_fault(error: OSError, needed_bytes: int, free_bytes: int) -> SourceErro
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return disk_full(needed_bytes, free_bytes)
     return SourceError(
-        f"The weight store cannot be written: {os.strerror(error.errno or 0)}. The operator must repair it.",
+        f"The weight store cannot be written: {error.strerror or error}. The operator must repair it.",
         code="STORE_FAILED",
         retry=Retry.DISK,
     )

@@ -16,6 +16,7 @@ from botocore.credentials import (
 )
 from botocore.exceptions import BotoCoreError, ClientError
 
+from weighbridge.errors import InvalidError
 from weighbridge.ingest.model import S3Prefix
 from weighbridge.ingest.s3.policies import Reader, session_policy
 from weighbridge.settings import Settings
@@ -46,6 +47,7 @@ class S3Access:
         self._endpoint_url = settings.s3_endpoint_url
         self._region = settings.s3_region
         self._role_arn = settings.s3_role_arn
+        self._store_bucket = (settings.store_url or "").removeprefix("s3://").partition("/")[0]
         self._session_s = settings.s3_role_session_s
         # Shared because reading botocore's service descriptions is most of a client's cost.
         self._loader = loader or botocore.loaders.create_loader()
@@ -63,7 +65,16 @@ class S3Access:
         )
 
     def reader(self, source: S3Prefix, org_role_arn: str | None, external_id: str) -> Reader:
-        """Who reads for an org: its own role, else the operator's; without either the server's own credentials."""
+        """Who reads for an org: its own role, else the operator's; without either the server's own credentials.
+
+        InvalidError for the bucket of the weight store, which holds other orgs' weights too.
+        """
+        if self._store_bucket == source.bucket:
+            raise InvalidError(
+                f"{source} lies in the bucket of the weight store. Name a bucket of your own.",
+                code="BAD_WEIGHT_URI",
+                param="weight_uri",
+            )
         own = org_role_arn is not None
         return Reader(source, org_role_arn or self._role_arn, external_id, shared=not own)
 

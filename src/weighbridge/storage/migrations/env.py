@@ -2,11 +2,11 @@
 
 from alembic import context
 
-from weighbridge.storage.tables import metadata
+from weighbridge.storage import tables
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=metadata,
+    target_metadata=tables.leases.metadata,
     transaction_per_migration=False,
 )
 with context.begin_transaction():

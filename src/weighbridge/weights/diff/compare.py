@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from weighbridge.errors import NotFoundError, UnavailableError
+from weighbridge.weights.base import WeightStore
 from weighbridge.weights.diff.change import relative_change
 from weighbridge.weights.diff.shelf import TensorsByName, TensorShelf
-from weighbridge.weights.filesystem import FilesystemStore
 
 TENSOR_SUFFIX = ".safetensors"
 MEASURED_BYTES_MAX = 4 * 1024**3
@@ -41,7 +41,7 @@ class Difference:
     measured: int
 
 
-def tensors_of(store: FilesystemStore, shelf: TensorShelf, digest: str) -> TensorsByName:
+def tensors_of(store: WeightStore, shelf: TensorShelf, digest: str) -> TensorsByName:
     """A version's tensors with their digests; UnavailableError while they are being hashed."""
     directory = store.version_dir(digest)
     found = {}

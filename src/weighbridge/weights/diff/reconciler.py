@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from weighbridge.errors import InvalidError, NotFoundError
+from weighbridge.weights.base import WeightStore
 from weighbridge.weights.diff.compare import TENSOR_SUFFIX
 from weighbridge.weights.diff.shelf import StoppedError, TensorShelf, hash_tensors
-from weighbridge.weights.filesystem import FilesystemStore
 
 log = structlog.get_logger()
 
@@ -21,7 +21,7 @@ PASSES_BETWEEN_TRIES = 60
 class TensorDigestReconciler:
     """Wish: each safetensors file that a published manifest names has its tensors on the shelf."""
 
-    def __init__(self, store: FilesystemStore, shelf: TensorShelf) -> None:
+    def __init__(self, store: WeightStore, shelf: TensorShelf) -> None:
         self._store = store
         self._shelf = shelf
         self._stop = threading.Event()

@@ -8,6 +8,7 @@ fetches it again; that is why a sync leases first and looks second.
 import contextlib
 import time
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 Leased = Callable[[], Collection[str]]
@@ -16,6 +17,15 @@ Leased = Callable[[], Collection[str]]
 
 def nothing_leased() -> Collection[str]:
     return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """A blob as a store lists it; `modified_s` is wall clock: when it came, or was last wanted again."""
+
+    digest: str
+    size_bytes: int
+    modified_s: float
 
 
 class Collector:

@@ -12,29 +12,32 @@ LOCKS_MAX = 4096
 
 
 class Locks:
-    """Locks by name, on at most LOCKS_MAX files that are never removed; names that share one wait for each other."""
+    """Locks by name, on at most LOCKS_MAX files of a kind that are never removed.
+
+    Names that share a file wait for each other, so kinds differ by how long they are held.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
 
-    def attempt(self, name: str) -> "FileLock | None":
+    def attempt(self, name: str, *, kind: str = "turn") -> "FileLock | None":
         """None while somebody has it."""
-        return FileLock.take(self._path(name), wait=False)
+        return FileLock.take(self._path(name, kind), wait=False)
 
     @contextmanager
-    def holding(self, name: str) -> Iterator[None]:
-        """Wait for a lock that others hold only briefly."""
-        lock = FileLock.take(self._path(name), wait=True)
+    def holding(self, name: str, *, kind: str = "brief") -> Iterator[None]:
+        """Wait for a lock that others hold only briefly. Nobody who holds one waits for another."""
+        lock = FileLock.take(self._path(name, kind), wait=True)
         assert lock is not None
         try:
             yield
         finally:
             lock.release()
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str, kind: str) -> Path:
         number = int(content_digest(name.encode())[:8], 16) % LOCKS_MAX
-        return self._directory / f"{number:03x}"
+        return self._directory / f"{kind}-{number:03x}"
 
 
 class FileLock:

@@ -1,18 +1,26 @@
 """Which blobs are due to be hashed again, and the hashing of one at a bounded rate (W11)."""
 
-import contextlib
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from blake3 import blake3
 
 from weighbridge.weights.digest import HASH_PART_BYTES, combine
+from weighbridge.weights.disk.collection import Blob
 
 READ_BYTES = 1024 * 1024
 ASKED = "asked"
+
+
+class Readable(Protocol):
+    """A blob's content from its start."""
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +28,6 @@ class Due:
     """A blob to verify; `since_s` is when it was verified last, or came (wall clock)."""
 
     digest: str
-    path: Path
     size_bytes: int
     since_s: float
 
@@ -32,15 +39,13 @@ class Verifications:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
 
-    def due(self, blobs: Iterable[Path], *, before: float) -> list[Due]:
+    def due(self, blobs: Iterable[Blob], *, before: float) -> list[Due]:
         """Those not verified since `before`, longest ago first."""
         found = []
         for blob in blobs:
-            with contextlib.suppress(FileNotFoundError):
-                state = blob.stat()
-                since_s = self._verified_s(blob.name) or state.st_mtime
-                if since_s <= before:
-                    found.append(Due(blob.name, blob, state.st_size, since_s))
+            since_s = self._verified_s(blob.digest) or blob.modified_s
+            if since_s <= before:
+                found.append(Due(blob.digest, blob.size_bytes, since_s))
         return sorted(found, key=lambda due: due.since_s)
 
     def ask(self) -> None:
@@ -73,7 +78,7 @@ def _modified_s(path: Path) -> float:
 
 
 def hash_at_rate(
-    path: Path,
+    content: Readable,
     bytes_per_s: float,
     pause: Callable[[float], None],
     monotonic: Callable[[], float] = time.monotonic,
@@ -81,17 +86,15 @@ def hash_at_rate(
     """The digest of a file, read no faster than `bytes_per_s`; `pause` may raise to stop. Blocking."""
     digests: list[bytes] = []
     began, done = monotonic(), 0
-    with path.open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_NOREUSE)
-        hasher, left = blake3(), HASH_PART_BYTES
-        while chunk := file.read(min(READ_BYTES, left)):
-            hasher.update(chunk)
-            left -= len(chunk)
-            done += len(chunk)
-            if left == 0:
-                digests.append(hasher.digest())
-                hasher, left = blake3(), HASH_PART_BYTES
-            pause(max(0.0, began + done / bytes_per_s - monotonic()))
+    hasher, left = blake3(), HASH_PART_BYTES
+    while chunk := content.read(min(READ_BYTES, left)):
+        hasher.update(chunk)
+        left -= len(chunk)
+        done += len(chunk)
+        if left == 0:
+            digests.append(hasher.digest())
+            hasher, left = blake3(), HASH_PART_BYTES
+        pause(max(0.0, began + done / bytes_per_s - monotonic()))
     if left < HASH_PART_BYTES:
         digests.append(hasher.digest())
     return combine(digests)

@@ -96,6 +96,7 @@ def upgrade() -> None:
     sa.Column('allow_downtime', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.Column('queue_policy', sa.Text(), server_default=sa.text("'fifo'"), nullable=False),
     sa.Column('limits', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+    sa.Column('gateway', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
     sa.Column('base_deployment_id', sa.Text(), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('updated_at', sa.DateTime(timezone=True), nullable=False),
@@ -265,6 +266,44 @@ def upgrade() -> None:
     op.create_index(op.f('ix_replicas_deployment_id'), 'replicas', ['deployment_id'], unique=False)
     op.create_index(op.f('ix_replicas_endpoint_id'), 'replicas', ['endpoint_id'], unique=False)
     op.create_index('uq_replicas_slot', 'replicas', ['slot'], unique=True, postgresql_where=sa.text("state NOT IN ('stopped', 'failed', 'lost')"))
+    op.create_table('receipts',
+    sa.Column('deployment_id', sa.Text(), nullable=False),
+    sa.Column('endpoint_id', sa.Text(), nullable=False),
+    sa.Column('following', sa.Boolean(), server_default=sa.text('false'), nullable=False),
+    sa.Column('entries', sa.Integer(), server_default=sa.text('0'), nullable=False),
+    sa.Column('omitted', sa.Integer(), server_default=sa.text('0'), nullable=False),
+    sa.Column('head', sa.Text(), nullable=False),
+    sa.Column('signature', sa.Text(), nullable=True),
+    sa.Column('sealed_at', sa.DateTime(timezone=True), nullable=True),
+    sa.ForeignKeyConstraint(['deployment_id'], ['deployments.id'], name=op.f('fk_receipts_deployment_id_deployments'), ondelete='CASCADE'),
+    sa.ForeignKeyConstraint(['endpoint_id'], ['endpoints.id'], name=op.f('fk_receipts_endpoint_id_endpoints')),
+    sa.PrimaryKeyConstraint('deployment_id', name=op.f('pk_receipts'))
+    )
+    op.create_index('uq_receipts_following', 'receipts', ['endpoint_id'], unique=True, postgresql_where=sa.text('following'))
+    op.create_index('ix_receipts_open', 'receipts', ['deployment_id'], unique=False, postgresql_where=sa.text('sealed_at IS NULL'))
+    op.create_table('receipt_entries',
+    sa.Column('deployment_id', sa.Text(), nullable=False),
+    sa.Column('sequence', sa.Integer(), nullable=False),
+    sa.Column('payload', sa.Text(), nullable=False),
+    sa.Column('previous', sa.Text(), nullable=False),
+    sa.Column('hash', sa.Text(), nullable=False),
+    sa.ForeignKeyConstraint(['deployment_id'], ['receipts.deployment_id'], name=op.f('fk_receipt_entries_deployment_id_receipts'), ondelete='CASCADE'),
+    sa.PrimaryKeyConstraint('deployment_id', 'sequence', name=op.f('pk_receipt_entries'))
+    )
+    # Depth 1 is a statement of somebody's; a cascade from the deployment runs below it.
+    op.execute("""
+        CREATE FUNCTION refuse_receipt_change() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF TG_OP = 'DELETE' AND pg_trigger_depth() > 1 THEN
+                RETURN OLD;
+            END IF;
+            RAISE EXCEPTION 'entries of a receipt are never changed or removed';
+        END $$
+    """)
+    op.execute("""
+        CREATE TRIGGER receipt_entries_append_only BEFORE UPDATE OR DELETE ON receipt_entries
+        FOR EACH ROW EXECUTE FUNCTION refuse_receipt_change()
+    """)
     op.create_table('usage_spools',
     sa.Column('name', sa.Text(), nullable=False),
     sa.Column('offset_bytes', sa.BigInteger(), nullable=False),

@@ -1,0 +1,1 @@
+"""Routes by which users convince themselves: receipts of deployments, acceptance probes."""

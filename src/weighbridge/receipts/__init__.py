@@ -1,0 +1,1 @@
+"""Receipts: the append-only, hash-chained record that each deployment leaves."""

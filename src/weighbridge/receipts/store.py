@@ -1,0 +1,208 @@
+"""SQL of receipts: the heads of their chains, their entries, and what a seal adds up from other tables."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Row, exists, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql
+
+from weighbridge.errors import StaleError
+from weighbridge.sdk.receipts.chain import GENESIS, Entry, canonical
+from weighbridge.storage.database import Transaction
+from weighbridge.storage.history_tables import receipt_entries, receipts, usage_requests
+from weighbridge.storage.tables import (
+    ROLLOUT_FINAL,
+    deployments,
+    replicas,
+)
+
+LEAVING = ("draining", "stopping", "failing")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a receipt's chain stands."""
+
+    deployment_id: str
+    endpoint_id: str
+    following: bool
+    entries: int
+    omitted: int
+    head: str
+    signature: str | None
+    sealed_at: datetime | None
+
+
+def _head(row: Row[tuple[object, ...]]) -> Head:
+    return Head(
+        row.deployment_id,
+        row.endpoint_id,
+        row.following,
+        row.entries,
+        row.omitted,
+        row.head,
+        row.signature,
+        row.sealed_at,
+    )
+
+
+async def begin(tx: Transaction, deployment_id: str, endpoint_id: str) -> None:
+    """An empty receipt, unless there is one."""
+    statement = postgresql.insert(receipts).values(
+        deployment_id=deployment_id, endpoint_id=endpoint_id, head=GENESIS
+    )
+    await tx.execute(statement.on_conflict_do_nothing(index_elements=["deployment_id"]))
+
+
+async def lock(tx: Transaction, deployment_id: str) -> Head | None:
+    """The receipt, locked until commit: whoever appends takes it last, after every other row."""
+    query = select(receipts).where(receipts.c.deployment_id == deployment_id).with_for_update()
+    row = (await tx.execute(query)).one_or_none()
+    return None if row is None else _head(row)
+
+
+async def lock_followed(tx: Transaction, endpoint_id: str) -> Head | None:
+    """The receipt that tells of an endpoint's replicas now, locked likewise."""
+    query = select(receipts).where(receipts.c.endpoint_id == endpoint_id, receipts.c.following)
+    row = (await tx.execute(query.with_for_update())).one_or_none()
+    return None if row is None else _head(row)
+
+
+async def follow(tx: Transaction, deployment_id: str, endpoint_id: str) -> None:
+    """From now on this receipt tells of the endpoint's replicas, and no earlier one."""
+    await tx.execute(
+        update(receipts)
+        .where(receipts.c.endpoint_id == endpoint_id, receipts.c.following)
+        .values(following=False)
+    )
+    await tx.execute(
+        update(receipts).where(receipts.c.deployment_id == deployment_id).values(following=True)
+    )
+
+
+async def routable(tx: Transaction, endpoint_id: str) -> int:
+    """Replicas to which every gateway routes, with what this transaction has written."""
+    query = select(func.count()).where(
+        replicas.c.endpoint_id == endpoint_id,
+        replicas.c.state == "ready",
+        replicas.c.routed_at.is_not(None),
+    )
+    return int((await tx.execute(query)).scalar_one())
+
+
+async def append(tx: Transaction, head: Head, entries: Sequence[Entry], *, omitted: int) -> None:
+    """Write the entries and move the head; StaleError when it is no longer where it was read."""
+    if entries:
+        await tx.execute(
+            insert(receipt_entries),
+            [
+                {
+                    "deployment_id": head.deployment_id,
+                    "sequence": entry.sequence,
+                    "payload": canonical(entry.payload),
+                    "previous": entry.previous,
+                    "hash": entry.hash,
+                }
+                for entry in entries
+            ],
+        )
+    moved = await tx.execute(
+        update(receipts)
+        .where(
+            receipts.c.deployment_id == head.deployment_id,
+            receipts.c.entries == head.entries,
+            receipts.c.sealed_at.is_(None),
+        )
+        .values(
+            entries=head.entries + len(entries),
+            omitted=receipts.c.omitted + omitted,
+            head=entries[-1].hash if entries else head.head,
+        )
+    )
+    if moved.rowcount != 1:
+        raise StaleError(f"the receipt of deployment {head.deployment_id} has moved on")
+
+
+async def seal(
+    tx: Transaction, deployment_id: str, *, signature: str | None, now: datetime
+) -> None:
+    await tx.execute(
+        update(receipts)
+        .where(receipts.c.deployment_id == deployment_id, receipts.c.sealed_at.is_(None))
+        .values(sealed_at=now, signature=signature, following=False)
+    )
+
+
+async def find(tx: Transaction, deployment_id: str) -> Head | None:
+    query = select(receipts).where(receipts.c.deployment_id == deployment_id)
+    row = (await tx.execute(query)).one_or_none()
+    return None if row is None else _head(row)
+
+
+async def entries_of(tx: Transaction, deployment_id: str, limit: int) -> list[Entry]:
+    """The first `limit` entries, in order."""
+    query = (
+        select(receipt_entries)
+        .where(
+            receipt_entries.c.deployment_id == deployment_id,
+            receipt_entries.c.sequence <= limit,
+        )
+        .order_by(receipt_entries.c.sequence)
+    )
+    return [
+        Entry(row.sequence, json.loads(row.payload), row.previous, row.hash)
+        for row in await tx.execute(query)
+    ]
+
+
+async def sealable(
+    tx: Transaction, *, ended_before: datetime, abandoned_before: datetime, limit: int
+) -> Sequence[str]:
+    """Ended deployments whose receipt is open and of whose replicas none is on its way out any more.
+
+    Not waited for: what another rollout's receipt tells by now, and what is still not gone after
+    `abandoned_before`.
+    """
+    leaving = exists().where(
+        replicas.c.endpoint_id == receipts.c.endpoint_id, replicas.c.state.in_(LEAVING)
+    )
+    query = (
+        select(receipts.c.deployment_id)
+        .join(deployments, deployments.c.id == receipts.c.deployment_id)
+        .where(
+            receipts.c.sealed_at.is_(None),
+            deployments.c.status.in_(ROLLOUT_FINAL),
+            deployments.c.finished_at <= ended_before,
+            or_(
+                ~receipts.c.following,
+                ~leaving,
+                deployments.c.finished_at <= abandoned_before,
+            ),
+        )
+        .order_by(receipts.c.deployment_id)
+        .limit(limit)
+    )
+    return (await tx.execute(query)).scalars().all()
+
+
+async def requests_by_version(
+    tx: Transaction, endpoint_id: str, begin: datetime, end: datetime
+) -> Sequence[Mapping[str, int]]:
+    """Requests of an endpoint that ended in [begin, end], and how many of them failed, by version."""
+    seen = usage_requests.c
+    query = (
+        select(
+            seen.version,
+            func.count().label("requests"),
+            func.count().filter(seen.status >= 500).label("failed"),
+        )
+        .where(seen.endpoint_id == endpoint_id, seen.ended_at >= begin, seen.ended_at <= end)
+        .group_by(seen.version)
+        .order_by(seen.version)
+    )
+    return [
+        {"version": row.version, "requests": row.requests, "failed": row.failed}
+        for row in await tx.execute(query)
+    ]

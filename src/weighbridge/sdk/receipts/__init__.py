@@ -1,0 +1,1 @@
+"""Receipts of deployments: their file format, and checking one without a server."""

@@ -1,0 +1,35 @@
+"""Opens the weight store that the settings name: on this machine's file system, or in a bucket of the operator's."""
+
+from collections.abc import Callable, Collection
+
+from weighbridge.settings import Settings
+from weighbridge.weights.base import WeightStore
+from weighbridge.weights.bucket.cache import NodeCache
+from weighbridge.weights.bucket.objects import Bucket
+from weighbridge.weights.bucket.store import BucketStore
+from weighbridge.weights.filesystem import FilesystemStore
+from weighbridge.weights.node.marks import LoadMarks
+
+
+def open_store(
+    settings: Settings, name: str, marks: LoadMarks, in_use: Callable[[], Collection[str]]
+) -> WeightStore:
+    """`name` is this control process's own; `in_use` gives the manifests that its cache must keep."""
+    local = FilesystemStore(settings.paths.store, marks)
+    if settings.store_url is None:
+        return local
+    cache = NodeCache(local, in_use=in_use, free_min_share=settings.disk_free_min_share)
+    return BucketStore(_bucket(settings, settings.store_url), cache, name)
+
+
+def _bucket(settings: Settings, url: str) -> Bucket:
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    key_id, secret = settings.store_access_key_id, settings.store_secret_access_key
+    given = None if key_id is None or secret is None else (key_id, secret.get_secret_value())
+    return Bucket(
+        bucket,
+        prefix.strip("/"),
+        endpoint_url=settings.store_endpoint_url,
+        region=settings.store_region,
+        access_key=given,
+    )
