@@ -211,7 +211,7 @@ class InferenceVisit(WaitingVisit):
         endpoint, record = self._admitted.endpoint, self.record
         replica = None
         if record.attempts < self.desk.limits.attempts_max:
-            replica = self._replicas.choose(endpoint, self._tried)
+            replica = self._replicas.choose(endpoint, self._tried, self._admitted.affinity)
         if replica is None:
             raise no_answer(endpoint.endpoint_id, failure)
         self._tried.append(replica.replica_id)

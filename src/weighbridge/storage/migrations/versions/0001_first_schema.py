@@ -344,6 +344,7 @@ def upgrade() -> None:
     sa.Column('completion_tokens', sa.BigInteger(), nullable=False),
     sa.Column('duration_s', sa.Double(), nullable=False),
     sa.Column('queue_s', sa.Double(), nullable=False),
+    sa.Column('held_s', sa.Double(), server_default=sa.text('0'), nullable=False),
     sa.Column('ttft_s', sa.Double(), nullable=True),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_usage_requests'))
     )
