@@ -15,6 +15,7 @@ from weighbridge.registry.names import VersionName
 from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts import store
+from weighbridge.rollouts.canaries.rules import check_canary
 from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.rollouts.telling import deployment_events, submitted
 from weighbridge.storage.counters import next_value
@@ -44,19 +45,9 @@ async def deploy(
     is nothing to share the requests with, or no room for two versions. Lock order: the endpoint's row first,
     as everywhere.
     """
-    if name.org != org.name:
-        raise NotFoundError(f"Model version {name} was not found.", param="model")
-    endpoint = await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=True)
-    if name.arch != endpoint.arch_id:
-        raise InvalidError(
-            f"Endpoint {endpoint_id} serves {endpoint.arch_id}; {name} is a version of {name.arch}. "
-            "Deploy it to an endpoint of its own architecture.",
-            code="model_architecture_mismatch",
-            param="model",
-        )
+    endpoint, version = await candidate(tx, org, endpoint_id, name, lock=True)
     if traffic_percent is not None:
-        _check_canary(endpoint)
-    version = await registry_service.resolve(tx, org.id, name.arch, name.ref)
+        check_canary(endpoint)
     return await _queue(
         tx,
         version,
@@ -70,21 +61,21 @@ async def deploy(
     )
 
 
-def _check_canary(endpoint: Endpoint) -> None:
-    if endpoint.base_deployment_id is None:
-        raise ConflictError(
-            f"Endpoint {endpoint.id} serves no version yet that a canary could share its requests with; "
-            "deploy without traffic_percent.",
-            code="canary_impossible",
-            param="traffic_percent",
+async def candidate(
+    tx: Transaction, org: Org, endpoint_id: str, name: VersionName, *, lock: bool
+) -> tuple[Endpoint, ModelVersion]:
+    """The endpoint and the version that `deploy` would take; raises as it does, but for the sync and the queue."""
+    if name.org != org.name:
+        raise NotFoundError(f"Model version {name} was not found.", param="model")
+    endpoint = await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=lock)
+    if name.arch != endpoint.arch_id:
+        raise InvalidError(
+            f"Endpoint {endpoint_id} serves {endpoint.arch_id}; {name} is a version of {name.arch}. "
+            "Deploy it to an endpoint of its own architecture.",
+            code="model_architecture_mismatch",
+            param="model",
         )
-    if endpoint.replicas + endpoint.max_surge < 2:
-        raise ConflictError(
-            f"Endpoint {endpoint.id} has one replica and no surge, so two versions have no room on it; "
-            "set max_surge to 1, or deploy without traffic_percent.",
-            code="canary_impossible",
-            param="traffic_percent",
-        )
+    return endpoint, await registry_service.resolve(tx, org.id, name.arch, name.ref)
 
 
 async def _queue(
@@ -99,29 +90,16 @@ async def _queue(
     traffic_percent: int | None = None,
     asked_by: str | None,
 ) -> Deployment:
-    if version.status is not SyncStatus.DONE or version.manifest_digest is None:
-        raise ConflictError(
-            f"Version {version.number} of {version.arch_id} cannot be deployed: its sync is "
-            f"{version.status.value}. Deploy it once its sync_status is done.",
-            code="version_not_done",
-            param="model",
-        )
+    digest = deployable_digest(version)
     open_now = await store.open_of(tx, endpoint.id)
-    waiting = [d for d in open_now if d.status is RolloutStatus.NOT_STARTED]
-    if endpoint.queue_policy is QueuePolicy.LATEST_WINS:
-        for one in waiting:
-            await _record(tx, one, _superseded(one, deployment_id, now), now)
-        open_now = [d for d in open_now if d not in waiting]
-    elif len(waiting) >= queue_max:
-        raise LimitError(
-            f"{len(waiting)} deployments wait on endpoint {endpoint.id} already; the limit is "
-            f"{queue_max}. Wait until some have started, or cancel one.",
-            code="deployment_queue_full",
-        )
-    reason = f"queued behind {open_now[-1].id}" if open_now else "queued"
-    queued = _waiting(
+    ahead = ahead_of_new(endpoint, open_now, queue_max=queue_max)
+    for one in open_now:
+        if one not in ahead:
+            await record(tx, one, _superseded(one, deployment_id, now), now)
+    reason = f"queued behind {ahead[-1].id}" if ahead else "queued"
+    queued = waiting_deployment(
         version,
-        version.manifest_digest,
+        digest,
         endpoint_id=endpoint.id,
         reference=reference,
         deployment_id=deployment_id,
@@ -137,14 +115,45 @@ async def _queue(
     return await deployment(tx, deployment_id, org_id=None)
 
 
-async def _record(tx: Transaction, before: Deployment, after: Deployment, now: datetime) -> None:
+async def record(tx: Transaction, before: Deployment, after: Deployment, now: datetime) -> None:
     """Write a deployment's change, and tell its receipt."""
     await store.save(tx, before, after, now)
     events = deployment_events(before, after, None, now)
     await receipts.tell(tx, before.id, before.endpoint_id, events)
 
 
-def _waiting(
+def deployable_digest(version: ModelVersion) -> str:
+    """The digest of a version whose sync is done; ConflictError for another (R8)."""
+    if version.status is not SyncStatus.DONE or version.manifest_digest is None:
+        raise ConflictError(
+            f"Version {version.number} of {version.arch_id} cannot be deployed: its sync is "
+            f"{version.status.value}. Deploy it once its sync_status is done.",
+            code="version_not_done",
+            param="model",
+        )
+    return version.manifest_digest
+
+
+def ahead_of_new(
+    endpoint: Endpoint, open_now: Sequence[Deployment], *, queue_max: int
+) -> list[Deployment]:
+    """Those of the open deployments behind which a new one queues; LimitError when too many wait.
+
+    With `latest_wins` those that wait give way instead.
+    """
+    waiting = [d for d in open_now if d.status is RolloutStatus.NOT_STARTED]
+    if endpoint.queue_policy is QueuePolicy.LATEST_WINS:
+        return [d for d in open_now if d not in waiting]
+    if len(waiting) >= queue_max:
+        raise LimitError(
+            f"{len(waiting)} deployments wait on endpoint {endpoint.id} already; the limit is "
+            f"{queue_max}. Wait until some have started, or cancel one.",
+            code="deployment_queue_full",
+        )
+    return list(open_now)
+
+
+def waiting_deployment(
     version: ModelVersion,
     digest: str,
     *,
@@ -317,31 +326,7 @@ async def cancel(
             error_message="cancelled before it started",
             finished_at=now,
         )
-    await _record(tx, current, wanted, now)
-    return await deployment(tx, deployment_id, org_id=org_id)
-
-
-async def promote(
-    tx: Transaction, deployment_id: str, *, org_id: str | None, now: datetime
-) -> Deployment:
-    """Let a canary's rollout go on to all replicas; asking twice is the same as asking once.
-
-    ConflictError when it is none, or is not under way.
-    """
-    found = await deployment(tx, deployment_id, org_id=org_id)
-    await store.lock_endpoint(tx, found.endpoint_id)
-    current = await deployment(tx, deployment_id, org_id=org_id)
-    if current.promoted_at is not None:
-        return current
-    under_way = current.status is RolloutStatus.IN_PROGRESS and not current.cancel_requested
-    if not under_way or not current.canary:
-        what = "being cancelled" if current.cancel_requested else current.status.value
-        kind = "and a canary" if current.canary else "and no canary"
-        raise ConflictError(
-            f"Deployment {deployment_id} is {what} {kind}; only a canary in_progress can be promoted.",
-            code="deployment_not_promotable",
-        )
-    await _record(tx, current, replace(current, promoted_at=now, progress_at=now), now)
+    await record(tx, current, wanted, now)
     return await deployment(tx, deployment_id, org_id=org_id)
 
 
