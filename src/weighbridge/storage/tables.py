@@ -249,6 +249,8 @@ deployments = Table(
     Column("restored_max", Integer, nullable=False, server_default=text("0")),
     Column("restore_failures", Integer, nullable=False, server_default=text("0")),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("traffic_percent", Integer),
+    time_column("promoted_at", nullable=True),
     time_column("created_at"),
     time_column("updated_at"),
     time_column("started_at", nullable=True),
@@ -291,6 +293,7 @@ replicas = Table(
     time_column("state_since"),
     time_column("ready_at", nullable=True),
     time_column("drain_deadline", nullable=True),
+    time_column("drain_began_at", nullable=True),
     revision_column(),
     # A slot of the shared in-flight counts belongs to one replica that is not final.
     Index(
