@@ -1,12 +1,13 @@
 """Which replica a request goes to now: current routes, shared load counts, and who failed a moment ago."""
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
 from weighbridge.clock import monotonic_s
 from weighbridge.errors import LimitError, WeighbridgeError
+from weighbridge.gateway.affinity.rendezvous import pick_by_key
 from weighbridge.gateway.balance import pick
 from weighbridge.gateway.table import CurrentTables
 from weighbridge.routing.acks import GatewayView, sum_slot
@@ -44,21 +45,28 @@ class Choice:
         log.warning("replica.failed", replica_id=replica.replica_id, reason=why.message)
         self._cooling[replica.replica_id] = monotonic_s() + self._cooling_s
 
-    def replica(self, endpoint: EndpointRoute, tried: Collection[str]) -> ReplicaRoute | None:
-        """By the newest table, so that a retry never goes to what has been unrouted since (G5).
+    def replica(
+        self, endpoint: EndpointRoute, tried: Collection[str], affinity: str | None = None
+    ) -> ReplicaRoute | None:
+        """By the newest table, so that a retry never goes to what has been unrouted since (G5). Requests of one
+        `affinity` go to one replica while its load allows.
 
         Raises LimitError when even the least loaded replica is full.
         """
         newest = self._current.tables.endpoints.get(endpoint.endpoint_id)
         if newest is None or newest.org_id != endpoint.org_id:
             return None
-        now_s = monotonic_s()
-        cooling = {name for name, until in self._cooling.items() if until > now_s}
-        chance = random.random()  # noqa: S311 - no secret
-        chosen = pick(newest.replicas, self._load, chance, cooling.union(tried))
+        cooling: set[str] = set()
+        if self._cooling:
+            now_s = monotonic_s()
+            cooling = {name for name, until in self._cooling.items() if until > now_s}
+        columns = self._columns
+        load = columns[0].__getitem__ if len(columns) == 1 else self._load
+        excluded = cooling.union(tried) if cooling else tried
+        chosen = _pick(newest.replicas, load, excluded, affinity)
         if chosen is None and cooling:
-            chosen = pick(newest.replicas, self._load, chance, tried)
-        if chosen is not None and self._load(chosen.slot) >= newest.in_flight_max:
+            chosen = _pick(newest.replicas, load, tried, affinity)
+        if chosen is not None and load(chosen.slot) >= newest.in_flight_max:
             raise LimitError(
                 f"Every replica of {newest.endpoint_id} is busy; try again shortly",
                 code="queue_exceeded",
@@ -74,5 +82,15 @@ class Choice:
         )
 
     def _load(self, slot: int) -> int:
-        columns = self._columns
-        return max(0, columns[0][slot]) if len(columns) == 1 else sum_slot(columns, slot)
+        return sum_slot(self._columns, slot)
+
+
+def _pick(
+    replicas: Sequence[ReplicaRoute],
+    load: Callable[[int], int],
+    excluded: Collection[str],
+    affinity: str | None,
+) -> ReplicaRoute | None:
+    if affinity is not None:
+        return pick_by_key(replicas, load, affinity, excluded)
+    return pick(replicas, load, random.random(), excluded)  # noqa: S311 - no secret
