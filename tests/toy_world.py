@@ -193,7 +193,12 @@ class World:
         active = self.active()
         if active is None:
             upkeep = steady_plan(
-                self._base(), self.seen(), self.endpoint.replicas, self.now, LIMITS
+                self._base(),
+                self.seen(),
+                self.endpoint.replicas,
+                self.now,
+                LIMITS,
+                surge=self.endpoint.max_surge,
             )
             self._apply(upkeep.actions)
             return

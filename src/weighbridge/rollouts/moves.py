@@ -151,7 +151,8 @@ def converge(aim: Aim, replicas: Sequence[Replica], now: datetime, limits: Rollo
     ]
     times = [at for r in kept if (at := available_at(r, limits)) is not None]
     available = sum(at <= now for at in times)
-    spare = None if aim.proven or available else aim.base
+    same = goal is not None and aim.base is not None and goal.version_id == aim.base.version_id
+    spare = None if aim.proven or available or same else aim.base
     removals = _removals(aim, wanted, others, now, limits, keep=spare is not None)
     actions += removals
 
