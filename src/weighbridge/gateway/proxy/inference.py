@@ -145,6 +145,14 @@ class InferenceVisit(WaitingVisit):
             self._attempt_failed(engine_failed(f"A replica answered {status}"))
 
     def answer_data(self, data: bytes) -> None:
+        answer = self._answer
+        if self._state is _STREAMING and answer is not None:
+            frame = answer.feed_ordinary(data)
+            if frame:
+                self.client.write_chunk(frame)
+                if self.desk.clock.monotonic() - self._waiting_since_s > IDLE_GRAIN_S:
+                    self._wait(self.desk.limits.idle_s)
+                return
         if self._state >= _PROVING:
             self._events(data)
             return
