@@ -12,6 +12,8 @@ from weighbridge.routing.model import (
     RouteTable,
 )
 
+CALLERS_MAX = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Tables:
@@ -21,6 +23,13 @@ class Tables:
     keys_generation: int
     endpoints: Mapping[str, EndpointRoute]
     keys: Mapping[bytes, KeyEntry]
+    callers: dict[str, KeyEntry] = field(default_factory=dict, repr=False, compare=False)
+    """Keys by the Authorization headers that were found right under this key table, so that few are hashed again."""
+
+    def remember(self, authorization: str, key: KeyEntry) -> None:
+        if len(self.callers) >= CALLERS_MAX:
+            self.callers.clear()
+        self.callers[authorization] = key
 
     def with_routes(self, table: RouteTable) -> "Tables":
         return Tables(
@@ -28,6 +37,7 @@ class Tables:
             self.keys_generation,
             {endpoint.endpoint_id: endpoint for endpoint in table.endpoints},
             self.keys,
+            self.callers,
         )
 
     def with_keys(self, table: KeyTable) -> "Tables":
@@ -45,6 +55,11 @@ class Tables:
         if endpoint is None or endpoint.org_id != org_id or not endpoint.deployed:
             return None
         return endpoint
+
+    def public_endpoints(self) -> Sequence[EndpointRoute]:
+        """Those that anybody may know of, by id."""
+        shown = (e for e in self.endpoints.values() if e.public and e.deployed)
+        return sorted(shown, key=lambda endpoint: endpoint.endpoint_id)
 
     def endpoints_of(self, org_id: str) -> Sequence[EndpointRoute]:
         """Those the org's callers may name, by id."""

@@ -30,6 +30,8 @@ class Watched:
     org_id: str
     engine: EngineSettings
     size_bytes: int
+    examined: bool = False
+    """Whether it was started with acceptance probes."""
 
 
 def _replica(row: RowMapping) -> Replica:
@@ -49,6 +51,7 @@ async def watched(tx: Transaction) -> list[Watched]:
             deployments.c.org_id.label("org_id"),
             deployments.c.engine.label("engine"),
             model_versions.c.bytes_total.label("size_bytes"),
+            replicas.c.probes.is_not(None).label("examined"),
         )
         .join(deployments, deployments.c.id == replicas.c.deployment_id)
         .join(model_versions, model_versions.c.id == replicas.c.version_id)
@@ -61,6 +64,7 @@ async def watched(tx: Transaction) -> list[Watched]:
             org_id=row.org_id,
             engine=msgspec.convert(row.engine, EngineSettings),
             size_bytes=row.size_bytes,
+            examined=row.examined,
         )
         for row in await tx.execute(query)
     ]
@@ -81,6 +85,17 @@ async def of_endpoint(
         )
     )
     return _all(await tx.execute(query))
+
+
+async def lock_open(tx: Transaction, endpoint_id: str) -> None:
+    """Keep an endpoint's replicas as they are until commit, those that are not final."""
+    # In the order in which every other writer takes them, so that none waits for another in a circle.
+    await tx.execute(
+        select(replicas.c.id)
+        .where(replicas.c.endpoint_id == endpoint_id, replicas.c.state.not_in(FINAL))
+        .order_by(replicas.c.id)
+        .with_for_update(key_share=True)
+    )
 
 
 def _of(endpoint_id: str) -> Select[tuple[object, ...]]:

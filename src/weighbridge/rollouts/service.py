@@ -15,6 +15,7 @@ from weighbridge.registry.names import VersionName
 from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts import store
+from weighbridge.rollouts.canaries.rules import check_canary
 from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.rollouts.telling import deployment_events, submitted
 from weighbridge.storage.counters import next_value
@@ -33,25 +34,20 @@ async def deploy(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    traffic_percent: int | None = None,
     asked_by: str | None = None,
 ) -> Deployment:
     """Queue the rollout of a version; the reference is resolved here, once (R7, R8). `asked_by`: a key's id.
 
     Raises NotFoundError for an endpoint or version that is absent or another org's, InvalidError for a
     version of another architecture, ConflictError for one whose sync is not done, LimitError when the queue
-    is full. Lock order: the endpoint's row first, as everywhere.
+    is full. With `traffic_percent` (1 to 99) it stays a canary until it is promoted; ConflictError where there
+    is nothing to share the requests with, or no room for two versions. Lock order: the endpoint's row first,
+    as everywhere.
     """
-    if name.org != org.name:
-        raise NotFoundError(f"Model version {name} was not found.", param="model")
-    endpoint = await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=True)
-    if name.arch != endpoint.arch_id:
-        raise InvalidError(
-            f"Endpoint {endpoint_id} serves {endpoint.arch_id}; {name} is a version of {name.arch}. "
-            "Deploy it to an endpoint of its own architecture.",
-            code="model_architecture_mismatch",
-            param="model",
-        )
-    version = await registry_service.resolve(tx, org.id, name.arch, name.ref)
+    endpoint, version = await candidate(tx, org, endpoint_id, name, lock=True)
+    if traffic_percent is not None:
+        check_canary(endpoint)
     return await _queue(
         tx,
         version,
@@ -60,8 +56,26 @@ async def deploy(
         deployment_id=deployment_id,
         now=now,
         queue_max=queue_max,
+        traffic_percent=traffic_percent,
         asked_by=asked_by,
     )
+
+
+async def candidate(
+    tx: Transaction, org: Org, endpoint_id: str, name: VersionName, *, lock: bool
+) -> tuple[Endpoint, ModelVersion]:
+    """The endpoint and the version that `deploy` would take; raises as it does, but for the sync and the queue."""
+    if name.org != org.name:
+        raise NotFoundError(f"Model version {name} was not found.", param="model")
+    endpoint = await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=lock)
+    if name.arch != endpoint.arch_id:
+        raise InvalidError(
+            f"Endpoint {endpoint_id} serves {endpoint.arch_id}; {name} is a version of {name.arch}. "
+            "Deploy it to an endpoint of its own architecture.",
+            code="model_architecture_mismatch",
+            param="model",
+        )
+    return endpoint, await registry_service.resolve(tx, org.id, name.arch, name.ref)
 
 
 async def _queue(
@@ -73,8 +87,43 @@ async def _queue(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    traffic_percent: int | None = None,
     asked_by: str | None,
 ) -> Deployment:
+    digest = deployable_digest(version)
+    open_now = await store.open_of(tx, endpoint.id)
+    ahead = ahead_of_new(endpoint, open_now, queue_max=queue_max)
+    for one in open_now:
+        if one not in ahead:
+            await record(tx, one, _superseded(one, deployment_id, now), now)
+    reason = f"queued behind {ahead[-1].id}" if ahead else "queued"
+    queued = waiting_deployment(
+        version,
+        digest,
+        endpoint_id=endpoint.id,
+        reference=reference,
+        deployment_id=deployment_id,
+        now=now,
+    )
+    await store.add(
+        tx,
+        replace(queued, reason=reason, traffic_percent=traffic_percent),
+        await next_value(tx, "deployments"),
+    )
+    told = [submitted(queued, asked_by=asked_by)]
+    await receipts.tell(tx, deployment_id, endpoint.id, told)
+    return await deployment(tx, deployment_id, org_id=None)
+
+
+async def record(tx: Transaction, before: Deployment, after: Deployment, now: datetime) -> None:
+    """Write a deployment's change, and tell its receipt."""
+    await store.save(tx, before, after, now)
+    events = deployment_events(before, after, None, now)
+    await receipts.tell(tx, before.id, before.endpoint_id, events)
+
+
+def deployable_digest(version: ModelVersion) -> str:
+    """The digest of a version whose sync is done; ConflictError for another (R8)."""
     if version.status is not SyncStatus.DONE or version.manifest_digest is None:
         raise ConflictError(
             f"Version {version.number} of {version.arch_id} cannot be deployed: its sync is "
@@ -82,41 +131,29 @@ async def _queue(
             code="version_not_done",
             param="model",
         )
-    open_now = await store.open_of(tx, endpoint.id)
+    return version.manifest_digest
+
+
+def ahead_of_new(
+    endpoint: Endpoint, open_now: Sequence[Deployment], *, queue_max: int
+) -> list[Deployment]:
+    """Those of the open deployments behind which a new one queues; LimitError when too many wait.
+
+    With `latest_wins` those that wait give way instead.
+    """
     waiting = [d for d in open_now if d.status is RolloutStatus.NOT_STARTED]
     if endpoint.queue_policy is QueuePolicy.LATEST_WINS:
-        for one in waiting:
-            await _record(tx, one, _superseded(one, deployment_id, now), now)
-        open_now = [d for d in open_now if d not in waiting]
-    elif len(waiting) >= queue_max:
+        return [d for d in open_now if d not in waiting]
+    if len(waiting) >= queue_max:
         raise LimitError(
             f"{len(waiting)} deployments wait on endpoint {endpoint.id} already; the limit is "
             f"{queue_max}. Wait until some have started, or cancel one.",
             code="deployment_queue_full",
         )
-    reason = f"queued behind {open_now[-1].id}" if open_now else "queued"
-    queued = _waiting(
-        version,
-        version.manifest_digest,
-        endpoint_id=endpoint.id,
-        reference=reference,
-        deployment_id=deployment_id,
-        now=now,
-    )
-    await store.add(tx, replace(queued, reason=reason), await next_value(tx, "deployments"))
-    told = [submitted(queued, asked_by=asked_by)]
-    await receipts.tell(tx, deployment_id, endpoint.id, told)
-    return await deployment(tx, deployment_id, org_id=None)
+    return list(open_now)
 
 
-async def _record(tx: Transaction, before: Deployment, after: Deployment, now: datetime) -> None:
-    """Write a deployment's change, and tell its receipt."""
-    await store.save(tx, before, after, now)
-    events = deployment_events(before, after, None, now)
-    await receipts.tell(tx, before.id, before.endpoint_id, events)
-
-
-def _waiting(
+def waiting_deployment(
     version: ModelVersion,
     digest: str,
     *,
@@ -289,7 +326,7 @@ async def cancel(
             error_message="cancelled before it started",
             finished_at=now,
         )
-    await _record(tx, current, wanted, now)
+    await record(tx, current, wanted, now)
     return await deployment(tx, deployment_id, org_id=org_id)
 
 

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from weighbridge.sdk.errors import ClientError
 from weighbridge.sdk.fields import Fields
+from weighbridge.sdk.management.forecast import Forecast
 from weighbridge.sdk.transport import Json, Transport
 from weighbridge.sdk.types import (
     AccessReport,
@@ -41,6 +42,9 @@ class Caller:
             idempotency_key=idempotency_key,
             repeatable=idempotency_key is not None,
         )
+
+    def put(self, path: str, body: Json) -> object:
+        return self._transport.request("PUT", path, key=self._key(), body=body)
 
     def patch(self, path: str, body: Json) -> object:
         return self._transport.request("PATCH", path, key=self._key(), body=body)
@@ -152,18 +156,32 @@ class Endpoints:
         return Endpoint.read(self._caller.get(_endpoint_path(endpoint_id)))
 
     def deploy(
-        self, endpoint_id: str, model: VersionName | str, *, idempotency_key: str | None = None
+        self,
+        endpoint_id: str,
+        model: VersionName | str,
+        *,
+        traffic_percent: int | None = None,
+        idempotency_key: str | None = None,
     ) -> Deployment:
         """Ask for a rollout; answers at once, `waiting.wait_for_deployment` waits for its end.
 
-        `idempotency_key` as in `Models.upload`.
+        With `traffic_percent` (1 to 99) it stops at that share of replicas and requests until
+        `deployments.promote` or `deployments.cancel`. `idempotency_key` as in `Models.upload`.
         """
+        body: dict[str, object] = {"model": str(model)}
+        if traffic_percent is not None:
+            body["traffic_percent"] = traffic_percent
         answer = self._caller.post(
             f"{_endpoint_path(endpoint_id)}:deployModel",
-            {"model": str(model)},
+            body,
             idempotency_key=idempotency_key,
         )
         return Deployment.read(answer)
+
+    def forecast(self, endpoint_id: str, model: VersionName | str) -> Forecast:
+        """What `deploy` would do, changing nothing; raises what it would raise."""
+        body: Json = {"model": str(model), "dry_run": True}
+        return Forecast.read(self._caller.post(f"{_endpoint_path(endpoint_id)}:deployModel", body))
 
     def rollback(self, endpoint_id: str, *, idempotency_key: str | None = None) -> Deployment:
         """Ask for a rollout to the version that served before the present one."""

@@ -5,12 +5,12 @@ record goes to disk and to the other workers by itself.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from weighbridge.clock import Clock
 from weighbridge.gateway.admission import Admitted
 from weighbridge.gateway.answers.shapes import EngineUsage
-from weighbridge.gateway.limits.estimate import estimate_tokens
+from weighbridge.gateway.limits.queue_times import QueueTimes
 from weighbridge.gateway.limits.quotas import Quotas
 from weighbridge.gateway.limits.refusals import QuotaError
 from weighbridge.gateway.limits.turns import Turns
@@ -31,6 +31,7 @@ class Meter:
     spool: Spool
     view: GatewayView
     clock: Clock
+    queue_times: QueueTimes = field(default_factory=QueueTimes)
 
     def refresh(self) -> None:
         """Call every `quotas.REFRESH_S`."""
@@ -46,8 +47,9 @@ class Meter:
             ("endpoint", endpoint.endpoint_id, endpoint.limits),
         )
         try:
-            estimate = estimate_tokens(admitted.body)
-            record.admission = self.quotas.admit(wanted, estimate.total)
+            record.admission = self.quotas.admit(
+                wanted, admitted.tokens.within(endpoint.context_tokens)
+            )
         except QuotaError as error:
             record.answer_fields = _fields(error.headers)
             raise
@@ -63,7 +65,7 @@ class Meter:
             record.cached_tokens = (details and details.cached_tokens) or 0
             record.completion_tokens = usage.completion_tokens or 0
         elif chunks:
-            record.prompt_tokens = estimate_tokens(admitted.body).prompt
+            record.prompt_tokens = admitted.tokens.prompt
             record.completion_tokens = chunks
             record.tokens_estimated = True
 
