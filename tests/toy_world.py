@@ -378,4 +378,4 @@ def _check_counters(seen: Seen, decision: Plan) -> None:
     if after.status is before.status and after.progress_at != before.progress_at:
         risen = (after.updated_max, after.restored_max) != (before.updated_max, before.restored_max)
         excused = any(r.state in (S.DRAINING, S.PENDING) for r in seen.replicas)
-        assert risen or excused
+        assert risen or excused or before.canary

@@ -3,9 +3,10 @@
 import json
 
 import httpx
-from control_world import ARCH, Caller, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from control_world import ARCH, Caller, World
 
 MODELS = "/management/v1/orgs/my-org/models"
 SEGMENTS = st.text(min_size=1, max_size=20) | st.sampled_from(
@@ -92,6 +93,7 @@ async def test_any_path_is_answered(
         f"/management/v1/endpoints/{endpoint}:deployModel",
         f"/management/v1/endpoints/{endpoint}:scale",
         f"/management/v1/deployments/{ref}:cancel",
+        f"/management/v1/deployments/{ref}:promote",
         f"/management/v1/orgs/{org}/models/{arch}/aliases/{ref}:move",
         f"/management/v1/orgs/{org}/models/{arch}/aliases/{ref}/history",
     ):

@@ -2,7 +2,19 @@
 
 from collections.abc import Callable, Collection, Sequence
 
-from weighbridge.routing.model import ReplicaRoute
+from weighbridge.routing.model import ReplicaRoute, TrafficShare
+
+
+def groups(
+    replicas: Sequence[ReplicaRoute], share: TrafficShare, random_value: float
+) -> tuple[Sequence[ReplicaRoute], Sequence[ReplicaRoute]]:
+    """The replicas that a request is meant for by the share, and the others, who answer when none of those can.
+
+    `random_value` in [0, 1) decides, and is not the one that breaks ties.
+    """
+    mine = [replica for replica in replicas if replica.version == share.version]
+    rest = [replica for replica in replicas if replica.version != share.version]
+    return (mine, rest) if random_value * 100 < share.percent else (rest, mine)
 
 
 def pick(

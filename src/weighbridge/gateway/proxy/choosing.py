@@ -8,10 +8,10 @@ import structlog
 from weighbridge.clock import monotonic_s
 from weighbridge.errors import LimitError, WeighbridgeError
 from weighbridge.gateway.affinity.rendezvous import pick_by_key
-from weighbridge.gateway.balance import pick
+from weighbridge.gateway.balance import groups, pick
 from weighbridge.gateway.table import CurrentTables
 from weighbridge.routing.acks import GatewayView, sum_slot
-from weighbridge.routing.model import EndpointRoute, ReplicaRoute
+from weighbridge.routing.model import EndpointRoute, ReplicaRoute, TrafficShare
 
 log = structlog.get_logger()
 
@@ -63,7 +63,11 @@ class Choice:
         columns = self._columns
         load = columns[0].__getitem__ if len(columns) == 1 else self._load
         excluded = cooling.union(tried) if cooling else tried
-        chosen = _pick(newest.replicas, load, excluded, affinity)
+        chosen = None
+        if newest.share is not None:
+            chosen = _by_share(newest, newest.share, load, excluded, affinity)
+        if chosen is None:
+            chosen = _pick(newest.replicas, load, excluded, affinity)
         if chosen is None and cooling:
             chosen = _pick(newest.replicas, load, tried, affinity)
         if chosen is not None and load(chosen.slot) >= newest.in_flight_max:
@@ -83,6 +87,21 @@ class Choice:
 
     def _load(self, slot: int) -> int:
         return sum_slot(self._columns, slot)
+
+
+def _by_share(
+    endpoint: EndpointRoute,
+    share: TrafficShare,
+    load: Callable[[int], int],
+    excluded: Collection[str],
+    affinity: str | None,
+) -> ReplicaRoute | None:
+    """Who is not full, of the versions in the order of the share; None when nobody is."""
+    for group in groups(endpoint.replicas, share, random.random()):  # noqa: S311 - no secret
+        chosen = _pick(group, load, excluded, affinity)
+        if chosen is not None and load(chosen.slot) < endpoint.in_flight_max:
+            return chosen
+    return None
 
 
 def _pick(
