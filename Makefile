@@ -52,6 +52,9 @@ bench-ingest: $(STAMP) ## Compare weight syncs with other S3 clients, into bench
 simulate: $(STAMP) ## Play SEEDS worlds of the deterministic simulation, or replay SEED with its log
 	@$(CLEAN) $(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000))
 
+mutants: $(STAMP) ## Plant known bugs in the planners, one at a time, and see each caught
+	@$(CLEAN) $(BIN)/python -m simulation.mutants
+
 soak: $(STAMP) ## Play 100,000 worlds (or SEEDS) and write docs/evidence/simulation.md
 	@$(CLEAN) $(BIN)/python -m simulation --seeds $(or $(SEEDS),100000) --evidence
 

@@ -17,12 +17,17 @@ def main(words: list[str]) -> int:
     parser.add_argument("--seed", type=int, help="replay this seed and show its whole log")
     parser.add_argument("--seeds", type=int, default=200, help="how many seeds to play")
     parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument(
+        "--first-breach", action="store_true", help="end with the first seed that fails"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--evidence", action="store_true", help="write docs/evidence/simulation.*")
     asked = parser.parse_args(words)
     if asked.seed is not None:
         return _replay(asked.seed)
-    summary = run_seeds(asked.first, asked.seeds, asked.workers, _show)
+    summary = run_seeds(
+        asked.first, asked.seeds, asked.workers, _show, first_breach=asked.first_breach
+    )
     print(summary.markdown())
     if asked.evidence:
         summary.write(EVIDENCE)

@@ -111,8 +111,15 @@ def _table(title: str, counts: Counter[str]) -> list[str]:
     return [f"| {title} | |", "|---|---:|", *rows, ""]
 
 
-def run_seeds(first: int, count: int, workers: int, show: Callable[[Outcome], None]) -> Summary:
-    """Play seeds `first` to `first + count`; `show` is called with those that break an invariant."""
+def run_seeds(
+    first: int,
+    count: int,
+    workers: int,
+    show: Callable[[Outcome], None],
+    *,
+    first_breach: bool = False,
+) -> Summary:
+    """Play seeds `first` to `first + count`, or to the first that breaks an invariant; `show` is called with those."""
     summary = Summary(first=first, workers=workers)
     began_s = time.monotonic()
     for outcomes, cpu_s in _chunks(first, count, workers):
@@ -121,6 +128,8 @@ def run_seeds(first: int, count: int, workers: int, show: Callable[[Outcome], No
             summary.add(outcome)
             if outcome.breaches and len(summary.failing) <= SHOWN_MAX:
                 show(outcome)
+        if first_breach and summary.failing:
+            break
     summary.wall_s = time.monotonic() - began_s
     return summary
 

@@ -45,8 +45,11 @@ class Executor:
         compiled = _compiled.get(key)
         if compiled is None:
             compiled = _compiled[key] = compile_statement(statement, binds)
-        values = [bind.value for bind in binds]
-        return compiled(rows, values, _records(parameters))
+        if isinstance(parameters, Mapping) and any(bind.required for bind in binds):
+            # A statement that was put together once: its values come with the call.
+            values = [parameters[b.key] if b.required else b.value for b in binds]
+            return compiled(rows, values, NOTHING)
+        return compiled(rows, [bind.value for bind in binds], _records(parameters))
 
     def commit(self, rows: Rows) -> None:
         rows.commit()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Row, func, or_, select, text, update
+from sqlalchemy import Row, bindparam, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from weighbridge.accounts.model import ApiKey, KeyKind, Org
@@ -39,6 +39,19 @@ def _key(row: Row[tuple[object, ...]]) -> ApiKey:
     )
 
 
+# Asked whenever the gateways' tables are made, so put together once.
+_ORGS = select(orgs).order_by(orgs.c.name)
+_LIVE_INFERENCE = (
+    select(api_keys)
+    .where(
+        api_keys.c.kind.in_([kind.value for kind in KeyKind if kind.infers]),
+        api_keys.c.revoked_at.is_(None),
+        or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > bindparam("now")),
+    )
+    .order_by(api_keys.c.id)
+)
+
+
 async def insert_org(tx: Transaction, org: Org) -> bool:
     """False when the name is taken."""
     result = await tx.execute(
@@ -57,7 +70,7 @@ async def insert_org(tx: Transaction, org: Org) -> bool:
 
 
 async def orgs_by_name(tx: Transaction) -> Sequence[Org]:
-    return [_org(row) for row in await tx.execute(select(orgs).order_by(orgs.c.name))]
+    return [_org(row) for row in await tx.execute(_ORGS)]
 
 
 async def org_by_name(tx: Transaction, name: str) -> Org | None:
@@ -150,13 +163,5 @@ async def count_admin_keys(tx: Transaction) -> int:
 
 
 async def live_inference_digests(tx: Transaction, now: datetime) -> Sequence[tuple[ApiKey, bytes]]:
-    query = (
-        select(api_keys)
-        .where(
-            api_keys.c.kind.in_([kind.value for kind in KeyKind if kind.infers]),
-            api_keys.c.revoked_at.is_(None),
-            or_(api_keys.c.expires_at.is_(None), api_keys.c.expires_at > now),
-        )
-        .order_by(api_keys.c.id)
-    )
-    return [(_key(row), bytes(row.digest)) for row in await tx.execute(query)]
+    rows = await tx.execute(_LIVE_INFERENCE, {"now": now})
+    return [(_key(row), bytes(row.digest)) for row in rows]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, exists, func, insert, or_, select, update
+from sqlalchemy import Row, bindparam, exists, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql
 
 from weighbridge.errors import StaleError
@@ -48,6 +48,37 @@ def _head(row: Row[tuple[object, ...]]) -> Head:
     )
 
 
+# What goes with every step of a rollout is put together once: that costs more than to ask it.
+_LOCK_FOLLOWED = (
+    select(receipts)
+    .where(receipts.c.endpoint_id == bindparam("endpoint"), receipts.c.following)
+    .with_for_update()
+)
+_ROUTABLE = select(func.count()).where(
+    replicas.c.endpoint_id == bindparam("endpoint"),
+    replicas.c.state == "ready",
+    replicas.c.routed_at.is_not(None),
+)
+_SEALABLE = (
+    select(receipts.c.deployment_id)
+    .join(deployments, deployments.c.id == receipts.c.deployment_id)
+    .where(
+        receipts.c.sealed_at.is_(None),
+        deployments.c.status.in_(ROLLOUT_FINAL),
+        deployments.c.finished_at <= bindparam("ended_before"),
+        or_(
+            ~receipts.c.following,
+            ~exists().where(
+                replicas.c.endpoint_id == receipts.c.endpoint_id, replicas.c.state.in_(LEAVING)
+            ),
+            deployments.c.finished_at <= bindparam("abandoned_before"),
+        ),
+    )
+    .order_by(receipts.c.deployment_id)
+    .limit(bindparam("limit"))
+)
+
+
 async def begin(tx: Transaction, deployment_id: str, endpoint_id: str) -> None:
     """An empty receipt, unless there is one."""
     statement = postgresql.insert(receipts).values(
@@ -65,8 +96,7 @@ async def lock(tx: Transaction, deployment_id: str) -> Head | None:
 
 async def lock_followed(tx: Transaction, endpoint_id: str) -> Head | None:
     """The receipt that tells of an endpoint's replicas now, locked likewise."""
-    query = select(receipts).where(receipts.c.endpoint_id == endpoint_id, receipts.c.following)
-    row = (await tx.execute(query.with_for_update())).one_or_none()
+    row = (await tx.execute(_LOCK_FOLLOWED, {"endpoint": endpoint_id})).one_or_none()
     return None if row is None else _head(row)
 
 
@@ -84,12 +114,7 @@ async def follow(tx: Transaction, deployment_id: str, endpoint_id: str) -> None:
 
 async def routable(tx: Transaction, endpoint_id: str) -> int:
     """Replicas to which every gateway routes, with what this transaction has written."""
-    query = select(func.count()).where(
-        replicas.c.endpoint_id == endpoint_id,
-        replicas.c.state == "ready",
-        replicas.c.routed_at.is_not(None),
-    )
-    return int((await tx.execute(query)).scalar_one())
+    return int((await tx.execute(_ROUTABLE, {"endpoint": endpoint_id})).scalar_one())
 
 
 async def append(tx: Transaction, head: Head, entries: Sequence[Entry], *, omitted: int) -> None:
@@ -165,26 +190,8 @@ async def sealable(
     Not waited for: what another rollout's receipt tells by now, and what is still not gone after
     `abandoned_before`.
     """
-    leaving = exists().where(
-        replicas.c.endpoint_id == receipts.c.endpoint_id, replicas.c.state.in_(LEAVING)
-    )
-    query = (
-        select(receipts.c.deployment_id)
-        .join(deployments, deployments.c.id == receipts.c.deployment_id)
-        .where(
-            receipts.c.sealed_at.is_(None),
-            deployments.c.status.in_(ROLLOUT_FINAL),
-            deployments.c.finished_at <= ended_before,
-            or_(
-                ~receipts.c.following,
-                ~leaving,
-                deployments.c.finished_at <= abandoned_before,
-            ),
-        )
-        .order_by(receipts.c.deployment_id)
-        .limit(limit)
-    )
-    return (await tx.execute(query)).scalars().all()
+    values = {"ended_before": ended_before, "abandoned_before": abandoned_before, "limit": limit}
+    return (await tx.execute(_SEALABLE, values)).scalars().all()
 
 
 async def held_requests(tx: Transaction, endpoint_id: str, begin: datetime, end: datetime) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import Row, RowMapping, Select, and_, func, insert, or_, select, update
+from sqlalchemy import Row, RowMapping, Select, and_, bindparam, func, insert, or_, select, update
 
 from weighbridge.engines.base import EngineSettings
 from weighbridge.errors import StaleError
@@ -43,21 +43,48 @@ def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Replica]:
     return [_replica(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name
 
 
+# What every pass of the control plane asks is put together once: that costs more than to ask it.
+_WATCHED = (
+    select(
+        *_COLUMNS,
+        deployments.c.org_id.label("org_id"),
+        deployments.c.engine.label("engine"),
+        model_versions.c.bytes_total.label("size_bytes"),
+        replicas.c.probes.is_not(None).label("examined"),
+    )
+    .join(deployments, deployments.c.id == replicas.c.deployment_id)
+    .join(model_versions, model_versions.c.id == replicas.c.version_id)
+    .where(replicas.c.state.not_in(FINAL))
+    .order_by(replicas.c.created_at, replicas.c.id)
+)
+_OF_ENDPOINT = (
+    select(*_COLUMNS)
+    .where(
+        replicas.c.endpoint_id == bindparam("endpoint"),
+        or_(
+            replicas.c.state.not_in(FINAL),
+            and_(
+                replicas.c.state.in_(ENDED),
+                or_(
+                    replicas.c.state_since >= bindparam("failed_since"),
+                    replicas.c.failure_counted.is_(False),
+                ),
+            ),
+        ),
+    )
+    .order_by(replicas.c.created_at, replicas.c.id)
+)
+# In the order in which every other writer takes them, so that none waits for another in a circle.
+_LOCK_OPEN = (
+    select(replicas.c.id)
+    .where(replicas.c.endpoint_id == bindparam("endpoint"), replicas.c.state.not_in(FINAL))
+    .order_by(replicas.c.id)
+    .with_for_update(key_share=True)
+)
+
+
 async def watched(tx: Transaction) -> list[Watched]:
     """Every replica that is not final, oldest first."""
-    query = (
-        select(
-            *_COLUMNS,
-            deployments.c.org_id.label("org_id"),
-            deployments.c.engine.label("engine"),
-            model_versions.c.bytes_total.label("size_bytes"),
-            replicas.c.probes.is_not(None).label("examined"),
-        )
-        .join(deployments, deployments.c.id == replicas.c.deployment_id)
-        .join(model_versions, model_versions.c.id == replicas.c.version_id)
-        .where(replicas.c.state.not_in(FINAL))
-        .order_by(replicas.c.created_at, replicas.c.id)
-    )
     return [
         Watched(
             replica=_replica(row._mapping),  # noqa: SLF001 - SQLAlchemy's public name
@@ -66,7 +93,7 @@ async def watched(tx: Transaction) -> list[Watched]:
             size_bytes=row.size_bytes,
             examined=row.examined,
         )
-        for row in await tx.execute(query)
+        for row in await tx.execute(_WATCHED)
     ]
 
 
@@ -74,28 +101,13 @@ async def of_endpoint(
     tx: Transaction, endpoint_id: str, *, failed_since: datetime
 ) -> list[Replica]:
     """An endpoint's replicas: those not final, and those that ended badly lately or are not accounted for."""
-    recent = or_(
-        replicas.c.state_since >= failed_since,
-        replicas.c.failure_counted.is_(False),
-    )
-    query = _of(endpoint_id).where(
-        or_(
-            replicas.c.state.not_in(FINAL),
-            and_(replicas.c.state.in_(ENDED), recent),
-        )
-    )
-    return _all(await tx.execute(query))
+    values = {"endpoint": endpoint_id, "failed_since": failed_since}
+    return _all(await tx.execute(_OF_ENDPOINT, values))
 
 
 async def lock_open(tx: Transaction, endpoint_id: str) -> None:
     """Keep an endpoint's replicas as they are until commit, those that are not final."""
-    # In the order in which every other writer takes them, so that none waits for another in a circle.
-    await tx.execute(
-        select(replicas.c.id)
-        .where(replicas.c.endpoint_id == endpoint_id, replicas.c.state.not_in(FINAL))
-        .order_by(replicas.c.id)
-        .with_for_update(key_share=True)
-    )
+    await tx.execute(_LOCK_OPEN, {"endpoint": endpoint_id})
 
 
 def _of(endpoint_id: str) -> Select[tuple[object, ...]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 
-from sqlalchemy import Row, RowMapping, Text, cast, func, insert, select, text, update
+from sqlalchemy import Row, RowMapping, Text, bindparam, cast, func, insert, select, text, update
 
 from weighbridge.endpoints.model import Endpoint
 from weighbridge.endpoints.store import read_endpoint
@@ -18,6 +18,15 @@ ACTIVE = (RolloutStatus.IN_PROGRESS, RolloutStatus.ROLLING_BACK)
 _NAMES = tuple(field.name for field in fields(Deployment))
 _COLUMNS = tuple(deployments.c[name] for name in _NAMES)
 _FIXED = frozenset({"id", "endpoint_id", "created_at", "updated_at", "revision"})
+
+
+# What every step of a rollout asks is put together once: that costs more than to ask it.
+_OPEN_OF = (
+    select(*_COLUMNS)
+    .where(deployments.c.endpoint_id == bindparam("endpoint"), deployments.c.status.in_(OPEN))
+    .order_by(deployments.c.sequence)
+)
+_LOCK_ENDPOINT = select(endpoints).where(endpoints.c.id == bindparam("endpoint")).with_for_update()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +81,7 @@ async def find(
 
 async def open_of(tx: Transaction, endpoint_id: str) -> list[Deployment]:
     """What is not finished on an endpoint, in the order of submission (R1); the active one comes first."""
-    query = (
-        select(*_COLUMNS)
-        .where(deployments.c.endpoint_id == endpoint_id, deployments.c.status.in_(OPEN))
-        .order_by(deployments.c.sequence)
-    )
-    return _all(await tx.execute(query))
+    return _all(await tx.execute(_OPEN_OF, {"endpoint": endpoint_id}))
 
 
 async def newest_of(tx: Transaction, endpoint_id: str, limit: int) -> list[Deployment]:
@@ -184,8 +188,7 @@ async def base_of(tx: Transaction, endpoint_id: str) -> str | None:
 
 async def lock_endpoint(tx: Transaction, endpoint_id: str) -> EndpointRow:
     """An endpoint, deleted or not, locked until commit: submissions and the planner take turns."""
-    query = select(endpoints).where(endpoints.c.id == endpoint_id).with_for_update()
-    row = (await tx.execute(query)).one()
+    row = (await tx.execute(_LOCK_ENDPOINT, {"endpoint": endpoint_id})).one()
     return EndpointRow(read_endpoint(row), deleted=row.deleted_at is not None)
 
 
