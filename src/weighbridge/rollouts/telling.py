@@ -47,8 +47,6 @@ def deployment_events(
                 "base_deployment": after.base_deployment_id,
             }
         )
-    if before.promoted_at is None and after.promoted_at is not None:
-        events.append({"event": "promoted", "at": at})
     if counts := _counts(before, after):
         words = {"reason": after.reason} if after.reason else {}
         events.append({"event": "progress", "at": at, **counts, **words})
