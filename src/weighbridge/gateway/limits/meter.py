@@ -45,7 +45,9 @@ class Meter:
             ("endpoint", endpoint.endpoint_id, endpoint.limits),
         )
         try:
-            record.admission = self.quotas.admit(wanted, admitted.tokens.total)
+            record.admission = self.quotas.admit(
+                wanted, admitted.tokens.prompt + admitted.tokens.completion
+            )
         except QuotaError as error:
             record.answer_fields = _fields(error.headers)
             raise
@@ -80,7 +82,7 @@ class Meter:
         started_s, first_s = record.started_s, record.first_byte_s
         duration_s = self.clock.monotonic() - started_s
         return UsageEvent(
-            round(arrived_unix_s + duration_s, 3),
+            _ms(arrived_unix_s + duration_s),
             record.org_id,
             record.key_id,
             record.endpoint_id,
