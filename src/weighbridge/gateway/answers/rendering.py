@@ -36,6 +36,8 @@ class AnswerIdentity(Struct, frozen=True):
     created_unix_s: float
     tier_used: str | None = None
     top_logprobs: int = 0
+    shows_usage: bool = True
+    """Of a stream: whether its last chunk tells what it used."""
 
     def check(self, model: str) -> None:
         if model != self.served_name:

@@ -173,7 +173,7 @@ class AnswerStream:
                 chunk.time_info = time_info_of(
                     self._identity.created_unix_s, elapsed, self._timings
                 )
-                if self.usage is not None:
+                if self.usage is not None and self._identity.shows_usage:
                     chunk.usage = usage_of(self.usage)
                 if self._identity.tier_used is not None:
                     chunk.service_tier_used = self._identity.tier_used

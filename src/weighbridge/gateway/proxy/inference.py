@@ -74,8 +74,12 @@ class InferenceVisit(WaitingVisit):
                 # `accept` has seen that there are tables; these may be newer.
                 tables=self.desk.current.tables,
                 key=self._key,
+                patch=head.values.get("x-cerebras-version-patch"),
+                queue_threshold=head.values.get("queue_threshold"),
             )
             self.record.endpoint_id = admitted.endpoint.endpoint_id
+            if admitted.queue_max_s is not None:
+                self._check_queue(admitted.queue_max_s)
             self.desk.meter.admit(self._key, admitted, self.record)
             self._ask_first(len(body))
         except WeighbridgeError as error:
