@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from toy_world import START, replica
+from weighbridge.acceptance.model import Verdict
 from weighbridge.engines.base import ProbeOutcome
 from weighbridge.replicas.model import TRANSITIONS, Replica, ReplicaLimits, ReplicaState
 from weighbridge.replicas.plan import Command, Probe, Seen, Step, plan
@@ -67,6 +68,9 @@ worlds = st.builds(
     in_flight=st.integers(0, 3),
     guarded=st.booleans(),
     start_s=st.just(30.0),
+    exam=st.none()
+    | st.builds(Verdict, passed=st.booleans(), detail=st.just("differs"), probes=st.just(1)),
+    exam_waits=st.booleans(),
 )
 
 
@@ -79,9 +83,14 @@ def check(before: Replica, seen: Seen, step: Step) -> None:
         assert step == Step(before)
     # R15: nothing is ready that has not produced a token, and nothing wrong stays or becomes ready.
     if after.state is S.READY and before.state is not S.READY:
-        assert seen.probe is not None
-        assert seen.probe.outcome is ProbeOutcome.READY
-        assert seen.probe.generated or before.probe_passes > 0
+        # Without a new answer it had all its passes before, and only its acceptance probes went on.
+        outcome = ProbeOutcome.READY if seen.probe is None else seen.probe.outcome
+        passes = before.probe_passes + (seen.probe is not None)
+        assert outcome is ProbeOutcome.READY
+        assert passes >= LIMITS.probe_passes_min
+        assert (seen.probe is not None and seen.probe.generated) or before.probe_passes > 0
+        assert not seen.exam_waits
+        assert seen.exam is None or seen.exam.passed
     wrong = seen.probe is not None and seen.probe.outcome is ProbeOutcome.WRONG_IDENTITY
     if wrong and before.state in (S.STARTING, S.WARMING, S.READY):
         assert after.state is not S.READY
