@@ -21,6 +21,7 @@ from weighbridge.ingest.model import ListedObject, PinnedFile, SyncLimits
 from weighbridge.ingest.pulse import Pulse
 from weighbridge.ingest.s3.access import LOOKS_PARALLEL, S3Access
 from weighbridge.ingest.s3.faults import (
+    UNREADABLE,
     Retry,
     SourceError,
     archived,
@@ -125,6 +126,8 @@ class Source:
             raise archived(self._uri(item.key))
         if not answer.get("ETag"):
             raise _protocol(self._uri(item.key), "HEAD without an ETag")
+        if answer.get("ContentLength") is None:
+            raise _protocol(self._uri(item.key), "HEAD without a size")
         version = answer.get("VersionId")
         return PinnedFile(
             key=item.key,
@@ -278,7 +281,7 @@ class Source:
             self._pulse.check()
             try:
                 answer = call(self._current_client())
-            except _FAULTS as error:
+            except (*_FAULTS, *UNREADABLE) as error:
                 failures += 1
                 if _throttled(error):
                     self._pulse.slow_down()

@@ -177,7 +177,8 @@ class _Wire:
         for name, value in answer.getheaders():
             if member := _MEMBERS.get(name.lower()):
                 found[member] = value
-        if length := answer.getheader("Content-Length"):
+        length = answer.getheader("Content-Length", "")
+        if length.isdecimal():
             found["ContentLength"] = int(length)
         return found
 
