@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.harness import Candidate, Result
-from benchmarks.transfer.origin import BUCKET, Origin, running_origin
+from benchmarks.transfer.origin import BUCKET, Folder, Origin, running_origin
 
 FILES = int(os.environ.get("WEIGHBRIDGE_BENCH_FILES", "8"))
 FILE_MIB = int(os.environ.get("WEIGHBRIDGE_BENCH_FILE_MIB", "512"))
@@ -40,9 +40,8 @@ def run() -> Result:
     )
     large = [f"{number}.bin" for number in range(FILES)]
     small = [f"{number:05}.bin" for number in range(SMALL_FILES)]
-    with running_origin() as origin:
-        origin.make("large", large, FILE_MIB << 20)
-        origin.make("small", small, 2)
+    folders = [Folder("large", large, FILE_MIB << 20), Folder("small", small, 2)]
+    with running_origin(folders) as origin:
         os.environ.update(
             AWS_ACCESS_KEY_ID="a",
             AWS_SECRET_ACCESS_KEY="b",
@@ -111,9 +110,7 @@ def _measure(
         found = measured(url, folder, directory, names)
         if check:
             for name in names:
-                same = filecmp.cmp(
-                    origin.data / BUCKET / folder / name, Path(directory) / name, False
-                )
+                same = filecmp.cmp(origin.path(folder, name), Path(directory) / name, False)
                 assert same, f"{name} differs"
     os.sync()
     time.sleep(0.5)

@@ -1,17 +1,25 @@
-"""One local origin for all candidates: nginx serving ranges of files in memory, plain and with TLS."""
+"""One local origin for all candidates: nginx serving ranges of files in memory, plain and with TLS.
 
+It states the CRC64NVME of each object as S3 does, so that a client that verifies has what to verify.
+"""
+
+import base64
 import os
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
+
+import awscrt.checksums
 
 BUCKET = "acme"
+PIECE_BYTES = 1 << 20
 START_S_MAX = 10.0
 MEMORY = Path("/dev/shm")
 
@@ -24,11 +32,24 @@ http {{
   open_file_cache max=8000; root {data};
   client_body_temp_path {run}/1; proxy_temp_path {run}/2; fastcgi_temp_path {run}/3;
   uwsgi_temp_path {run}/4; scgi_temp_path {run}/5;
+  map_hash_max_size 32768; map_hash_bucket_size 128;
+  map $uri $crc64nvme {{ default ""; include {run}/checksums; }}
+  map $crc64nvme $checksum_type {{ "" ""; default FULL_OBJECT; }}
+  add_header x-amz-checksum-crc64nvme $crc64nvme; add_header x-amz-checksum-type $checksum_type;
   server {{ listen 127.0.0.1:{plain} reuseport; }}
   server {{ listen 127.0.0.1:{tls} ssl reuseport; ssl_certificate {run}/cert.pem;
             ssl_certificate_key {run}/key.pem; ssl_protocols TLSv1.3; }}
 }}
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Files of random bytes, so that nothing along the way can be clever about them."""
+
+    name: str
+    files: Sequence[str]
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +59,12 @@ class Origin:
     tls_url: str
     ca_bundle: Path
 
-    def make(self, folder: str, names: list[str], size_bytes: int) -> None:
-        """Random files, so that nothing along the way can be clever about them."""
-        directory = self.data / BUCKET / folder
-        directory.mkdir(parents=True)
-        for name in names:
-            with (directory / name).open("wb") as file:
-                for at in range(0, size_bytes, 1 << 20):
-                    file.write(os.urandom(min(1 << 20, size_bytes - at)))
+    def path(self, folder: str, name: str) -> Path:
+        return self.data / BUCKET / folder / name
 
 
 @contextmanager
-def running_origin() -> Iterator[Origin]:
+def running_origin(folders: Sequence[Folder]) -> Iterator[Origin]:
     """Needs nginx and openssl of the system; SystemExit names what is missing."""
     for program in ("nginx", "openssl"):
         if shutil.which(program) is None:
@@ -57,6 +72,9 @@ def running_origin() -> Iterator[Origin]:
     memory = str(MEMORY) if MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=memory) as data, tempfile.TemporaryDirectory() as run:
         Path(data).chmod(0o755)
+        with (Path(run) / "checksums").open("w") as checksums:
+            for folder in folders:
+                _make(Path(data), folder, checksums)
         ports = _free_port(), _free_port()
         _certificate(Path(run))
         user = "user root;" if os.getuid() == 0 else ""
@@ -75,6 +93,20 @@ def running_origin() -> Iterator[Origin]:
                 )
             finally:
                 server.terminate()
+
+
+def _make(data: Path, folder: Folder, checksums: TextIO) -> None:
+    directory = data / BUCKET / folder.name
+    directory.mkdir(parents=True)
+    for name in folder.files:
+        checksum = 0
+        with (directory / name).open("wb") as file:
+            for at in range(0, folder.size_bytes, PIECE_BYTES):
+                content = os.urandom(min(PIECE_BYTES, folder.size_bytes - at))
+                checksum = awscrt.checksums.crc64nvme(content, checksum)
+                file.write(content)
+        stated = base64.b64encode(checksum.to_bytes(8, "big")).decode()
+        checksums.write(f"/{BUCKET}/{folder.name}/{name} {stated};\n")
 
 
 def _free_port() -> int:

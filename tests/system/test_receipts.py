@@ -113,10 +113,10 @@ async def test_a_rollout_leaves_every_step_of_every_replica_and_a_seal(machine: 
             row |= {"cached_tokens": 0, "completion_tokens": 1, "duration_s": 0.1, "queue_s": 0.0}
             began = (await machine.deployment("d2")).started_at
             rows = [
-                {**row, "ended_at": began, "version": v, "status": s}
-                for v, s in ((1, 200), (2, 200), (2, 503))
+                {**row, "ended_at": began, "version": v, "status": s, "held_s": held_s}
+                for v, s, held_s in ((1, 200, 0.0), (2, 200, 1.5), (2, 503, 0.0))
             ]
-            rows.append({**row, "ended_at": ended, "version": 2, "status": 200})
+            rows.append({**row, "ended_at": ended, "version": 2, "status": 200, "held_s": 0.0})
             await tx.execute(usage_requests.insert(), rows)
         second = await sealed(machine, "d2")
     new = ["pending", "starting", "warming", "ready", "routed"]
@@ -133,7 +133,7 @@ async def test_a_rollout_leaves_every_step_of_every_replica_and_a_seal(machine: 
     assert {one["digest_loaded"] for one in summary["replicas"] if one["version"] == 2} == {
         "2" * 64
     }
-    assert (summary["drained"], summary["cut"], summary["held"]) == (0, 0, None)
+    assert (summary["drained"], summary["cut"], summary["held"]) == (0, 0, 1)
     assert summary["requests"][0] == {"version": 1, "requests": 1, "failed": 0}
     assert summary["requests"][1]["failed"] == 1
     assert all(summary["phases"][name] for name in summary["phases"])

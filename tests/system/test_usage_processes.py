@@ -20,7 +20,7 @@ from stub_engine import running
 from weighbridge.clock import Clock
 from weighbridge.routing.limits import UsageLimits
 from weighbridge.storage.database import Database
-from weighbridge.storage.tables import usage_hourly
+from weighbridge.storage.history_tables import usage_hourly
 from weighbridge.usage.reconciler import UsageReconciler
 from weighbridge.usage.spool import SpoolLimits, spools_in
 

@@ -44,6 +44,9 @@ class Parts:
     diff_calls: CallQuota = field(
         default_factory=lambda: CallQuota(calls_max=30, window_s=60.0, running_max=2)
     )
+    forecast_calls: CallQuota = field(
+        default_factory=lambda: CallQuota(calls_max=30, window_s=60.0, running_max=2)
+    )
     metrics_asked: Allowance = field(default_factory=Allowance)
 
 

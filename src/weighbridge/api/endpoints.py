@@ -12,6 +12,7 @@ from weighbridge.api.answers import (
     unix_s,
 )
 from weighbridge.api.deps import AtMostOnce, Control, Management
+from weighbridge.api.management.forecast import DeployForecast, forecast
 from weighbridge.api.versions import own_org
 from weighbridge.endpoints import service
 from weighbridge.registry.names import VersionName
@@ -27,6 +28,10 @@ class DeployRequest(BaseModel):
 
     model: str = Field(
         description="orgs/<org_name>/models/<model_arch_id>/versions/<number or alias>."
+    )
+    dry_run: bool = Field(
+        default=False,
+        description="Change nothing; answer what would happen, or the error that would be answered.",
     )
 
 
@@ -68,9 +73,11 @@ async def endpoint_status(endpoint_id: str, caller: Management, control: Control
 )
 async def deploy_model(
     endpoint_id: str, body: DeployRequest, caller: Management, control: Control, once: AtMostOnce
-) -> DeployOperation:
+) -> DeployOperation | DeployForecast:
     """Queue the rollout of a model version to an endpoint of the same architecture."""
     name = VersionName.parse(body.model)
+    if body.dry_run:
+        return await forecast(control, caller, endpoint_id, name)
     async with control.database.begin() as tx:
         if (before := await once.answer(tx, DeployOperation)) is not None:
             return before

@@ -8,6 +8,7 @@ from weighbridge.cli.models import TimeoutS
 from weighbridge.cli.output import facts, moment, plain, table
 from weighbridge.cli.rollouts import deployments
 from weighbridge.cli.rollouts.deployments import fraction, show_deployment
+from weighbridge.cli.rollouts.forecast import forecast_view
 from weighbridge.cli.session import OrgName, Session, UsageError, Yes, with_session
 from weighbridge.cli.usage.gateway import endpoint_gateway
 from weighbridge.cli.usage.limits import endpoint_limit
@@ -161,11 +162,19 @@ def deploy(
     version: Annotated[
         str, typer.Argument(metavar="VERSION", help="A version's number, alias or whole name.")
     ],
+    *,
     wait: Wait = False,
     timeout: TimeoutS = ROLLOUT_TIMEOUT_S,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Change nothing; show what would happen.")
+    ] = False,
 ) -> None:
     """Deploy a version to an endpoint as a rolling update."""
     name = _deployable(session, endpoint, version)
+    if dry_run:
+        forecast = session.client.endpoints.forecast(endpoint, name)
+        session.output.show(forecast.raw, forecast_view(forecast))
+        return
     deployment = session.client.endpoints.deploy(endpoint, name)
     _follow(session, endpoint, deployment, wait=wait, timeout_s=timeout)
 

@@ -11,6 +11,7 @@ from weighbridge.cli import admin, chat, config, endpoints, models, serve
 from weighbridge.cli.demo import command as demo
 from weighbridge.cli.inspection import doctor
 from weighbridge.cli.output import Output, facts, plain
+from weighbridge.cli.receipts import command as receipts
 from weighbridge.cli.session import AsJson, Exit, UsageError, profile_file, reported
 from weighbridge.cli.usage import report
 
@@ -35,6 +36,7 @@ def program() -> typer.Typer:
     models.install(tree)
     doctor.install(tree)
     endpoints.install(tree)
+    receipts.install(tree)
     chat.install(tree)
     report.install(tree)
     admin.install(tree)

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from weighbridge.gateway.affinity.keys import affinity_key
 from weighbridge.gateway.answers.rendering import AnswerIdentity
 from weighbridge.gateway.errors import model_not_found
 from weighbridge.gateway.requests.checks import check_request
@@ -26,6 +27,8 @@ class Admitted(Struct, frozen=True):
     stream: bool
     tier_used: str | None
     top_logprobs: int
+    affinity: str | None = None
+    """What it has in common with requests that had better go to the same replica."""
 
     @property
     def is_chat(self) -> bool:
@@ -73,6 +76,7 @@ def admit(
         stream=request.stream is True,
         tier_used=_tier_used(request),
         top_logprobs=_top_logprobs(request),
+        affinity=affinity_key(request, endpoint.affinity),
     )
 
 

@@ -20,7 +20,6 @@ log = structlog.get_logger()
 LOOK_S = 2.0
 SEALED_PARALLEL_MAX = 20
 """Receipts sealed in one pass, in a transaction each."""
-HELD_UNKNOWN = "no gateway figure tells how many requests were held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +97,21 @@ class ReceiptReconciler:
     ) -> dict[str, object]:
         """What the entries do not tell; a figure that nobody has is None, with the reason beside it."""
         times = {str(one.get("event")): moment(one) for one in reversed(payloads)}
-        missing = {"held": HELD_UNKNOWN}
-        requests = None
+        missing = {}
+        requests = held = None
         begin, end = times.get("started"), times.get("ended")
         keep_s = self._times.requests_keep_s
         if begin is None or end is None:
-            missing["requests"] = "it never started"
+            missing["requests"] = missing["held"] = "it never started"
         elif now - begin > timedelta(seconds=keep_s):
-            missing["requests"] = f"single requests are kept for {keep_s:g} s only"
+            why = f"single requests are kept for {keep_s:g} s only"
+            missing["requests"] = missing["held"] = why
         else:
             requests = await store.requests_by_version(tx, head.endpoint_id, begin, end)
+            held = await store.held_requests(tx, head.endpoint_id, begin, end)
         return {
             "requests": None if requests is None else [dict(one) for one in requests],
-            "held": None,
+            "held": held,
             "not_measured": missing,
             "omitted_entries": head.omitted,
         }

@@ -187,6 +187,18 @@ async def sealable(
     return (await tx.execute(query)).scalars().all()
 
 
+async def held_requests(tx: Transaction, endpoint_id: str, begin: datetime, end: datetime) -> int:
+    """Requests of an endpoint that ended in [begin, end] and had been held for want of a ready replica."""
+    seen = usage_requests.c
+    query = select(func.count()).where(
+        seen.endpoint_id == endpoint_id,
+        seen.ended_at >= begin,
+        seen.ended_at <= end,
+        seen.held_s > 0,
+    )
+    return int((await tx.execute(query)).scalar_one())
+
+
 async def requests_by_version(
     tx: Transaction, endpoint_id: str, begin: datetime, end: datetime
 ) -> Sequence[Mapping[str, int]]:

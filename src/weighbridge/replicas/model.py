@@ -91,9 +91,9 @@ class Replica:
     `routed_generation` is the routing table that first named it, `unrouted_generation` the first that no
     longer did; both wait for the gateways' acks (G5), and `routed_at` is when the first of these was complete.
     `flips` are the last times it was about to be given up for failed probes and came back; `settings_digest`
-    tells the engine settings apart that it runs with. `failure_counted` is set once a rollout has put a
-    failure on its account. `slot` indexes the shared in-flight counts and is given to nobody else while the
-    replica is not final.
+    tells the engine settings apart that it runs with, `drain_began_at` is when it left the routes.
+    `failure_counted` is set once a rollout has put a failure on its account. `slot` indexes the shared
+    in-flight counts and is given to nobody else while the replica is not final.
     """
 
     id: str
@@ -120,6 +120,7 @@ class Replica:
     drain_deadline: datetime | None
     revision: int
     settings_digest: str = ""
+    drain_began_at: datetime | None = None
     flips: tuple[datetime, ...] = ()
 
 

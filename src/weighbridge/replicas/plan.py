@@ -261,7 +261,8 @@ def _lost(replica: Replica, reason: str, now: datetime) -> Step:
 
 
 def _become(replica: Replica, state: ReplicaState, reason: str, now: datetime) -> Replica:
-    return replace(_say(replica, reason), state=state, state_since=now)
+    left_at = now if state is ReplicaState.DRAINING else replica.drain_began_at
+    return replace(_say(replica, reason), state=state, state_since=now, drain_began_at=left_at)
 
 
 def _say(replica: Replica, reason: str) -> Replica:

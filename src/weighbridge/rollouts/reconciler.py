@@ -235,7 +235,10 @@ class _Step:
 
     def _leaving(self, replica_id: str, state: ReplicaState) -> Replica:
         replica = self.replicas[replica_id]
-        return replace(replica, state=state, reason="replaced", state_since=self.now)
+        left_at = self.now if state is ReplicaState.DRAINING else None
+        return replace(
+            replica, state=state, reason="replaced", state_since=self.now, drain_began_at=left_at
+        )
 
     async def _start(self, tx: Transaction, starts: Sequence[Deployment]) -> list[Replica]:
         if not starts:

@@ -41,17 +41,7 @@ async def deploy(
     version of another architecture, ConflictError for one whose sync is not done, LimitError when the queue
     is full. Lock order: the endpoint's row first, as everywhere.
     """
-    if name.org != org.name:
-        raise NotFoundError(f"Model version {name} was not found.", param="model")
-    endpoint = await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=True)
-    if name.arch != endpoint.arch_id:
-        raise InvalidError(
-            f"Endpoint {endpoint_id} serves {endpoint.arch_id}; {name} is a version of {name.arch}. "
-            "Deploy it to an endpoint of its own architecture.",
-            code="model_architecture_mismatch",
-            param="model",
-        )
-    version = await registry_service.resolve(tx, org.id, name.arch, name.ref)
+    endpoint, version = await candidate(tx, org, endpoint_id, name, lock=True)
     return await _queue(
         tx,
         version,
@@ -62,6 +52,23 @@ async def deploy(
         queue_max=queue_max,
         asked_by=asked_by,
     )
+
+
+async def candidate(
+    tx: Transaction, org: Org, endpoint_id: str, name: VersionName, *, lock: bool
+) -> tuple[Endpoint, ModelVersion]:
+    """The endpoint and the version that `deploy` would take; raises as it does, but for the sync and the queue."""
+    if name.org != org.name:
+        raise NotFoundError(f"Model version {name} was not found.", param="model")
+    endpoint = await endpoint_service.get(tx, endpoint_id, org_id=org.id, lock=lock)
+    if name.arch != endpoint.arch_id:
+        raise InvalidError(
+            f"Endpoint {endpoint_id} serves {endpoint.arch_id}; {name} is a version of {name.arch}. "
+            "Deploy it to an endpoint of its own architecture.",
+            code="model_architecture_mismatch",
+            param="model",
+        )
+    return endpoint, await registry_service.resolve(tx, org.id, name.arch, name.ref)
 
 
 async def _queue(
@@ -75,29 +82,16 @@ async def _queue(
     queue_max: int,
     asked_by: str | None,
 ) -> Deployment:
-    if version.status is not SyncStatus.DONE or version.manifest_digest is None:
-        raise ConflictError(
-            f"Version {version.number} of {version.arch_id} cannot be deployed: its sync is "
-            f"{version.status.value}. Deploy it once its sync_status is done.",
-            code="version_not_done",
-            param="model",
-        )
+    digest = deployable_digest(version)
     open_now = await store.open_of(tx, endpoint.id)
-    waiting = [d for d in open_now if d.status is RolloutStatus.NOT_STARTED]
-    if endpoint.queue_policy is QueuePolicy.LATEST_WINS:
-        for one in waiting:
+    ahead = ahead_of_new(endpoint, open_now, queue_max=queue_max)
+    for one in open_now:
+        if one not in ahead:
             await _record(tx, one, _superseded(one, deployment_id, now), now)
-        open_now = [d for d in open_now if d not in waiting]
-    elif len(waiting) >= queue_max:
-        raise LimitError(
-            f"{len(waiting)} deployments wait on endpoint {endpoint.id} already; the limit is "
-            f"{queue_max}. Wait until some have started, or cancel one.",
-            code="deployment_queue_full",
-        )
-    reason = f"queued behind {open_now[-1].id}" if open_now else "queued"
-    queued = _waiting(
+    reason = f"queued behind {ahead[-1].id}" if ahead else "queued"
+    queued = waiting_deployment(
         version,
-        version.manifest_digest,
+        digest,
         endpoint_id=endpoint.id,
         reference=reference,
         deployment_id=deployment_id,
@@ -116,7 +110,38 @@ async def _record(tx: Transaction, before: Deployment, after: Deployment, now: d
     await receipts.tell(tx, before.id, before.endpoint_id, events)
 
 
-def _waiting(
+def deployable_digest(version: ModelVersion) -> str:
+    """The digest of a version whose sync is done; ConflictError for another (R8)."""
+    if version.status is not SyncStatus.DONE or version.manifest_digest is None:
+        raise ConflictError(
+            f"Version {version.number} of {version.arch_id} cannot be deployed: its sync is "
+            f"{version.status.value}. Deploy it once its sync_status is done.",
+            code="version_not_done",
+            param="model",
+        )
+    return version.manifest_digest
+
+
+def ahead_of_new(
+    endpoint: Endpoint, open_now: Sequence[Deployment], *, queue_max: int
+) -> list[Deployment]:
+    """Those of the open deployments behind which a new one queues; LimitError when too many wait.
+
+    With `latest_wins` those that wait give way instead.
+    """
+    waiting = [d for d in open_now if d.status is RolloutStatus.NOT_STARTED]
+    if endpoint.queue_policy is QueuePolicy.LATEST_WINS:
+        return [d for d in open_now if d not in waiting]
+    if len(waiting) >= queue_max:
+        raise LimitError(
+            f"{len(waiting)} deployments wait on endpoint {endpoint.id} already; the limit is "
+            f"{queue_max}. Wait until some have started, or cancel one.",
+            code="deployment_queue_full",
+        )
+    return list(open_now)
+
+
+def waiting_deployment(
     version: ModelVersion,
     digest: str,
     *,

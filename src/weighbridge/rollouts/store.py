@@ -53,6 +53,14 @@ async def add(tx: Transaction, deployment: Deployment, sequence: int) -> None:
     )
 
 
+async def settings_digest(tx: Transaction, arch_id: str) -> str:
+    """What `add` gives a deployment now."""
+    query = select(func.md5(cast(architectures.c.engine, Text))).where(
+        architectures.c.id == arch_id
+    )
+    return str((await tx.execute(query)).scalar_one())
+
+
 async def find(
     tx: Transaction, deployment_id: str, *, org_id: str | None = None
 ) -> Deployment | None:

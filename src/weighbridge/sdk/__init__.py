@@ -39,6 +39,7 @@ from weighbridge.sdk.management.deployments import (
     DeploymentPage,
     ReplicaCount,
 )
+from weighbridge.sdk.management.forecast import Forecast, ForecastStep, ForecastWeights
 from weighbridge.sdk.types import (
     AccessReport,
     AccessStep,
@@ -85,6 +86,9 @@ __all__ = [
     "Endpoint",
     "EndpointShape",
     "EndpointSummary",
+    "Forecast",
+    "ForecastStep",
+    "ForecastWeights",
     "GatewayOptions",
     "Limits",
     "LookAlike",

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from weighbridge.sdk.errors import ClientError
 from weighbridge.sdk.fields import Fields
+from weighbridge.sdk.management.forecast import Forecast
 from weighbridge.sdk.transport import Json, Transport
 from weighbridge.sdk.types import (
     AccessReport,
@@ -164,6 +165,11 @@ class Endpoints:
             idempotency_key=idempotency_key,
         )
         return Deployment.read(answer)
+
+    def forecast(self, endpoint_id: str, model: VersionName | str) -> Forecast:
+        """What `deploy` would do, changing nothing; raises what it would raise."""
+        body: Json = {"model": str(model), "dry_run": True}
+        return Forecast.read(self._caller.post(f"{_endpoint_path(endpoint_id)}:deployModel", body))
 
     def rollback(self, endpoint_id: str, *, idempotency_key: str | None = None) -> Deployment:
         """Ask for a rollout to the version that served before the present one."""

@@ -104,6 +104,7 @@ usage_requests = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("duration_s", Double, nullable=False),
     Column("queue_s", Double, nullable=False),
+    Column("held_s", Double, nullable=False, server_default=text("0")),
     Column("ttft_s", Double),
     Index("ix_usage_requests_org", "org_id", "ended_at"),
     Index("ix_usage_requests_endpoint", "endpoint_id", "version", "ended_at"),

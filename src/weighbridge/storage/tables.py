@@ -291,6 +291,7 @@ replicas = Table(
     time_column("state_since"),
     time_column("ready_at", nullable=True),
     time_column("drain_deadline", nullable=True),
+    time_column("drain_began_at", nullable=True),
     revision_column(),
     # A slot of the shared in-flight counts belongs to one replica that is not final.
     Index(

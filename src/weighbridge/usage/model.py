@@ -28,6 +28,8 @@ class UsageEvent(msgspec.Struct, frozen=True, array_like=True):
     duration_s: float
     queue_s: float
     ttft_s: float | None
+    held_s: float = 0.0
+    """How long it was held for want of a ready replica; part of neither `queue_s` nor an engine's time."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

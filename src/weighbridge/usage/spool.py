@@ -81,7 +81,7 @@ class Spool:
         self._directory = directory
         self._prefix = prefix
         self._limits = limits or SpoolLimits()
-        self._pending: deque[bytes] = deque()
+        self._pending: deque[UsageEvent | bytes] = deque()
         self._lost = 0
         self._full = asyncio.Event()
         self._file: SpoolFile | None = None
@@ -89,11 +89,14 @@ class Spool:
         self._writing = threading.Lock()
 
     def add(self, event: UsageEvent) -> None:
-        self._pending.append(event_line(event))
-        if len(self._pending) > self._limits.pending_max:
-            self._pending.popleft()
+        """Its line is made when its batch is written."""
+        pending = self._pending
+        pending.append(event)
+        waiting = len(pending)
+        if waiting > self._limits.pending_max:
+            pending.popleft()
             self._lost += 1
-        if len(self._pending) >= self._limits.batch_events:
+        if waiting >= self._limits.batch_events:
             self._full.set()
 
     async def run(self) -> None:
@@ -109,9 +112,10 @@ class Spool:
 
     async def flush(self) -> bool:
         """Write what is pending; False when not all of it could be."""
-        batch = [*([loss_line(self._lost)] if self._lost else []), *self._pending]
-        if not batch:
+        if not self._pending and not self._lost:
             return True
+        batch = [loss_line(self._lost)] if self._lost else []
+        batch += [one if isinstance(one, bytes) else event_line(one) for one in self._pending]
         lost, self._lost = self._lost, 0
         self._pending.clear()
         kept, dropped = await asyncio.to_thread(self._write, batch)

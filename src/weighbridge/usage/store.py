@@ -118,6 +118,7 @@ async def add_requests(tx: Transaction, events: Sequence[UsageEvent]) -> None:
                 "completion_tokens": event.completion_tokens,
                 "duration_s": event.duration_s,
                 "queue_s": event.queue_s,
+                "held_s": event.held_s,
                 "ttft_s": event.ttft_s,
             }
             for event in events

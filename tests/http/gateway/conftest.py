@@ -9,6 +9,7 @@ import pytest
 
 from gateway_process import ENDPOINT, KEY, GatewayProcess
 from stub_engine import StubEngine, running
+from weighbridge.gateway.metrics.access import HELD_S
 
 
 @dataclass
@@ -68,6 +69,8 @@ async def site(gateway: GatewayProcess) -> AsyncIterator[Site]:
         running(engines[2]) as url2,
         aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as session,
     ):
+        # By then the last lines of the test before are written.
+        await asyncio.sleep(2 * HELD_S)
         made = Site(gateway, session, engines, [url0, url1, url2], name, len(gateway.log))
         await made.route(0, 1)
         yield made

@@ -175,3 +175,73 @@ def test_every_error_says_the_next_step(server, weighbridge, status, code):
     server.on("POST", f"{PATH}:cancel", (status, {"message": "No.", "code": code}))
     run = weighbridge("deployment", "cancel", UUID)
     assert "next: " in run.err
+
+
+FORECAST = {
+    "endpoint_id": "chat",
+    "version_id": 2,
+    "base_version_id": 1,
+    "queued_behind": 2,
+    "expected_status": "done",
+    "reason": "",
+    "complete": True,
+    "ready_replicas": 1,
+    "lowest_ready_replicas": 0,
+    "peak_slots": 1,
+    "hold_needed": True,
+    "gap_s": 45.2,
+    "steps": [
+        {
+            "step": "drain",
+            "version_id": 1,
+            "replicas": 1,
+            "at_s": 0,
+            "ready_replicas": 0,
+            "slots": 1,
+        },
+        {
+            "step": "start",
+            "version_id": 2,
+            "replicas": 1,
+            "at_s": 61,
+            "ready_replicas": 0,
+            "slots": 1,
+        },
+    ],
+    "times": {"history": True, "takes_s": 120, "message": "Done in about 120 s."},
+    "weights": {
+        "size_bytes": 5_000_000,
+        "present": True,
+        "disk_needed_bytes": 0,
+        "disk_free_bytes": 10**12,
+    },
+}
+
+
+def test_a_deploy_is_tried_on_paper(server, weighbridge):
+    server.on("POST", "/management/v1/endpoints/chat:deployModel", FORECAST)
+    name = "orgs/acme/models/llama/versions/2"
+    run = weighbridge("deploy", "chat", name, "--dry-run")
+    assert run.code == 0, run.err
+    assert server.last[3] == {"model": name, "dry_run": True}
+    assert "needed: no replica is ready for about 45 s" in run.out
+    assert "1 now, never below 0" in run.out
+    assert run.out.splitlines()[-1].split() == [
+        "1:01",
+        "start",
+        "1",
+        "of",
+        "version",
+        "2",
+        "0",
+        "1",
+    ]
+    assert weighbridge("deploy", "chat", name, "--dry-run", "--json").document == FORECAST
+
+
+def test_a_refused_deploy_on_paper_says_why_and_what_next(server, weighbridge):
+    refusal = {"message": "Its sync is queued.", "code": "version_not_done"}
+    server.on("POST", "/management/v1/endpoints/chat:deployModel", (409, refusal))
+    run = weighbridge("deploy", "chat", "orgs/acme/models/llama/versions/2", "--dry-run")
+    assert (run.code, "Its sync is queued." in run.err) == (5, True)
+    assert "weighbridge version show" in run.err

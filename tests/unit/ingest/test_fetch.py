@@ -1,6 +1,9 @@
 """The pump: whole files, parts kept over an interruption, bounded memory, and the disk reserved first (W6, W9)."""
 
 import base64
+import errno
+import io
+import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +12,13 @@ from pathlib import Path
 
 import awscrt.checksums
 import pytest
+from blake3 import blake3
 
 from weighbridge.ingest.model import PinnedFile
 from weighbridge.ingest.pulse import Pulse
+from weighbridge.ingest.pump.buffers import BUFFER_BYTES_MAX
 from weighbridge.ingest.pump.fetch import fetch, reserve
-from weighbridge.ingest.pump.journal import Journal
+from weighbridge.ingest.pump.journal import Journal, Noted
 from weighbridge.ingest.pump.staged import Entry, FetchOrder, Whole
 from weighbridge.ingest.pump.throttle import BURST_S, Throttle
 from weighbridge.ingest.s3.faults import SourceError
@@ -97,6 +102,116 @@ def test_after_an_interruption_only_unfinished_and_damaged_parts_are_fetched(
     assert pull(again, orders)["big"] == content_digest(content)
     # Part 0 was damaged, part 1 kept, part 2 (one chunk) never ended.
     assert again.served == HASH_PART_BYTES // CHUNK_BYTES + 1
+
+
+class Recorded(Memory):
+    """Keeps the ranges it was asked for."""
+
+    def __init__(self, objects: dict[str, bytes], fail_after: int | None = None) -> None:
+        super().__init__(objects, fail_after)
+        self.ranges: list[tuple[int, int]] = []
+
+    def stream(
+        self, file: PinnedFile, start: int, end: int, room: Callable[[int], memoryview]
+    ) -> Iterator[memoryview]:
+        self.ranges.append((start, end))
+        yield from super().stream(file, start, end, room)
+
+
+def test_an_interrupted_part_goes_on_behind_the_last_buffer_that_was_written(
+    tmp_path: Path,
+) -> None:
+    content = content_of(SIZE_BYTES)
+    orders = [order(tmp_path, "big", content, crc64(content))]
+    written = BUFFER_BYTES_MAX // CHUNK_BYTES
+    with pytest.raises(SourceError):
+        pull(Memory({"big": content}, fail_after=2 * written + 1), orders, workers=1)
+    again = Recorded({"big": content})
+    assert pull(again, orders)["big"] == content_digest(content)
+    assert min(again.ranges) == (2 * BUFFER_BYTES_MAX, HASH_PART_BYTES)
+
+
+def test_an_interrupted_part_whose_bytes_were_damaged_is_fetched_whole(tmp_path: Path) -> None:
+    content = content_of(SIZE_BYTES)
+    orders = [order(tmp_path, "big", content)]
+    with pytest.raises(SourceError):
+        pull(Memory({"big": content}, fail_after=10), orders, workers=1)
+    with (tmp_path / "big").open("r+b") as file:
+        file.write(b"damage")
+    again = Recorded({"big": content})
+    assert pull(again, orders)["big"] == content_digest(content)
+    assert min(again.ranges) == (0, HASH_PART_BYTES)
+
+
+@pytest.mark.parametrize("size_bytes", [-1, 0, 4097, HASH_PART_BYTES + 1])
+def test_a_note_of_an_impossible_length_is_no_note(size_bytes: int, tmp_path: Path) -> None:
+    content = content_of(SIZE_BYTES)
+    journal = Journal(tmp_path / "big")
+    journal.note(0, size_bytes, blake3(content[: max(0, size_bytes)]).digest())
+    journal.close()
+    again = Recorded({"big": content})
+    digest = pull(again, [order(tmp_path, "big", content)])["big"]
+    assert digest == content_digest(content)
+    assert (0, HASH_PART_BYTES) in again.ranges
+
+
+def test_the_first_failure_is_told_and_what_its_siblings_had_finished_is_kept(
+    tmp_path: Path,
+) -> None:
+    first_done = threading.Event()
+
+    class Failing(Memory):
+        """The second part fails at once, and the first one ends only after that."""
+
+        def stream(
+            self, file: PinnedFile, start: int, end: int, room: Callable[[int], memoryview]
+        ) -> Iterator[memoryview]:
+            if start == HASH_PART_BYTES:
+                raise SourceError("gone", code="SOURCE_CHANGED")
+            if start == 0:
+                assert failing.wait(10)
+                yield from super().stream(file, start, end, room)
+                first_done.set()
+            else:
+                yield from super().stream(file, start, end, room)
+
+    content = content_of(SIZE_BYTES)
+    failing = threading.Event()
+
+    class Watched(Pulse):
+        def stop(self, cause: Exception) -> None:
+            failing.set()
+            assert first_done.wait(10)
+            super().stop(cause)
+
+    with pytest.raises(SourceError, match="gone"):
+        fetch(
+            Failing({"big": content}),
+            [order(tmp_path, "big", content)],
+            Watched(time.monotonic),
+            workers=4,
+            tries_max=3,
+            finished=lambda wholes: None,
+        )
+    again = Recorded({"big": content})
+    assert pull(again, [order(tmp_path, "big", content)])["big"] == content_digest(content)
+    assert again.ranges == [(HASH_PART_BYTES, 2 * HASH_PART_BYTES)]
+
+
+def test_a_journal_that_the_disk_does_not_take_is_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.FileIO):
+        def write(self, content: object) -> int:
+            raise OSError(errno.ENOSPC, "full")
+
+    journal = Journal(tmp_path / "file")
+    journal._file.close()
+    monkeypatch.setattr(journal, "_file", Full(tmp_path / "file.journal", "a"))
+    with pytest.raises(SourceError) as refusal:
+        journal.note(0, 1, b"\1" * 32)
+    journal.close()
+    assert refusal.value.code == "DISK_FULL"
 
 
 @pytest.mark.parametrize("algorithm", ["crc64nvme", "crc32c", "crc32"])
@@ -194,15 +309,15 @@ def test_a_file_another_sync_fetches_is_waited_for_and_then_taken_from_the_store
 
 def test_a_journals_torn_line_does_not_swallow_the_next(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "file")
-    journal.note(0, b"\1" * 32)
+    journal.note(0, 7, b"\1" * 32)
     journal.close()
     with (tmp_path / "file.journal").open("ab") as file:
         file.write(b'{"part":1,"bl')
     journal = Journal(tmp_path / "file")
-    journal.note(2, b"\2" * 32)
+    journal.note(2, 9, b"\2" * 32)
     journal.close()
     again = Journal(tmp_path / "file")
-    assert again.found == {0: "01" * 32, 2: "02" * 32}
+    assert again.found == {0: Noted(7, "01" * 32), 2: Noted(9, "02" * 32)}
     again.close()
 
 

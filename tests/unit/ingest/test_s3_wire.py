@@ -140,6 +140,20 @@ def test_requests_share_connections_and_survive_their_end(stub: S3Stub) -> None:
     assert stub.connections <= 4  # botocore opened one of them
 
 
+def test_heads_share_a_connection(stub: S3Stub) -> None:
+    client = client_of(stub)
+    opened = stub.connections
+    for _ in range(10):
+        client.head_object(Bucket="acme", Key=KEY)
+    assert stub.connections == opened + 1
+
+
+@pytest.mark.parametrize("value", ["============", "A===========", "not base64!!", "short"])
+def test_a_checksum_that_is_none_is_not_taken_for_one(value: str, stub: S3Stub) -> None:
+    stub.head_members[KEY] = {"x-amz-checksum-crc64nvme": value}
+    assert source_of(stub).pin(ListedObject(KEY, 0, ""), "weights.bin").checksum is None
+
+
 @pytest.mark.parametrize("call", ["get_object", "head_object"])
 def test_a_refusal_is_worded_as_botocores(call: str, stub: S3Stub) -> None:
     client = client_of(stub)

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from weighbridge.clock import Clock
 from weighbridge.errors import StaleError
 from weighbridge.storage.database import Database
-from weighbridge.storage.tables import usage_hourly, usage_requests, usage_spools
+from weighbridge.storage.history_tables import usage_hourly, usage_requests, usage_spools
 from weighbridge.usage import store
 from weighbridge.usage.lines import event_line, loss_line, read_lines
 from weighbridge.usage.metrics import Allowance, AskedTooOftenError

@@ -27,15 +27,20 @@ def cached_gguf(folder: Path, digest: str, cache_dir: Path, dtype: str = "auto")
         raise InvalidError(
             f"dtype {dtype!r} is not supported by llamacpp: use {' or '.join(DTYPES)}"
         )
-    directory = cache_dir / FOLDER
+    target = converted_path(digest, cache_dir, dtype)
+    directory = target.parent
     directory.mkdir(parents=True, exist_ok=True)
-    target = directory / f"{digest}.v{CONVERTER_VERSION}.{dtype}.gguf"
     if target.exists():
         return target
     with _locked(directory / f"{target.name}.lock"):
         if not target.exists():
             _convert(folder, target, digest, dtype)
     return target
+
+
+def converted_path(digest: str, cache_dir: Path, dtype: str) -> Path:
+    """Where the converted weights of a version lie once they are made."""
+    return cache_dir / FOLDER / f"{digest}.v{CONVERTER_VERSION}.{dtype}.gguf"
 
 
 def sweep_converted(cache_dir: Path, published: Callable[[], Collection[str]]) -> int:

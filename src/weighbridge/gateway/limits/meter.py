@@ -4,7 +4,6 @@ A request without limits is neither estimated nor looked up. All of it is plain 
 record goes to disk and to the other workers by itself.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -80,22 +79,23 @@ class Meter:
 
     def _event(self, record: AccessRecord, arrived_unix_s: float) -> UsageEvent:
         # Wall time costs as much as the rest of this, so it is not asked again.
-        duration_s = self.clock.monotonic() - record.started_s
-        first_s = record.first_byte_s
+        started_s, first_s = record.started_s, record.first_byte_s
+        duration_s = self.clock.monotonic() - started_s
         return UsageEvent(
-            ended_unix_s=round(arrived_unix_s + duration_s, 3),
-            org_id=record.org_id,
-            key_id=record.key_id,
-            endpoint_id=record.endpoint_id,
-            version=NO_VERSION if record.version is None else record.version,
-            status=record.status,
-            prompt_tokens=record.prompt_tokens,
-            cached_tokens=record.cached_tokens,
-            completion_tokens=record.completion_tokens,
-            estimated=record.tokens_estimated,
-            duration_s=_ms(duration_s),
-            queue_s=_ms(record.queued_s),
-            ttft_s=None if first_s is None else _ms(first_s - record.started_s),
+            round(arrived_unix_s + duration_s, 3),
+            record.org_id,
+            record.key_id,
+            record.endpoint_id,
+            NO_VERSION if record.version is None else record.version,
+            record.status,
+            record.prompt_tokens,
+            record.cached_tokens,
+            record.completion_tokens,
+            record.tokens_estimated,
+            _ms(duration_s),
+            _ms(record.queued_s) if record.queued_s else 0.0,
+            None if first_s is None else _ms(first_s - started_s),
+            _ms(record.held_s) if record.held_s else 0.0,
         )
 
 
@@ -104,4 +104,5 @@ def _fields(headers: Mapping[str, str]) -> bytes:
 
 
 def _ms(seconds: float) -> float:
-    return max(0.0, math.floor(seconds * 1e4 + 0.5) / 1e4)
+    """To a tenth of a millisecond; `round` takes several times as long."""
+    return int(seconds * 1e4 + 0.5) / 1e4 if seconds > 0 else 0.0

@@ -6,21 +6,23 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 
+from msgspec import Struct
+
+from weighbridge.clock import monotonic_s
 from weighbridge.gateway.limits.quotas import Admission
 from weighbridge.gateway.metrics.figures import Figures
-from weighbridge.telemetry.logs import redact
 
 CLIENT_GONE = 499
 """Logged status of a request whose caller left before the answer was whole."""
 HELD_LINES_MAX = 256
+HELD_S = 0.05
+"""How long a line may wait to be written together with others."""
+_NAMES_KEPT_MAX = 4096
 
 
-@dataclass(slots=True)
-class AccessRecord:
+class AccessRecord(Struct):
     """Filled in on the way by the request's own visit. `answer_fields` belong in the head of its answer, whatever
     it is; each ends with CR LF.
     """
@@ -51,7 +53,7 @@ class AccessLog:
     """Writes a line per request in the form of the other log events, many at a time.
 
     The logging library costs as much as the rest of a request; these lines have fixed fields, so they are
-    written from one pattern, those of one turn of the loop at once.
+    written from one pattern. Every text in them is ours, from the tables: there is nothing of a caller's to cut out.
     """
 
     def __init__(
@@ -61,56 +63,77 @@ class AccessLog:
         self._process = json.dumps(process)
         self._on = logging.getLevelName(level.upper()) <= logging.INFO
         self._now = now
-        self._lines: list[str] = []
+        self._ended: list[tuple[AccessRecord, float]] = []
+        self._second = 0
+        self._second_text = ""
 
     def finish(self, record: AccessRecord, figures: Figures, now_s: float) -> None:
-        """Count this request and write its one line."""
-        duration_s = now_s - record.started_s
-        first_s = None if record.first_byte_s is None else record.first_byte_s - record.started_s
+        """Count this request and write its one line. The record must not change any more."""
+        started_s, first_s = record.started_s, record.first_byte_s
         figures.count(
             (record.route, record.endpoint_id, record.status),
-            duration_s=duration_s,
-            first_byte_s=first_s,
-            prompt_tokens=record.prompt_tokens,
-            completion_tokens=record.completion_tokens,
+            now_s - started_s,
+            None if first_s is None else first_s - started_s,
+            record.prompt_tokens,
+            record.completion_tokens,
         )
         if self._on:
-            self._write(record, duration_s, first_s)
+            ended = self._ended
+            if not ended:
+                asyncio.get_running_loop().call_later(HELD_S, self.flush)
+            ended.append((record, now_s))
+            if len(ended) >= HELD_LINES_MAX:
+                self.flush()
 
     def flush(self) -> None:
-        lines, self._lines = self._lines, []
+        ended, self._ended = self._ended, []
+        if not ended:
+            return
+        unix_offset_s = self._now().timestamp() - monotonic_s()
+        text = "".join(
+            [self._line(record, now_s, now_s + unix_offset_s) for record, now_s in ended]
+        ).encode()
         # A full log volume costs the lines, not the answers.
         with suppress(OSError):
-            text = redact("".join(lines)).encode()
             while text:
                 text = text[os.write(self._descriptor, text) :]
 
-    def _write(self, record: AccessRecord, duration_s: float, first_s: float | None) -> None:
-        if not self._lines:
-            asyncio.get_running_loop().call_soon(self.flush)
+    def _line(self, record: AccessRecord, now_s: float, unix_s: float) -> str:
         version = "null" if record.version is None else record.version
-        first_ms = "null" if first_s is None else f"{first_s * 1000:.1f}"
-        self._lines.append(
-            f'{{"request_id": "{record.request_id}", "route": {_quoted(record.route)}, '
-            f'"org_id": {_quoted(record.org_id)}, "key_id": {_quoted(record.key_id)}, '
-            f'"endpoint_id": {_quoted(record.endpoint_id)}, "version": {version}, '
-            f'"replica_id": {_quoted(record.replica_id)}, "attempts": {record.attempts}, '
-            f'"status": {record.status}, "code": {_quoted(record.code)}, '
+        started_s, first_s = record.started_s, record.first_byte_s
+        first_ms = "null" if first_s is None else f"{(first_s - started_s) * 1000:.1f}"
+        quoted = _QUOTED
+        return (
+            f'{{"request_id": "{record.request_id}", "route": {quoted[record.route]}, '
+            f'"org_id": {quoted[record.org_id]}, "key_id": {quoted[record.key_id]}, '
+            f'"endpoint_id": {quoted[record.endpoint_id]}, "version": {version}, '
+            f'"replica_id": {quoted[record.replica_id]}, "attempts": {record.attempts}, '
+            f'"status": {record.status}, "code": {quoted[record.code]}, '
             f'"prompt_tokens": {record.prompt_tokens}, '
             f'"completion_tokens": {record.completion_tokens}, '
             f'"tokens_estimated": {"true" if record.tokens_estimated else "false"}, '
             f'"queued_ms": {record.queued_s * 1000:.1f}, "held_ms": {record.held_s * 1000:.1f}, '
-            f'"ttft_ms": {first_ms}, "duration_ms": {duration_s * 1000:.1f}, '
+            f'"ttft_ms": {first_ms}, "duration_ms": {(now_s - started_s) * 1000:.1f}, '
             f'"event": "request", "process": {self._process}, "level": "info", '
-            f'"timestamp": "{self._timestamp()}"}}\n'
+            f'"timestamp": "{self._timestamp(unix_s)}"}}\n'
         )
-        if len(self._lines) >= HELD_LINES_MAX:
-            self.flush()
 
-    def _timestamp(self) -> str:
-        return f"{self._now().astimezone(UTC).replace(tzinfo=None).isoformat()}Z"
+    def _timestamp(self, unix_s: float) -> str:
+        second = int(unix_s)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).replace(tzinfo=None).isoformat()
+        return f"{self._second_text}.{int((unix_s - second) * 1e6):06d}Z"
 
 
-@lru_cache(maxsize=4096)
-def _quoted(text: str) -> str:
-    return json.dumps(text)
+class _Quoted(dict[str, str]):
+    """Texts as JSON has them, for those that come again and again."""
+
+    def __missing__(self, text: str) -> str:
+        if len(self) >= _NAMES_KEPT_MAX:
+            self.clear()
+        self[text] = json.dumps(text)
+        return self[text]
+
+
+_QUOTED = _Quoted()

@@ -66,7 +66,6 @@ class Figures:
     def count(
         self,
         labels: Labels,
-        *,
         duration_s: float,
         first_byte_s: float | None,
         prompt_tokens: int,

@@ -7,6 +7,7 @@ import structlog
 
 from weighbridge.clock import monotonic_s
 from weighbridge.errors import LimitError, WeighbridgeError
+from weighbridge.gateway.affinity.rendezvous import pick_by_key
 from weighbridge.gateway.balance import pick
 from weighbridge.gateway.table import CurrentTables
 from weighbridge.routing.acks import GatewayView, sum_slot
@@ -44,8 +45,11 @@ class Choice:
         log.warning("replica.failed", replica_id=replica.replica_id, reason=why.message)
         self._cooling[replica.replica_id] = monotonic_s() + self._cooling_s
 
-    def replica(self, endpoint: EndpointRoute, tried: Collection[str]) -> ReplicaRoute | None:
-        """By the newest table, so that a retry never goes to what has been unrouted since (G5).
+    def replica(
+        self, endpoint: EndpointRoute, tried: Collection[str], affinity: str | None = None
+    ) -> ReplicaRoute | None:
+        """By the newest table, so that a retry never goes to what has been unrouted since (G5). Requests of one
+        `affinity` go to one replica while its load allows.
 
         Raises LimitError when even the least loaded replica is full.
         """
@@ -54,16 +58,25 @@ class Choice:
             return None
         now_s = monotonic_s()
         cooling = {name for name, until in self._cooling.items() if until > now_s}
-        chance = random.random()  # noqa: S311 - no secret
-        chosen = pick(newest.replicas, self._load, chance, cooling.union(tried))
+        chosen = self._pick(newest.replicas, cooling.union(tried), affinity)
         if chosen is None and cooling:
-            chosen = pick(newest.replicas, self._load, chance, tried)
+            chosen = self._pick(newest.replicas, tried, affinity)
         if chosen is not None and self._load(chosen.slot) >= newest.in_flight_max:
             raise LimitError(
                 f"Every replica of {newest.endpoint_id} is busy; try again shortly",
                 code="queue_exceeded",
             )
         return chosen
+
+    def _pick(
+        self,
+        replicas: Sequence[ReplicaRoute],
+        excluded: Collection[str],
+        affinity: str | None,
+    ) -> ReplicaRoute | None:
+        if affinity is not None:
+            return pick_by_key(replicas, self._load, affinity, excluded)
+        return pick(replicas, self._load, random.random(), excluded)  # noqa: S311 - no secret
 
     def ready(self, endpoint_id: str) -> bool:
         """Whether the endpoint has a replica that has not failed a moment ago."""

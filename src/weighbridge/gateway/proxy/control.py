@@ -26,7 +26,7 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-_NOT_SENT = _HOP_BY_HOP | {"content-length", "expect", "x-request-id"}
+_NOT_SENT = _HOP_BY_HOP | {"expect", "x-request-id"}
 _NOT_PASSED_ON = _HOP_BY_HOP | {"x-request-id"}
 
 
@@ -64,7 +64,7 @@ class ControlVisit(Answering):
         head = self._head
         fields = _passable(head.fields, head.every("connection"), _NOT_SENT)
         fields += [("x-request-id", self.record.request_id), ("connection", "close")]
-        if body or "content-length" in head.values or "transfer-encoding" in head.values:
+        if body or head.length is not None or "transfer-encoding" in head.values:
             fields.append(("content-length", str(len(body))))
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
         # The path goes on as it came: `models%3Aupload` must not become something else.
@@ -94,6 +94,8 @@ class ControlVisit(Answering):
 
     def answer_head(self, head: AnswerHead, *, length_known: bool) -> None:
         fields = _passable(head.fields, [head.values.get("connection", "")], _NOT_PASSED_ON)
+        if head.length is not None:
+            fields.append(("content-length", head.length))
         fields.append(("x-request-id", self.record.request_id))
         self.record.status = head.status
         self._passing = True
@@ -103,6 +105,12 @@ class ControlVisit(Answering):
     def answer_data(self, data: bytes) -> None:
         self.client.write_chunk(data)
         self._wait()
+
+    def answer_whole(self, head: AnswerHead, body: bytes) -> None:
+        self.answer_head(head, length_known=True)
+        if body:
+            self.answer_data(body)
+        self.answer_end()
 
     def answer_end(self) -> None:
         self._upstream = None

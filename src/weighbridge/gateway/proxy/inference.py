@@ -151,6 +151,18 @@ class InferenceVisit(WaitingVisit):
         if self._received_bytes > limit:
             self._attempt_failed(engine_failed("A replica's answer is too long"))
 
+    def answer_whole(self, head: AnswerHead, body: bytes) -> None:
+        self._upstream = None
+        self.answer_head(head, length_known=True)
+        if self._state is _WHOLE and len(body) <= ANSWER_BYTES_MAX:
+            self._received.append(body)
+            self._reply_whole()
+        elif self._state is _WHOLE:
+            self._attempt_failed(engine_failed("A replica's answer is too long"))
+        elif self._state is _PROVING:
+            self.answer_data(body)
+            self._stream_ended(None)
+
     def answer_end(self) -> None:
         self._upstream = None
         if self._state is _WHOLE:
@@ -199,7 +211,7 @@ class InferenceVisit(WaitingVisit):
         endpoint, record = self._admitted.endpoint, self.record
         replica = None
         if record.attempts < self.desk.limits.attempts_max:
-            replica = self._replicas.choose(endpoint, self._tried)
+            replica = self._replicas.choose(endpoint, self._tried, self._admitted.affinity)
         if replica is None:
             raise no_answer(endpoint.endpoint_id, failure)
         self._tried.append(replica.replica_id)

@@ -42,9 +42,11 @@ class Replicas:
         self._pepper = pepper
         self._known: dict[tuple[str, str], _Known] = {}
 
-    def choose(self, endpoint: EndpointRoute, tried: Collection[str]) -> ReplicaRoute | None:
+    def choose(
+        self, endpoint: EndpointRoute, tried: Collection[str], affinity: str | None
+    ) -> ReplicaRoute | None:
         """Raises LimitError when even the least loaded replica is full."""
-        return self.choice.replica(endpoint, tried)
+        return self.choice.replica(endpoint, tried, affinity)
 
     def failed(self, replica: ReplicaRoute, why: WeighbridgeError) -> None:
         self.choice.failed(replica, why)

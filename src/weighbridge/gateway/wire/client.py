@@ -8,8 +8,10 @@ from typing import cast
 
 from weighbridge.clock import Clock
 from weighbridge.errors import InvalidError, LimitError, WeighbridgeError
-from weighbridge.gateway.wire.framing import ChunkedBody, LengthBody, request_body, stays_open
+from weighbridge.gateway.wire.framing import ChunkedBody, LengthBody, request_body
 from weighbridge.gateway.wire.heads import (
+    HeadPattern,
+    HeadPatterns,
     MalformedError,
     RequestHead,
     read_request_head,
@@ -23,10 +25,11 @@ from weighbridge.gateway.wire.limits import (
 )
 from weighbridge.gateway.wire.outbox import Outbox
 from weighbridge.gateway.wire.replies import CONTINUE, http_date
-from weighbridge.gateway.wire.timers import Timers
+from weighbridge.gateway.wire.timers import NOWHERE, TICK_S, Timers
 from weighbridge.gateway.wire.visits import Phase, Site, Visit
 from weighbridge.gateway.wire.writing import AnswerWriter
 
+_NO_BODY = LengthBody(0)
 _IDLE, _HEAD, _BODY, _ANSWERING, _FLUSHING, _DISCARDING, _CLOSING, _CLOSED = Phase
 
 
@@ -34,31 +37,20 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
     """Its phases are the table above. Requests sent ahead wait unread in `_ahead`, which is bounded."""
 
     __slots__ = (
-        "_ahead",
-        "_body",
-        "_clients",
-        "_decoder",
-        "_discarded",
-        "_limit",
-        "_paused",
-        "_phase",
-        "_reading",
-        "_stalled",
-        "_started_s",
-        "_visit",
-        "due_s",
-        "due_tick",
+        "_ahead", "_body", "_clients", "_decoder", "_discarded", "_limit", "_pattern", "_paused", "_phase",
+        "_reading", "_stalled", "_started_s", "_visit", "due_s", "due_tick",
     )  # fmt: skip
 
     def __init__(self, clients: "Clients") -> None:
         super().__init__(clients.outbox)
         self.due_s = 0.0
-        self.due_tick = 0
+        self.due_tick = NOWHERE
         self._clients = clients
+        self._pattern: HeadPattern[RequestHead] | None = None
         self._phase = _IDLE
         self._ahead = b""
         self._visit: Visit | None = None
-        self._decoder: LengthBody | ChunkedBody = LengthBody(0)
+        self._decoder: LengthBody | ChunkedBody = _NO_BODY
         self._body: bytearray | None = None
         self._limit = 0
         self._started_s = 0.0
@@ -142,7 +134,9 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
 
     def deadline(self, due_s: float) -> None:
         if not self._stalled:
-            self._clients.timers.set(self, due_s)
+            self.due_s = due_s
+            if due_s < self.due_tick * TICK_S:
+                self._clients.timers.set(self, due_s)
 
     def _answered(self) -> None:
         """All of the answer has been written; the visit hears nothing more."""
@@ -190,27 +184,30 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
 
     def _head(self) -> bool:
         """Whether a head was there to be read."""
-        data = self._ahead
+        data, pattern = self._ahead, self._pattern
         if self._phase is _IDLE:
             self._started_s = self._clients.clock.monotonic()
-            # An empty line before a request is a habit of old clients (RFC 9112, 2.2).
-            data = self._ahead = data.removeprefix(b"\r\n")
-        end = data.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX + 4)
-        if end == -1:
-            self._more_head(data)
-            return False
-        try:
-            head = read_request_head(data[:end])
-        except MalformedError as error:
-            self._cannot_read(error)
-            return False
+        if pattern is not None and (start := pattern.read(data)):
+            head = pattern.head
+        else:
+            if self._phase is _IDLE:
+                # An empty line before a request is a habit of old clients (RFC 9112, 2.2).
+                data = self._ahead = data.removeprefix(b"\r\n")
+            start = data.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX + 4) + 4
+            if start == 3:
+                self._more_head(data)
+                return False
+            try:
+                head = read_request_head(data[: start - 4])
+            except MalformedError as error:
+                self._cannot_read(error)
+                return False
+            self._pattern = self._clients.patterns.of(data[: start - 4], head)
         self._ahead = b""
         self._minor = head.minor
         self._bodyless = head.method == "HEAD"
-        self.keep = stays_open(head.minor, head.values.get("connection")) and (
-            not self._clients.retiring
-        )
-        self._begin(head, data[end + 4 :])
+        self.keep = head.keep and not self._clients.retiring
+        self._begin(head, data, start)
         return True
 
     def _more_head(self, data: bytes) -> None:
@@ -223,32 +220,41 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
             self._phase = _HEAD
             self._clients.timers.set(self, self._started_s + self._clients.limits.head_s)
 
-    def _begin(self, head: RequestHead, received: bytes) -> None:
+    def _begin(self, head: RequestHead, data: bytes, start: int) -> None:
+        """`start` is where the body begins in `data`, or will."""
         visit = self._visit = self._clients.site.visit(head, self)
-        self._phase, self._body = _BODY, None
-        self._decoder = LengthBody(0)
+        size, received = head.size_bytes, len(data) - start
+        self._phase, self._body, self._decoder = _BODY, None, _NO_BODY
         try:
-            self._decoder = request_body(head)
+            if size < 0 or size > received:
+                self._decoder = LengthBody(size) if size > 0 else request_body(head)
             self._limit = visit.accept()
-            if isinstance(self._decoder, LengthBody) and self._decoder.left_bytes > self._limit:
+            if size > self._limit:
                 raise _too_large(self._limit)
-            expect = head.values.get("expect")
-            if expect is not None:
-                self._expected(expect.lower(), received)
+            if size < 0:
+                self._judge(head, received)
         except WeighbridgeError as error:
-            self._refuse_early(error, received)
+            if self._decoder is _NO_BODY and size > 0:
+                self._decoder = LengthBody(size)
+            self._refuse_early(error, data[start:])
             return
-        if self._decoder.done:
-            self._whole(b"", received)
+        if self._decoder is _NO_BODY:
+            self._phase, self._ahead = _ANSWERING, data[start + size :]
+            visit.start(data[start : start + size])
+        elif self._decoder.done:
+            self._whole(b"", data[start:])
         else:
             self._wait_for_body()
             if received:
-                self._body_bytes(received)
+                self._body_bytes(data[start:])
 
-    def _expected(self, what: str, received: bytes) -> None:
-        if what != "100-continue":
+    def _judge(self, head: RequestHead, received: int) -> None:
+        if isinstance(self._decoder, LengthBody) and self._decoder.left_bytes > self._limit:
+            raise _too_large(self._limit)
+        expect = head.values.get("expect", "").lower()
+        if expect not in ("", "100-continue"):
             raise InvalidError("Expect can only be 100-continue", code="expectation_failed")
-        if not received and not self._decoder.done and self._minor:
+        if expect and not received and not self._decoder.done and self._minor:
             self.write(CONTINUE)
 
     def _body_bytes(self, data: bytes) -> None:
@@ -351,9 +357,8 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
         self._clients.timers.set(self, self._clients.clock.monotonic() + wait_s)
 
     def _wait_for_body(self) -> None:
-        limits, now_s = self._clients.limits, self._clients.clock.monotonic()
-        due_s = min(now_s + limits.body_idle_s, self._started_s + limits.request_max_s)
-        self._clients.timers.set(self, due_s)
+        limits, idle_s = self._clients.limits, self._clients.clock.monotonic() - self._started_s
+        self.deadline(self._started_s + min(idle_s + limits.body_idle_s, limits.request_max_s))
 
 
 class Clients:
@@ -369,6 +374,7 @@ class Clients:
         self.clock = clock
         self.open: set[ClientConnection] = set()
         self.retiring = False
+        self.patterns: HeadPatterns[RequestHead] = HeadPatterns()
         self.date = b""
         self.refresh()
 

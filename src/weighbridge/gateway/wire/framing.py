@@ -6,13 +6,17 @@ A decoder is fed bytes as they come and gives back the body's bytes; `rest` is w
 import re
 from enum import IntEnum
 
-from weighbridge.gateway.wire.heads import AnswerHead, MalformedError, RequestHead, check_trailer
+from weighbridge.gateway.wire.heads import (
+    AnswerHead,
+    MalformedError,
+    RequestHead,
+    check_trailer,
+    read_length,
+)
 from weighbridge.gateway.wire.limits import CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX
 
-LENGTH_DIGITS_MAX = 15
 CHUNK_DIGITS_MAX = 8
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
-_LENGTH = re.compile(rf"[0-9]{{1,{LENGTH_DIGITS_MAX}}}")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,%d})(?:[\t ]*;[\t -~\x80-\xff]*)?" % CHUNK_DIGITS_MAX)
 _BODYLESS = frozenset({204, 304})
 
@@ -161,9 +165,9 @@ Body = LengthBody | ChunkedBody | CloseBody
 
 def request_body(head: RequestHead) -> LengthBody | ChunkedBody:
     """The decoder for a request's body. Raises MalformedError for all that RFC 9112 6.3 lets be read in two ways."""
-    coding, length = head.values.get("transfer-encoding"), head.values.get("content-length")
+    coding, length = head.values.get("transfer-encoding"), head.length
     if coding is None:
-        return LengthBody(0 if length is None else _length(length))
+        return LengthBody(0 if length is None else read_length(length))
     if length is not None:
         raise MalformedError("The request has both Content-Length and Transfer-Encoding")
     if head.minor == 0 or coding.lower() != "chunked":
@@ -173,23 +177,14 @@ def request_body(head: RequestHead) -> LengthBody | ChunkedBody:
 
 def answer_body(head: AnswerHead, method: str) -> Body:
     """The decoder for the body of an answer to `method`; raises MalformedError."""
-    coding, length = head.values.get("transfer-encoding"), head.values.get("content-length")
+    coding, length = head.values.get("transfer-encoding"), head.length
     if coding is not None and (length is not None or coding.lower() != "chunked"):
         raise MalformedError("The answer's framing can be read in two ways")
     if method == "HEAD" or head.status in _BODYLESS:
         return LengthBody(0)
     if coding is not None:
         return ChunkedBody()
-    return CloseBody() if length is None else LengthBody(_length(length))
-
-
-def stays_open(minor: int, connection: str | None) -> bool:
-    """Whether the connection may carry another message; HTTP/1.0 is not kept, whatever it asks for."""
-    if minor == 0:
-        return False
-    if connection is None:
-        return True
-    return "close" not in {option.strip(" \t") for option in connection.lower().split(",")}
+    return CloseBody() if length is None else LengthBody(read_length(length))
 
 
 def _one_chunk(received: bytes) -> bytes:
@@ -202,12 +197,6 @@ def _one_chunk(received: bytes) -> bytes:
     if len(received) != end + size + 4 or not received.endswith(b"\r\n"):
         return b""
     return received[end + 2 : -2]
-
-
-def _length(text: str) -> int:
-    if _LENGTH.fullmatch(text) is None:
-        raise MalformedError("Content-Length is not one decimal number")
-    return int(text)
 
 
 def _line(data: bytes, start: int, size_bytes_max: int) -> bytes | None:

@@ -5,8 +5,10 @@ What two programs in a row could read differently is refused, never mended: that
 
 import re
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from weighbridge.errors import InvalidError
 from weighbridge.gateway.wire.limits import (
@@ -26,6 +28,13 @@ _MINOR_OF = {"HTTP/1.1": 1, "HTTP/1.0": 0}
 _OTHER_VERSION = re.compile(r"HTTP/[0-9](?:\.[0-9])?")
 _IN_HEADS = bytes([*b"\t\r\n", *range(0x20, 0x7F), *range(0x80, 0x100)])
 """Bytes that may stand in a head at all: no NUL, no other control character."""
+LENGTH_DIGITS_MAX = 15
+_LENGTH = re.compile(rf"[0-9]{{1,{LENGTH_DIGITS_MAX}}}")
+_LENGTH_LINE = re.compile(
+    rb"\r\ncontent-length:[ \t]*([0-9]{1,%d})(?=\r\n|\Z)" % LENGTH_DIGITS_MAX, re.IGNORECASE
+)
+_PATTERNS_MAX = 256
+_PATTERN_BYTES_MAX = 4096
 _NAMES_KEPT_MAX = 1024
 _ONCE = frozenset({"content-length", "transfer-encoding", "host", "expect", "content-type"})
 """Fields that must not come twice."""
@@ -38,7 +47,11 @@ class MalformedError(InvalidError):
 
 
 class RequestHead(Struct, frozen=True, gc=False):
-    """`values` has one per name; of a field that came more than once they are joined by commas (RFC 9110, 5.2)."""
+    """`values` has one per name; of a field that came more than once they are joined by commas (RFC 9110, 5.2).
+
+    `length` is the text of Content-Length, which is in neither of the two. `size_bytes` is that number when nothing
+    else is said of the body, −1 when the framing's rules have to be asked. `keep`: the caller keeps the connection.
+    """
 
     method: str
     target: str
@@ -46,17 +59,83 @@ class RequestHead(Struct, frozen=True, gc=False):
     minor: int
     fields: Fields
     values: dict[str, str]
+    length: str | None
+    size_bytes: int
+    keep: bool
 
     def every(self, name: str) -> Sequence[str]:
         return [value for other, value in self.fields if other == name]
 
 
 class AnswerHead(Struct, frozen=True, gc=False):
+    """As `RequestHead`."""
+
     status: int
     reason: str
     minor: int
     fields: Fields
     values: dict[str, str]
+    length: str | None
+    size_bytes: int
+    keep: bool
+
+
+Head = TypeVar("Head", RequestHead, AnswerHead)
+
+
+class HeadPattern(Generic[Head]):
+    """A head that was read, as the bytes around the number of its Content-Length.
+
+    Who talks on a connection repeats itself: a head that differs from the last one in that number alone reads the
+    same, so it is compared and not read. Never of a head that leaves the framing something to judge.
+    """
+
+    __slots__ = ("_after", "_before", "head")
+
+    def __init__(self, before: bytes, after: bytes, head: Head) -> None:
+        self._before = before
+        self._after = after
+        self.head: Head = head
+
+    def read(self, data: bytes) -> int:
+        """Where the body begins in `data` when it begins with such a head, which is `head` then; 0 if not."""
+        before, after = self._before, self._after
+        if not data.startswith(before):
+            return 0
+        start = len(before)
+        end = data.find(b"\r", start, start + LENGTH_DIGITS_MAX + 1)
+        if end <= start or not data.startswith(after, end):
+            return 0
+        digits = data[start:end]
+        if not digits.isdigit():
+            return 0
+        size = int(digits)
+        if size != self.head.size_bytes:
+            self.head = replace(self.head, length=digits.decode(), size_bytes=size)
+        return end + len(after)
+
+
+class HeadPatterns(Generic[Head]):
+    """Those of many connections, which mostly have the same ones."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, bytes], HeadPattern[Head]] = {}
+
+    def of(self, raw: bytes, head: Head) -> HeadPattern[Head] | None:
+        """`raw` is what `head` was read from, up to the empty line; None when such a head is better read each time."""
+        if head.size_bytes < 0 or head.minor != 1 or len(raw) > _PATTERN_BYTES_MAX:
+            return None
+        found = _LENGTH_LINE.search(raw)
+        if found is None:
+            return None
+        before, after = raw[: found.start(1)], raw[found.end(1) :] + b"\r\n\r\n"
+        pattern = self._known.get((before, after))
+        if pattern is None:
+            if len(self._known) >= _PATTERNS_MAX:
+                self._known.clear()
+            pattern = self._known[before, after] = HeadPattern(before, after, head)
+        pattern.head = head
+        return pattern
 
 
 def read_request_head(head: bytes) -> RequestHead:
@@ -81,7 +160,11 @@ def read_request_head(head: bytes) -> RequestHead:
     host = values.get("host")
     if (host is None and minor == 1) or (host is not None and _HOST.fullmatch(host) is None):
         raise MalformedError("The request needs one Host field that names a host")
-    return RequestHead(method, target, target.partition("?")[0], minor, fields, values)
+    path = target.partition("?")[0]
+    keep = stays_open(minor, values.get("connection"))
+    length = _take_length(fields, values)
+    size = -1 if "expect" in values else _plain_size(length, values)
+    return RequestHead(method, target, path, minor, fields, values, length, size, keep)
 
 
 def read_answer_head(head: bytes) -> AnswerHead:
@@ -91,12 +174,47 @@ def read_answer_head(head: bytes) -> AnswerHead:
     if found is None:
         raise MalformedError("The status line is not that of HTTP/1.1")
     fields = _fields(lines)
-    return AnswerHead(int(found[2]), found[3] or "", int(found[1]), fields, _values(fields))
+    values, minor = _values(fields), int(found[1])
+    keep = stays_open(minor, values.get("connection"))
+    length = _take_length(fields, values)
+    size = -1 if length is None else _plain_size(length, values)
+    return AnswerHead(int(found[2]), found[3] or "", minor, fields, values, length, size, keep)
+
+
+def stays_open(minor: int, connection: str | None) -> bool:
+    """Whether the connection may carry another message; HTTP/1.0 is not kept, whatever it asks for."""
+    if minor == 0:
+        return False
+    if connection is None:
+        return True
+    return "close" not in {option.strip(" \t") for option in connection.lower().split(",")}
+
+
+def read_length(text: str) -> int:
+    """Raises MalformedError."""
+    if _LENGTH.fullmatch(text) is None:
+        raise MalformedError("Content-Length is not one decimal number")
+    return int(text)
 
 
 def check_trailer(line: bytes) -> None:
     """Raises MalformedError for a trailer line that is not a field; trailers are read and dropped."""
     _fields(["", *_lines(line)])
+
+
+def _take_length(fields: Fields, values: dict[str, str]) -> str | None:
+    length = values.pop("content-length", None)
+    if length is not None:
+        fields.remove(("content-length", length))
+    return length
+
+
+def _plain_size(length: str | None, values: dict[str, str]) -> int:
+    if "transfer-encoding" in values:
+        return -1
+    if length is None:
+        return 0
+    return int(length) if _LENGTH.fullmatch(length) else -1
 
 
 def _lines(head: bytes) -> list[str]:

@@ -10,10 +10,16 @@ TICK_S = 0.05
 """Deadlines are kept to this, and never early."""
 
 
+LOOK_TICKS = 20
+"""An item is looked at this often, however far its deadline is; so only deadlines nearer than that need the wheel."""
+NOWHERE = 2**62
+"""The `due_tick` of an item that the wheel does not hold."""
+
+
 class Timed(Protocol):
     """Something with at most one deadline at a time; the first two are the wheel's own.
 
-    `due_s` is monotonic seconds, infinity for none; `due_tick` is where it waits, 0 for nowhere.
+    `due_s` is monotonic seconds, infinity for none; `due_tick` is where it waits, NOWHERE at first.
     """
 
     due_s: float
@@ -23,9 +29,9 @@ class Timed(Protocol):
 
 
 class Timers:
-    """Moving a deadline later is one assignment, so a stream may do that for every event.
+    """Moving a deadline is one assignment, unless it comes before the wheel looks at the item anyway.
 
-    The wheel looks at an item when its old turn comes, and puts it where it belongs now.
+    The wheel looks at an item when its turn comes, and puts it where it belongs then.
     """
 
     def __init__(self, now_s: float) -> None:
@@ -34,14 +40,9 @@ class Timers:
         self._handle: asyncio.TimerHandle | None = None
 
     def set(self, item: Timed, due_s: float) -> None:
-        waits, due_before_s, item.due_s = item.due_tick, item.due_s, due_s
-        if waits and due_s >= due_before_s:
-            return
-        tick = max(_tick_of(due_s), self._tick) + 1
-        if not waits or tick < waits:
-            self._take_out(item)
-            item.due_tick = tick
-            self._turns.setdefault(tick, {})[item] = None
+        item.due_s = due_s
+        if due_s < item.due_tick * TICK_S:
+            self._put(item, due_s)
 
     def clear(self, item: Timed) -> None:
         """For good: the wheel forgets the item."""
@@ -63,22 +64,30 @@ class Timers:
             for item in self._turns.pop(tick, ()):
                 if item.due_tick != tick:
                     continue  # cleared or moved by an item before it
-                item.due_tick = 0
+                item.due_tick = NOWHERE
                 if item.due_s <= now_s:
                     item.due_s = math.inf
                     item.expired()
                 elif item.due_s != math.inf:
-                    self.set(item, item.due_s)
+                    self._put(item, item.due_s)
 
     def _ticked(self) -> None:
         self.start()
         self.advance(monotonic_s())
 
+    def _put(self, item: Timed, due_s: float) -> None:
+        self._take_out(item)
+        # One tick later than the deadline's own, so that none is early.
+        latest = self._tick + LOOK_TICKS
+        tick = latest if due_s >= latest * TICK_S else max(_tick_of(due_s), self._tick) + 1
+        item.due_tick = tick
+        self._turns.setdefault(tick, {})[item] = None
+
     def _take_out(self, item: Timed) -> None:
         turn = self._turns.get(item.due_tick)
         if turn is not None:
             turn.pop(item, None)
-        item.due_tick = 0
+        item.due_tick = NOWHERE
 
 
 def _tick_of(moment_s: float) -> int:

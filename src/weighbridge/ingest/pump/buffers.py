@@ -18,7 +18,8 @@ class Buffer:
 
     def __init__(self, size_bytes: int) -> None:
         assert size_bytes % ALIGNMENT_BYTES == 0
-        pages = mmap.mmap(-1, size_bytes)
+        # Private: shared memory is made of small pages whatever is advised.
+        pages = mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with contextlib.suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)  # fewer pages to pin for each write
         self._memory = memoryview(pages)

@@ -1,5 +1,6 @@
 """`reserve` the disk, then `fetch` the files: parts of large ones in parallel, small ones by the batch."""
 
+import contextlib
 import os
 import time
 from collections import deque
@@ -134,7 +135,8 @@ class _Pump:
         """Journal what siblings finished while the first failure was on its way (W6)."""
         for future, staged in self._parts.items():
             if not future.cancelled() and future.exception() is None:
-                staged.accept(future.result())
+                with contextlib.suppress(SourceError):  # the first failure is the one to tell
+                    staged.accept(future.result())
 
     def _fill(self) -> bool:
         """Hand out as much as may run at once; False when nothing is left."""
@@ -195,12 +197,9 @@ class _Pump:
 
     def _collect(self) -> None:
         for part in _ended(self._parts):
-            staged = self._parts.pop(part)
-            try:
-                whole = staged.accept(part.result())
-            except BaseException:
-                staged.close()
-                raise
+            staged = self._parts[part]  # stays there if it failed: `run` closes once all have ended
+            whole = staged.accept(part.result())
+            del self._parts[part]
             if whole:
                 self._files[self._pool.submit(self._finish, staged)] = staged
         for file in _ended(self._files):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from weighbridge.ingest.model import PinnedFile
 from weighbridge.ingest.pulse import Pulse
-from weighbridge.ingest.pump.buffers import Buffer
+from weighbridge.ingest.pump.buffers import ALIGNMENT_BYTES, Buffer
 from weighbridge.ingest.pump.journal import Journal
 from weighbridge.ingest.pump.sums import Part, Stated, Sums
 from weighbridge.ingest.pump.throttle import Throttle
@@ -87,16 +87,17 @@ class Staged:
         self._writer = StagedWriter(order.staged)
 
     def obtain(self, index: int, flow: Flow, buffer: Buffer) -> Part:
-        """Read a journalled part back, or fetch it."""
+        """Read back what the journal has of a part, and fetch the rest."""
         flow.pulse.check()
-        start = index * HASH_PART_BYTES
-        end = min(start + HASH_PART_BYTES, self.order.file.size_bytes)
-        part = self._read_back(index, start, end, buffer)
-        if part is None:
-            part = self._fetch(index, start, end, flow, buffer)
-            assert part.size_bytes == end - start
-        else:
+        start, end = self._bounds(index)
+        sums = self._read_back(index, buffer)
+        kept = sums.size_bytes == end - start
+        if kept:
             flow.pulse.beat()
+        else:
+            self._fetch(index, sums, flow, buffer)
+            assert sums.size_bytes == end - start
+        part = sums.part(index, kept=kept)
         flow.pulse.add_done(part.size_bytes)
         return part
 
@@ -104,7 +105,7 @@ class Staged:
         """Note a part; True when it was the last one missing."""
         self._parts[part.index] = part
         if not part.kept:
-            self._journal.note(part.index, part.digest)
+            self._journal.note(part.index, part.size_bytes, part.digest)
         return len(self._parts) == self.part_count
 
     def finish(self) -> Whole:
@@ -125,24 +126,33 @@ class Staged:
         self._journal.close()
         self.order.leave()
 
-    def _read_back(self, index: int, start: int, end: int, buffer: Buffer) -> Part | None:
-        expected = self._journal.found.get(index)
-        if expected is None:
-            return None
-        sums = self._sums()
-        for piece in self._writer.read(buffer, start, end):
-            sums.add(piece)
-        part = sums.part(index, kept=True)
-        return part if part.digest.hex() == expected else None
+    def _bounds(self, index: int) -> tuple[int, int]:
+        start = index * HASH_PART_BYTES
+        return start, min(start + HASH_PART_BYTES, self.order.file.size_bytes)
 
-    def _fetch(self, index: int, start: int, end: int, flow: Flow, buffer: Buffer) -> Part:
-        sums, at = self._sums(), start
-        for piece in flow.pieces(self.order.file, start, end, buffer):
+    def _read_back(self, index: int, buffer: Buffer) -> Sums:
+        """The sums of as much of the part as lies in staging and is what was noted; else of nothing."""
+        start, end = self._bounds(index)
+        noted = self._journal.found.get(index)
+        sums = self._sums()
+        if noted is None or not _may_go_on(noted.size_bytes, end - start):
+            return sums
+        for piece in self._writer.read(buffer, start, start + noted.size_bytes):
+            sums.add(piece)
+        return sums if sums.digest().hex() == noted.digest else self._sums()
+
+    def _fetch(self, index: int, sums: Sums, flow: Flow, buffer: Buffer) -> None:
+        """From where `sums` ends; each buffer that is written is noted, so that no more than one is lost."""
+        start, end = self._bounds(index)
+        at = start + sums.size_bytes
+        for piece in flow.pieces(self.order.file, at, end, buffer):
             sums.add(piece)
             if buffer.full:
                 at = self._flush(buffer, at)
-        self._flush(buffer, at)
-        return sums.part(index)
+                if at < end:
+                    self._journal.note(index, sums.size_bytes, sums.digest())
+        if buffer.content:
+            self._flush(buffer, at)
 
     def _flush(self, buffer: Buffer, at: int) -> int:
         end = at + len(buffer.content)
@@ -152,6 +162,13 @@ class Staged:
 
     def _sums(self) -> Sums:
         return Sums(None if self._stated is None else self._stated.algorithm)
+
+
+def _may_go_on(noted_bytes: int, part_bytes: int) -> bool:
+    """Whether a write may go on behind what was noted: it has to start at a multiple of the alignment."""
+    return noted_bytes == part_bytes or (
+        0 < noted_bytes < part_bytes and noted_bytes % ALIGNMENT_BYTES == 0
+    )
 
 
 def fetch_small(order: FetchOrder, flow: Flow, buffer: Buffer) -> Whole:

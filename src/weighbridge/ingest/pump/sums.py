@@ -34,8 +34,16 @@ class Sums:
             self._checksum = self._step(piece, self._checksum)
         self._size += len(piece)
 
+    @property
+    def size_bytes(self) -> int:
+        return self._size
+
+    def digest(self) -> bytes:
+        """Of what was added so far."""
+        return self._hasher.digest()
+
     def part(self, index: int, *, kept: bool = False) -> Part:
-        return Part(index, self._hasher.digest(), self._checksum, self._size, kept)
+        return Part(index, self.digest(), self._checksum, self._size, kept)
 
 
 @dataclass(frozen=True, slots=True)

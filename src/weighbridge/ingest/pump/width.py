@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-FIRST = 4
+FIRST = 8
 GAIN = 1.05
 """A wider pump must bring this much more to stay wider."""
 HOLD_STEPS = 8
@@ -26,9 +26,9 @@ class Width:
 def next_width(width: Width, *, bytes_per_s: float, slowdowns: int, parts_max: int) -> Width:
     """One step, about a second. Half as wide when the source throttles, doubled while that pays, else held.
 
-    Worked example, 16 at most, one stream brings 90 MB/s and the disk takes 600: 4 bring 360, so 8 are
-    tried; they bring 600, that pays, 16 are tried; they bring 600 too, that does not: back to 8 for 8
-    steps, then 16 are tried again, for the world may have changed.
+    Worked example, 32 at most, one stream brings 50 MB/s and the disk takes 600: 8 bring 400, so 16 are
+    tried; they bring 600, that pays, 32 are tried; they bring 600 too, that does not: back to 16 for 8
+    steps, then 32 are tried again, for the world may have changed.
     """
     if slowdowns > 0:
         return Width(max(1, width.parts // 2), bytes_per_s, None, HOLD_STEPS)

@@ -3,6 +3,7 @@
 All calls block. They retry inside the limits of reliability B1 and stop when the pulse is stopped.
 """
 
+import base64
 import http.client
 import random
 import threading
@@ -363,9 +364,17 @@ def _checksum(answer: Mapping[str, Any]) -> str | None:
     for algorithm, (member, length) in _CHECKSUMS.items():
         value = answer.get(member, "")
         # A composite one ends in -<parts>; some services answer with the wrong length.
-        if len(value) == length and "-" not in value:
+        if len(value) == length and "-" not in value and _is_base64(value):
             return f"{algorithm}:{value}"
     return None
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _protocol(what: str, reason: str) -> SourceError:

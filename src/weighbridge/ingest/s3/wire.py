@@ -81,6 +81,7 @@ class WiredClient:
             answer: Mapping[str, Any] = self._client.head_object(**request)
             return answer
         answer = self._wire.ask("HeadObject", "HEAD", request)
+        answer["Body"].read()  # empty; the connection is free for the next request only after it
         answer["Body"].close()
         return answer
 
@@ -113,9 +114,7 @@ class Body:
 
 
 class _Wire:
-    def __init__(
-        self, base: str, signer: Signer, timeouts_s: tuple[float, float], ca_bundle: str
-    ) -> None:
+    def __init__(self, base: str, signer: Signer, timeouts_s: tuple[float, float]) -> None:
         parts = urlsplit(base)
         self._base = base
         self._host = parts.netloc
@@ -123,7 +122,7 @@ class _Wire:
         self._signer = signer
         self._connect_s, self._read_s = timeouts_s
         self._tls = (
-            ssl.create_default_context(cafile=ca_bundle) if parts.scheme == "https" else None
+            ssl.create_default_context(cafile=_ca_bundle()) if parts.scheme == "https" else None
         )
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
@@ -226,7 +225,6 @@ def _wire(client: Any, bucket: str) -> _Wire | None:
         base,
         Signer(credentials.get_frozen_credentials, scope[1]),
         (config.connect_timeout, config.read_timeout),
-        _ca_bundle(),
     )
 
 

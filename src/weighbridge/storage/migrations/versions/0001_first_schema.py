@@ -255,6 +255,7 @@ def upgrade() -> None:
     sa.Column('state_since', sa.DateTime(timezone=True), nullable=False),
     sa.Column('ready_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('drain_deadline', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('drain_began_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('revision', sa.BigInteger(), server_default=sa.text('1'), nullable=False),
     sa.ForeignKeyConstraint(['deployment_id'], ['deployments.id'], name=op.f('fk_replicas_deployment_id_deployments')),
     sa.ForeignKeyConstraint(['endpoint_id'], ['endpoints.id'], name=op.f('fk_replicas_endpoint_id_endpoints')),
@@ -342,6 +343,7 @@ def upgrade() -> None:
     sa.Column('completion_tokens', sa.BigInteger(), nullable=False),
     sa.Column('duration_s', sa.Double(), nullable=False),
     sa.Column('queue_s', sa.Double(), nullable=False),
+    sa.Column('held_s', sa.Double(), server_default=sa.text('0'), nullable=False),
     sa.Column('ttft_s', sa.Double(), nullable=True),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_usage_requests'))
     )
