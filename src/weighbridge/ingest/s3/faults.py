@@ -79,41 +79,42 @@ def translate(error: Exception, reader: Reader, operation: str, key: str | None)
     """The SourceError for what botocore or its transport raised; re-raises what is neither's."""
     match error:
         case SourceError():
-            return error
+            fault = error
         case botocore.exceptions.ClientError():
-            return _from_answer(error, reader, operation, key)
+            fault = _from_answer(error, reader, operation, key)
         case (
             botocore.exceptions.NoCredentialsError() | botocore.exceptions.PartialCredentialsError()
         ):
-            return SourceError(
+            fault = SourceError(
                 "The Weighbridge server has no AWS credentials of its own. Its operator must supply them.",
                 code="NO_CREDENTIALS",
             )
         case botocore.exceptions.SSLError():
-            return SourceError(
+            fault = SourceError(
                 f"The TLS certificate of the S3 service for {reader.source.bucket} is not trusted: "
                 "the operator must check WEIGHBRIDGE_S3_ENDPOINT_URL and the CA bundle.",
                 code="TLS",
             )
         case botocore.exceptions.BotoCoreError() if not isinstance(error, _NETWORK_ERRORS):
-            return SourceError(
+            fault = SourceError(
                 f"{operation} on {reader.source} could not be asked: {shown(str(error), 200)}",
                 code="S3_REQUEST",
             )
         case _ if isinstance(error, _NETWORK_ERRORS):
-            return SourceError(
+            fault = SourceError(
                 f"The S3 service for {reader.source.bucket} did not answer {operation} ({type(error).__name__}).",
                 code="UNREACHABLE",
                 retry=Retry.TRANSIENT,
             )
         case _ if isinstance(error, UNREADABLE):
-            return SourceError(
+            fault = SourceError(
                 f"The S3 service answered {operation} on {reader.source} with something that cannot be read: "
                 f"{shown(str(error), 200)}",
                 code="S3_PROTOCOL",
             )
         case _:
             raise error
+    return fault
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,8 @@ class Body:
         if self._answer.isclosed() and not self._answer.will_close:
             self._wire.keep(kept)
         else:
+            # An answer without a length has taken the socket over.
+            self._answer.close()
             kept.close()
 
 
