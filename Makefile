@@ -49,6 +49,12 @@ bench-gateway: $(STAMP) ## Measure the gateway beside the proxies installed here
 bench-ingest: $(STAMP) ## Compare weight syncs with other S3 clients, into benchmarks/results/
 	@$(CLEAN) $(BIN)/python -m benchmarks ingest
 
+simulate: $(STAMP) ## Play SEEDS worlds of the deterministic simulation, or replay SEED with its log
+	@$(CLEAN) $(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000))
+
+soak: $(STAMP) ## Play 100,000 worlds (or SEEDS) and write docs/evidence/simulation.md
+	@$(CLEAN) $(BIN)/python -m simulation --seeds $(or $(SEEDS),100000) --evidence
+
 openapi: $(STAMP) ## Write docs/api/openapi.json anew
 	@$(BIN)/python -m weighbridge.api.schema > docs/api/openapi.json
 

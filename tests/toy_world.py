@@ -193,7 +193,12 @@ class World:
         active = self.active()
         if active is None:
             upkeep = steady_plan(
-                self._base(), self.seen(), self.endpoint.replicas, self.now, LIMITS
+                self._base(),
+                self.seen(),
+                self.endpoint.replicas,
+                self.now,
+                LIMITS,
+                surge=self.endpoint.max_surge,
             )
             self._apply(upkeep.actions)
             return
@@ -373,4 +378,4 @@ def _check_counters(seen: Seen, decision: Plan) -> None:
     if after.status is before.status and after.progress_at != before.progress_at:
         risen = (after.updated_max, after.restored_max) != (before.updated_max, before.restored_max)
         excused = any(r.state in (S.DRAINING, S.PENDING) for r in seen.replicas)
-        assert risen or excused
+        assert risen or excused or before.canary

@@ -22,12 +22,30 @@ def steady_now() -> Callable[[], datetime]:
     return lambda: began + timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME) - began_s)
 
 
+def steady_unix_s() -> Callable[[], float]:
+    """As `steady_now`, in unix seconds: several times cheaper to ask."""
+    offset_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return lambda: time.clock_gettime(time.CLOCK_BOOTTIME) + offset_s
+
+
 monotonic_s = time.monotonic
 
 
+_UUIDS_MADE = 64
+_uuids: list[str] = []
+# Two processes must not give out the same ones.
+os.register_at_fork(after_in_child=_uuids.clear)
+
+
 def new_uuid() -> str:
-    """A random UUID (version 4), written out by hand: the library's takes three times as long."""
-    digits = os.urandom(16).hex()
+    """A random UUID (version 4), written out by hand: the library's takes several times as long."""
+    if not _uuids:
+        digits = os.urandom(16 * _UUIDS_MADE).hex()
+        _uuids.extend(_uuid(digits[at : at + 32]) for at in range(0, len(digits), 32))
+    return _uuids.pop()
+
+
+def _uuid(digits: str) -> str:
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
@@ -42,6 +60,7 @@ class Clock:
     """What a process knows of time and chance; tests and simulations pass their own."""
 
     now: Callable[[], datetime] = field(default_factory=steady_now)
+    unix_s: Callable[[], float] = field(default_factory=steady_unix_s)
     monotonic: Callable[[], float] = monotonic_s
     new_uuid: Callable[[], str] = new_uuid
     new_short_id: Callable[[], str] = new_short_id

@@ -42,6 +42,7 @@ MANAGEMENT: Mapping[tuple[str, str], tuple[object, int]] = {
     ("POST", "/management/v1/endpoints/{endpoint_id}:scale"): ({"replicas": 1}, 403),
     ("GET", "/management/v1/deployments"): (None, 200),
     ("GET", "/management/v1/deployments/{deployment_id}"): (None, 200),
+    ("POST", "/management/v1/deployments/{deployment_id}:promote"): (None, 409),
     ("POST", "/management/v1/deployments/{deployment_id}:cancel"): (None, 200),
     ("GET", "/management/v1/deployments/{deployment_id}/receipt"): (None, 200),
     ("GET", "/management/v1/usage"): (None, 200),

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from control_world import ARCH, Caller, World, new_world
+from sqlalchemy import update
 
 from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.registry.model import SyncStatus
@@ -289,6 +290,36 @@ async def test_a_deployment_can_be_asked_for_and_cancelled_by_id(
     assert world.woken == ["rollouts", "replicas"]
     again = await member("POST", f"{path}:cancel")
     assert (again.status_code, again.json()["state"]) == (200, "cancelled")
+
+
+async def test_a_canary_is_asked_for_shown_and_promoted(
+    world: World, org: Org, member: Caller, endpoint: str
+) -> None:
+    for number in (1, 2):
+        await upload(member)
+        await world.end_sync(org, number)
+    await end_deployment(world, (await deploy(member, endpoint, 1))["name"], RolloutStatus.DONE)
+    body = {"model": f"orgs/my-org/models/{ARCH}/versions/2"}
+    for percent in (0, 100, 1.5, "5"):
+        refused = await member(
+            "POST", f"{endpoint}:deployModel", body | {"traffic_percent": percent}
+        )
+        assert refused.status_code == 400
+    made = await member("POST", f"{endpoint}:deployModel", body | {"traffic_percent": 5})
+    path = f"/management/v1/deployments/{made.json()['name']}"
+    assert (await member("GET", path)).json()["traffic_percent"] == 5
+    refused = await member("POST", f"{path}:promote")
+    assert (refused.status_code, refused.json()["code"]) == (409, "deployment_not_promotable")
+    async with world.database.begin() as tx:
+        await tx.execute(
+            update(deployments)
+            .where(deployments.c.id == made.json()["name"])
+            .values(status="in_progress")
+        )
+    world.woken.clear()
+    promoted = await member("POST", f"{path}:promote")
+    assert (promoted.status_code, "traffic_percent" in promoted.json()) == (200, False)
+    assert world.woken == ["rollouts", "replicas", "routes"]
 
 
 async def test_a_rollback_deploys_the_version_served_before(

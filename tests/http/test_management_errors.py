@@ -67,6 +67,7 @@ def check(answer: object, status: int, code: str, param: str | None = None) -> d
         ("GET", "/management/v1/deployments/absent"),
         ("GET", "/management/v1/deployments/550e8400-e29b-41d4-a716-446655440000"),
         ("POST", "/management/v1/deployments/550e8400-e29b-41d4-a716-446655440000:cancel"),
+        ("POST", "/management/v1/deployments/550e8400-e29b-41d4-a716-446655440000:promote"),
     ],
 )
 async def test_what_is_unknown_is_not_found(member: Caller, method: str, path: str) -> None:

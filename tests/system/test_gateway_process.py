@@ -17,11 +17,13 @@ import pytest
 import weighbridge
 from gateway_process import ENDPOINT, KEY, START_S, GatewayProcess, until
 from stub_engine import running
+from weighbridge.routing.model import TrafficShare
 
 pytestmark = pytest.mark.system
 
 STREAMS = 48
 ROLLOUT_STEPS = 6
+CANARY_REQUESTS = 1_000
 
 
 @asynccontextmanager
@@ -115,6 +117,43 @@ async def test_replicas_are_replaced_under_48_streams_without_a_failed_or_cut_on
             await until(lambda: load.whole > enough)
         assert load.faults == []
         assert len(load.fingerprints) >= ROLLOUT_STEPS
+
+
+async def test_a_canary_gets_its_share_of_the_requests_and_whoever_is_left_gets_all(tmp_path):
+    async with started(tmp_path, workers=2) as gateway, AsyncExitStack() as engines:
+
+        async def replica(number: int, version: int):
+            engine = gateway.engine(f"r{number}", tokens=2, pause_s=0.001)
+            url = await engines.enter_async_context(running(engine))
+            return gateway.replica(f"r{number}", url, slot=number, version=version), engine
+
+        made = [await replica(0, 7), await replica(1, 7), await replica(2, 7), await replica(3, 8)]
+        routes = [route for route, _ in made]
+        share = TrafficShare(version=8, percent=20)
+        await gateway.applied(
+            gateway.publish_routes(gateway.endpoint(*routes, share=share)),
+        )
+        async with load_on(gateway, 8) as load:
+            await until(lambda: load.whole >= CANARY_REQUESTS)
+        asked = [len(engine.bodies) for _, engine in made]
+        # Five standard deviations of so many independent choices.
+        assert abs(asked[3] / sum(asked) - 0.2) < 5 * (0.2 * 0.8 / sum(asked)) ** 0.5
+        assert min(asked[:3]) > 0.2 * sum(asked)
+
+        await gateway.applied(
+            gateway.publish_routes(gateway.endpoint(*routes[:3], share=share)),
+        )
+        async with load_on(gateway, 8) as rest:
+            await until(lambda: rest.whole >= 100)
+        assert len(made[3][1].bodies) == asked[3]
+        await gateway.applied(
+            gateway.publish_routes(
+                gateway.endpoint(routes[3], share=TrafficShare(version=8, percent=0))
+            ),
+        )
+        async with load_on(gateway, 2) as last:
+            await until(lambda: last.whole >= 20)
+        assert load.faults == rest.faults == last.faults == []
 
 
 async def test_replicas_stopped_without_a_drain_are_seen_as_cuts(tmp_path):

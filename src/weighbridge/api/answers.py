@@ -169,6 +169,9 @@ class DeployedModel(Answer):
     total_replicas: int
     error_message: str | None = None
     endpoint_id: str
+    traffic_percent: int | None = Field(
+        default=None, description="The share of requests of a canary that is not promoted."
+    )
 
     @classmethod
     def of(cls, deployment: Deployment, org: Org, vocabulary: Vocabulary) -> Self:
@@ -187,6 +190,7 @@ class DeployedModel(Answer):
             total_replicas=deployment.replicas,
             error_message=deployment.error_message,
             endpoint_id=deployment.endpoint_id,
+            traffic_percent=deployment.traffic_percent if deployment.canary else None,
         )
 
 

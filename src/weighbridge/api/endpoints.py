@@ -15,6 +15,7 @@ from weighbridge.api.deps import AtMostOnce, Control, Management
 from weighbridge.api.management.forecast import DeployForecast, forecast
 from weighbridge.api.versions import own_org
 from weighbridge.endpoints import service
+from weighbridge.errors import InvalidError
 from weighbridge.registry.names import VersionName
 from weighbridge.rollouts import service as rollouts
 
@@ -28,6 +29,13 @@ class DeployRequest(BaseModel):
 
     model: str = Field(
         description="orgs/<org_name>/models/<model_arch_id>/versions/<number or alias>."
+    )
+    traffic_percent: int | None = Field(
+        default=None,
+        ge=1,
+        le=99,
+        description="Extension: bring up a share of the replicas, send them this percentage of the requests, "
+        "and stay so until the deployment is promoted or cancelled.",
     )
     dry_run: bool = Field(
         default=False,
@@ -77,6 +85,11 @@ async def deploy_model(
     """Queue the rollout of a model version to an endpoint of the same architecture."""
     name = VersionName.parse(body.model)
     if body.dry_run:
+        if body.traffic_percent is not None:
+            raise InvalidError(
+                "A dry run shows the whole rollout; leave out traffic_percent.",
+                param="traffic_percent",
+            )
         return await forecast(control, caller, endpoint_id, name)
     async with control.database.begin() as tx:
         if (before := await once.answer(tx, DeployOperation)) is not None:
@@ -89,6 +102,7 @@ async def deploy_model(
             deployment_id=control.clock.new_uuid(),
             now=control.clock.now(),
             queue_max=control.settings.deployment_queue_max,
+            traffic_percent=body.traffic_percent,
             asked_by=caller.key.id,
         )
         answer = DeployOperation.of(deployment, caller.org)

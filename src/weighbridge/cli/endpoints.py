@@ -163,6 +163,14 @@ def deploy(
         str, typer.Argument(metavar="VERSION", help="A version's number, alias or whole name.")
     ],
     *,
+    traffic_percent: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=99,
+            help="Canary: stop at this share of replicas and requests until it is promoted.",
+        ),
+    ] = None,
     wait: Wait = False,
     timeout: TimeoutS = ROLLOUT_TIMEOUT_S,
     dry_run: Annotated[
@@ -172,10 +180,12 @@ def deploy(
     """Deploy a version to an endpoint as a rolling update."""
     name = _deployable(session, endpoint, version)
     if dry_run:
+        if traffic_percent is not None:
+            raise UsageError("A dry run shows the whole rollout; leave out --traffic-percent.")
         forecast = session.client.endpoints.forecast(endpoint, name)
         session.output.show(forecast.raw, forecast_view(forecast))
         return
-    deployment = session.client.endpoints.deploy(endpoint, name)
+    deployment = session.client.endpoints.deploy(endpoint, name, traffic_percent=traffic_percent)
     _follow(session, endpoint, deployment, wait=wait, timeout_s=timeout)
 
 

@@ -74,6 +74,8 @@ _NEXT_STEPS_BY_CODE: Mapping[str, str] = {
     "alias_taken": "move it with `weighbridge alias move`, or choose another name",
     "deployment_in_progress": "follow it with `weighbridge deployment watch`, or cancel it",
     "deployment_not_cancellable": "look at it with `weighbridge deployment show`",
+    "deployment_not_promotable": "look at it with `weighbridge deployment show`",
+    "canary_impossible": "deploy it whole, or `weighbridge endpoint scale ENDPOINT --max-surge 1`",
     "deployment_queue_full": "`weighbridge deployment list` shows what waits; cancel what is not needed",
     "nothing_to_roll_back_to": "deploy the version you want with `weighbridge deploy`",
     "scaling_not_allowed": "ask the operator for `weighbridge endpoint scale ENDPOINT --replicas-max N`",

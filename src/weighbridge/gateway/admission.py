@@ -1,20 +1,25 @@
 """From an authenticated body to an admitted request: what is asked, of which endpoint, in the engine's terms."""
 
+import msgspec
 from msgspec import Struct
 
 from weighbridge.gateway.affinity.keys import affinity_key
 from weighbridge.gateway.answers.rendering import AnswerIdentity
 from weighbridge.gateway.errors import model_not_found
+from weighbridge.gateway.limits.estimate import TokenEstimate, estimate_tokens
 from weighbridge.gateway.requests.checks import check_request
-from weighbridge.gateway.requests.content import read_object
+from weighbridge.gateway.requests.content import BODY_BYTES_MAX, read_object
+from weighbridge.gateway.requests.plain import estimate_plain, read_plain, write_plain
 from weighbridge.gateway.requests.reading import read_request
 from weighbridge.gateway.requests.shapes import ChatRequest, CompletionRequest, InferenceRequest
-from weighbridge.gateway.requests.writing import Body, engine_body
+from weighbridge.gateway.requests.writing import Body, engine_body, write_body
 from weighbridge.gateway.table import Tables
 from weighbridge.routing.model import EndpointRoute, KeyEntry, ReplicaRoute
+from weighbridge.routing.options import Affinity
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
+_PLAIN_TYPES = frozenset({"application/json", "", "application/json; charset=utf-8"})
 INFERENCE_PATHS = frozenset({CHAT_PATH, COMPLETIONS_PATH})
 
 
@@ -22,17 +27,22 @@ class Admitted(Struct, frozen=True):
     """A request that may go to a replica. `path` is the engine's path too."""
 
     path: str
+    is_chat: bool
     endpoint: EndpointRoute
-    body: Body
+    rest: bytes
+    """The engine's body but for its model (`writing.write_body`)."""
     stream: bool
-    tier_used: str | None
-    top_logprobs: int
+    tokens: TokenEstimate
+    tier_used: str | None = None
+    top_logprobs: int = 0
     affinity: str | None = None
     """What it has in common with requests that had better go to the same replica."""
 
     @property
-    def is_chat(self) -> bool:
-        return self.path == CHAT_PATH
+    def body(self) -> Body:
+        """The engine's body without its model, as values."""
+        body: Body = msgspec.json.decode(b"{" + self.rest.removeprefix(b","))
+        return body
 
     def answer_id(self, request_id: str) -> str:
         return ("chatcmpl-" if self.is_chat else "cmpl-") + request_id
@@ -42,14 +52,14 @@ class Admitted(Struct, frozen=True):
     ) -> AnswerIdentity:
         """Whose answer it will be when this replica gives it."""
         return AnswerIdentity(
-            answer_id=self.answer_id(request_id),
-            is_chat=self.is_chat,
-            endpoint_id=self.endpoint.endpoint_id,
-            fingerprint=replica.fingerprint,
-            served_name=replica.served_name,
-            created_unix_s=created_unix_s,
-            tier_used=self.tier_used,
-            top_logprobs=self.top_logprobs,
+            ("chatcmpl-" if self.is_chat else "cmpl-") + request_id,
+            self.is_chat,
+            self.endpoint.endpoint_id,
+            replica.fingerprint,
+            replica.served_name,
+            created_unix_s,
+            self.tier_used,
+            self.top_logprobs,
         )
 
 
@@ -63,20 +73,47 @@ def admit(
     key: KeyEntry,
 ) -> Admitted:
     """Raises InvalidError, LimitError (413) or NotFoundError; the engine hears nothing of such requests."""
+    plain = (
+        path == CHAT_PATH
+        and not content_encoding
+        and content_type in _PLAIN_TYPES
+        and len(body) <= BODY_BYTES_MAX
+    )
+    if plain and (admitted := _admit_plain(body, tables, key)) is not None:
+        return admitted
     content = read_object(body, content_type, content_encoding)
     request = _read(path, content)
     endpoint = tables.endpoint(request.model, key.org_id)
     if endpoint is None:
         raise model_not_found(request.model)
     check_request(request, endpoint)
+    written = engine_body(request)
     return Admitted(
         path=path,
+        is_chat=path == CHAT_PATH,
         endpoint=endpoint,
-        body=engine_body(request),
+        rest=write_body(written),
         stream=request.stream is True,
+        tokens=estimate_tokens(written),
         tier_used=_tier_used(request),
         top_logprobs=_top_logprobs(request),
         affinity=affinity_key(request, endpoint.affinity),
+    )
+
+
+def _admit_plain(body: bytes, tables: Tables, key: KeyEntry) -> Admitted | None:
+    """None for what has to be looked at in full."""
+    request = read_plain(body)
+    if request is None:
+        return None
+    endpoint = tables.endpoint(request.model, key.org_id)
+    if endpoint is None or endpoint.affinity is Affinity.PREFIX:
+        return None
+    rest = write_plain(request, body)
+    if rest is None:
+        return None
+    return Admitted(
+        CHAT_PATH, True, endpoint, rest, request.stream is True, estimate_plain(request)
     )
 
 

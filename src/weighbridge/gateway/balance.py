@@ -2,7 +2,19 @@
 
 from collections.abc import Callable, Collection, Sequence
 
-from weighbridge.routing.model import ReplicaRoute
+from weighbridge.routing.model import ReplicaRoute, TrafficShare
+
+
+def groups(
+    replicas: Sequence[ReplicaRoute], share: TrafficShare, random_value: float
+) -> tuple[Sequence[ReplicaRoute], Sequence[ReplicaRoute]]:
+    """The replicas that a request is meant for by the share, and the others, who answer when none of those can.
+
+    `random_value` in [0, 1) decides, and is not the one that breaks ties.
+    """
+    mine = [replica for replica in replicas if replica.version == share.version]
+    rest = [replica for replica in replicas if replica.version != share.version]
+    return (mine, rest) if random_value * 100 < share.percent else (rest, mine)
 
 
 def pick(
@@ -16,10 +28,16 @@ def pick(
     `in_flight(slot)` is the requests on that slot over all workers of this host. Without a shared count a
     choice among ties must be random, or every worker would pick the same first one.
     """
-    candidates = [replica for replica in replicas if replica.replica_id not in excluded]
+    candidates = (
+        [replica for replica in replicas if replica.replica_id not in excluded]
+        if excluded
+        else replicas
+    )
     if not candidates:
         return None
     loads = [in_flight(replica.slot) for replica in candidates]
     least = min(loads)
+    if loads.count(least) == 1:
+        return candidates[loads.index(least)]
     ties = [replica for replica, load in zip(candidates, loads, strict=True) if load == least]
     return ties[min(int(random_value * len(ties)), len(ties) - 1)]

@@ -12,6 +12,8 @@ from weighbridge.routing.model import (
     RouteTable,
 )
 
+CALLERS_MAX = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class Tables:
@@ -21,6 +23,13 @@ class Tables:
     keys_generation: int
     endpoints: Mapping[str, EndpointRoute]
     keys: Mapping[bytes, KeyEntry]
+    callers: dict[str, KeyEntry] = field(default_factory=dict, repr=False, compare=False)
+    """Keys by the Authorization headers that were found right under this key table, so that few are hashed again."""
+
+    def remember(self, authorization: str, key: KeyEntry) -> None:
+        if len(self.callers) >= CALLERS_MAX:
+            self.callers.clear()
+        self.callers[authorization] = key
 
     def with_routes(self, table: RouteTable) -> "Tables":
         return Tables(
@@ -28,6 +37,7 @@ class Tables:
             self.keys_generation,
             {endpoint.endpoint_id: endpoint for endpoint in table.endpoints},
             self.keys,
+            self.callers,
         )
 
     def with_keys(self, table: KeyTable) -> "Tables":

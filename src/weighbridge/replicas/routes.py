@@ -196,6 +196,7 @@ def _endpoint_route(
         reasoning=can.reasoning,
         min_tokens=can.min_tokens,
         limits=endpoint.limits,
+        share=endpoint.share,
         affinity=endpoint.gateway.affinity,
         public=endpoint.gateway.public,
         context_tokens=endpoint.engine.context_tokens,

@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from weighbridge.engines.base import EngineSettings
 from weighbridge.routing.limits import UsageLimits, read_limits
+from weighbridge.routing.model import TrafficShare
 from weighbridge.routing.options import GatewayOptions, read_options
 from weighbridge.storage.database import Transaction
 
@@ -42,6 +43,7 @@ class RoutedEndpoint:
     created_unix_s: int
     deployed: bool
     rolling_out: bool
+    share: TrafficShare | None
     engine: EngineSettings
     limits: UsageLimits
     gateway: GatewayOptions
@@ -58,22 +60,24 @@ _ENDPOINTS = text(
     SELECT e.id, e.org_id, o.name AS org_name, e.arch_id, a.engine, e.limits,
            extract(epoch FROM e.created_at)::bigint AS created_unix_s,
            -- from the first rollout on: while it runs, callers are told to wait (wire.md 8 U)
-           e.base_deployment_id IS NOT NULL OR rollout.runs OR EXISTS (
+           e.base_deployment_id IS NOT NULL OR d.id IS NOT NULL OR EXISTS (
                SELECT 1 FROM replicas r
                WHERE r.endpoint_id = e.id AND r.ready_at IS NOT NULL
            ) AS deployed,
-           rollout.runs AS rolling_out,
+           d.id IS NOT NULL AS rolling_out,
+           d.version_number AS share_version,
+           -- a canary that goes back is asked only where nobody else is ready
+           CASE WHEN d.promoted_at IS NOT NULL OR d.traffic_percent IS NULL THEN NULL
+                WHEN d.status = 'rolling_back' THEN 0
+                ELSE d.traffic_percent
+           END AS share_percent,
            e.gateway,
            coalesce(starts.median_s, 0) AS start_s,
            extract(epoch FROM starting.began) + coalesce(starts.median_s, 0) AS ready_expected_unix_s,
-           e.base_deployment_id IS NOT NULL OR rollout.runs AS restored
+           e.base_deployment_id IS NOT NULL OR d.id IS NOT NULL AS restored
     FROM endpoints e
-    CROSS JOIN LATERAL (
-        SELECT EXISTS (
-            SELECT 1 FROM deployments d
-            WHERE d.endpoint_id = e.id AND d.status IN ('in_progress', 'rolling_back')
-        ) AS runs
-    ) rollout
+    LEFT JOIN deployments d
+           ON d.endpoint_id = e.id AND d.status IN ('in_progress', 'rolling_back')
     CROSS JOIN LATERAL (
         SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY took_s) AS median_s
         FROM (
@@ -109,6 +113,9 @@ async def endpoints(tx: Transaction) -> Sequence[RoutedEndpoint]:
             created_unix_s=row.created_unix_s,
             deployed=row.deployed,
             rolling_out=row.rolling_out,
+            share=None
+            if row.share_percent is None
+            else TrafficShare(version=row.share_version, percent=row.share_percent),
             engine=msgspec.convert(row.engine, EngineSettings),
             limits=read_limits(row.limits),
             gateway=read_options(row.gateway),

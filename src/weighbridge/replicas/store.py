@@ -83,6 +83,17 @@ async def of_endpoint(
     return _all(await tx.execute(query))
 
 
+async def lock_open(tx: Transaction, endpoint_id: str) -> None:
+    """Keep an endpoint's replicas as they are until commit, those that are not final."""
+    # In the order in which every other writer takes them, so that none waits for another in a circle.
+    await tx.execute(
+        select(replicas.c.id)
+        .where(replicas.c.endpoint_id == endpoint_id, replicas.c.state.not_in(FINAL))
+        .order_by(replicas.c.id)
+        .with_for_update(key_share=True)
+    )
+
+
 def _of(endpoint_id: str) -> Select[tuple[object, ...]]:
     return (
         select(*_COLUMNS)

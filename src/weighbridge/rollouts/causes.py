@@ -25,7 +25,9 @@ def cause(
         return (
             f"a replica of version {deployment.version_number} failed after all were ready: {last}"
         )
-    if due(deployment.started_at, limits.total_s, now):
+    if not deployment.canary and due(
+        deployment.promoted_at or deployment.started_at, limits.total_s, now
+    ):
         return f"not finished within {limits.total_s:g} s"
     waiting = pending(replicas, deployment)
     if any(due(r.created_at, limits.capacity_s, now) for r in waiting):
@@ -37,7 +39,8 @@ def cause(
 
 def _crashed_when_complete(replicas: Sequence[Replica], deployment: Deployment) -> bool:
     """A failure while the finished state is watched is the gate's first measure (reliability B3, row 7)."""
-    return deployment.updated_max >= deployment.replicas and any(
+    all_ready = deployment.canary_replicas if deployment.canary else deployment.replicas
+    return deployment.updated_max >= all_ready and any(
         r.state is ReplicaState.FAILED
         and not r.failure_counted
         and r.deployment_id == deployment.id

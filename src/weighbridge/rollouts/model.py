@@ -50,7 +50,8 @@ class Deployment:
     `updated_max` is the high-water mark of `updated_replicas`: only a new maximum is progress (R14);
     `restored_max` is its twin on the way back, and `restore_failures` that of `failures`. `progress_at` is when
     the last progress was made, in the direction that `status` names. `settings_digest` tells the engine
-    settings apart that its replicas run with: the architecture's at submission.
+    settings apart that its replicas run with: the architecture's at submission. With a `traffic_percent`
+    it is a canary until `promoted_at`.
     """
 
     id: str
@@ -82,6 +83,19 @@ class Deployment:
     finished_at: datetime | None
     revision: int
     settings_digest: str = ""
+    traffic_percent: int | None = None
+    promoted_at: datetime | None = None
+
+    @property
+    def canary(self) -> bool:
+        """Whether it stays beside its base with a share of the requests until it is promoted."""
+        return self.traffic_percent is not None and self.promoted_at is None
+
+    @property
+    def canary_replicas(self) -> int:
+        """How many replicas its share asks for, with room for one of the base."""
+        share = -(-self.replicas * (self.traffic_percent or 0) // 100)
+        return max(1, min(share, self.replicas, self.replicas + self.max_surge - 1))
 
 
 @dataclass(frozen=True, slots=True)

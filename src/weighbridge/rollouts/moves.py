@@ -110,13 +110,24 @@ class Aim:
     """Where an endpoint's replicas are to go: to `goal` (None: to nothing), within `shape`.
 
     Until a replica of the goal has been available (`proven`), what fails among the others is replaced by
-    `base`: a failure must not push an unproven version.
+    `base`: a failure must not push an unproven version. With a `share`, only so many replicas go to the
+    goal, and the rest stay with the base, one at least.
     """
 
     goal: Deployment | None
     base: Deployment | None
     shape: Shape
     proven: bool
+    share: int | None = None
+
+    @property
+    def wanted(self) -> int:
+        return self.shape.replicas if self.share is None else self.share
+
+    @property
+    def held(self) -> int:
+        """How many replicas of the base stay."""
+        return 0 if self.share is None else max(1, self.shape.replicas - self.share)
 
 
 def converge(aim: Aim, replicas: Sequence[Replica], now: datetime, limits: RolloutLimits) -> Moves:
@@ -132,22 +143,26 @@ def converge(aim: Aim, replicas: Sequence[Replica], now: datetime, limits: Rollo
     wanted = [r for r in replicas if r.state.wanted]
     mine = [r for r in wanted if goal is not None and runs(r, goal)]
     mine.sort(key=lambda r: _worth(r, now, limits), reverse=True)
-    kept = mine[: shape.replicas]
-    others = [r for r in wanted if r not in kept]
+    kept = mine[: aim.wanted]
+    held = _held(aim, wanted, now, limits)
+    others = [r for r in wanted if r not in kept and r not in held]
     actions: list[Action] = [
         AdoptReplica(r.id, goal.id) for r in kept if goal and r.deployment_id != goal.id
     ]
     times = [at for r in kept if (at := available_at(r, limits)) is not None]
     available = sum(at <= now for at in times)
-    spare = None if aim.proven or available else aim.base
+    same = goal is not None and aim.base is not None and goal.version_id == aim.base.version_id
+    spare = None if aim.proven or available or same else aim.base
     removals = _removals(aim, wanted, others, now, limits, keep=spare is not None)
     actions += removals
 
-    missing = 0 if spare is None else max(0, shape.floor - (len(others) - len(removals)))
+    missing = aim.held - len(held)
+    if spare is not None:
+        missing = max(missing, shape.floor - (len(held) + len(others) - len(removals)))
     # A draining, stopping or failing replica still holds its accelerator, and so its slot (R3).
     room = shape.slots - sum(not r.state.final for r in replicas)
-    need = 0 if goal is None else shape.replicas - len(kept)
-    starts = [(spare, min(missing, room)), (goal, min(need, room - missing))]
+    need = 0 if goal is None else aim.wanted - len(kept)
+    starts = [(aim.base, min(missing, room)), (goal, min(need, room - missing))]
     next_at: list[datetime] = []
     for deployment, count in starts:
         if deployment is not None and count > 0:
@@ -161,11 +176,23 @@ def converge(aim: Aim, replicas: Sequence[Replica], now: datetime, limits: Rollo
     return Moves(
         actions=tuple(actions),
         available=available,
-        complete=available == need + len(kept) and len(others) == len(removals),
+        complete=available == need + len(kept)
+        and len(others) == len(removals)
+        and sum(is_available(r, now, limits) for r in held) == aim.held,
         drain_blocks=need > 0 and room <= 0 and leaving,
         settled_at=max(times, default=None),
         next_at=(*next_at, *times),
     )
+
+
+def _held(
+    aim: Aim, wanted: Sequence[Replica], now: datetime, limits: RolloutLimits
+) -> list[Replica]:
+    if aim.base is None or not aim.held:
+        return []
+    base = [r for r in wanted if runs(r, aim.base)]
+    base.sort(key=lambda r: _worth(r, now, limits), reverse=True)
+    return base[: aim.held]
 
 
 def _removals(

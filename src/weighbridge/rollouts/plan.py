@@ -82,6 +82,12 @@ def _start(seen: Seen, now: datetime) -> Plan:
         words = f"version {deployment.version_number} can no longer be deployed; upload it again"
         return _end(seen, deployment, RolloutStatus.ERROR, words, now)
     endpoint = seen.endpoint
+    if seen.base is None or _same(seen.base, deployment):
+        # Nobody to share the requests with.
+        deployment = replace(deployment, traffic_percent=None)
+    if deployment.canary and endpoint.replicas + endpoint.max_surge < 2:
+        words = "no room for two versions: one replica, and no surge"
+        return _end(seen, deployment, RolloutStatus.ERROR, words, now)
     started = replace(
         deployment,
         status=RolloutStatus.IN_PROGRESS,
@@ -105,11 +111,18 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
         return _endpoint_gone(seen, deployment, now)
     if deployment.cancel_requested:
         return _turn_back(seen, deployment, "cancelled by request", now)
-    aim = Aim(deployment, seen.base, _shape(deployment), proven=deployment.updated_max > 0)
+    aim = Aim(
+        deployment,
+        seen.base,
+        _shape(deployment),
+        proven=deployment.updated_max > 0,
+        share=deployment.canary_replicas if deployment.canary else None,
+    )
     moves = converge(aim, seen.replicas, now, limits)
     updated = moves.available
-    # Waiting for a place has a limit of its own.
-    excused = moves.drain_blocks or bool(pending(seen.replicas, deployment))
+    # Waiting for a place has a limit of its own, waiting for a promotion has none.
+    stands = deployment.canary and moves.complete
+    excused = stands or moves.drain_blocks or bool(pending(seen.replicas, deployment))
     progress = updated > deployment.updated_max or (
         excused and due(deployment.progress_at, limits.drain_credit_s, now)
     )
@@ -120,8 +133,9 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
         progress_at=now if progress else deployment.progress_at,
     )
     why = _gate(seen, deployment, limits)
-    if moves.complete and why is None:
-        return _finish(seen, deployment, moves, now, limits)
+    failed = stands and deployment.failures > seen.deployment.failures
+    if moves.complete and why is None and not failed:
+        return (_stand if stands else _finish)(seen, deployment, moves, now, limits)
     if why := why or cause(seen.replicas, deployment, seen.base, now, limits):
         if seen.base is None or untouched(seen.replicas, deployment):
             return _end(seen, deployment, RolloutStatus.ERROR, why, now)
@@ -144,6 +158,19 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
         uncounted(seen.replicas),
         _first(now, *moves.next_at, *deadlines),
     )
+
+
+def _stand(
+    seen: Seen, deployment: Deployment, moves: Moves, now: datetime, limits: RolloutLimits
+) -> Plan:
+    """The canary is whole: it stays until somebody promotes or cancels it, or its answers speak against it."""
+    words = (
+        f"{moves.available} replicas ready on version {deployment.version_number}; "
+        f"{deployment.traffic_percent} % of requests go to it until it is promoted"
+    )
+    standing = replace(deployment, reason=words, error_message=None)
+    credit_at = _after(deployment.progress_at, limits.drain_credit_s)
+    return Plan(standing, moves.actions, uncounted(seen.replicas), _first(now, credit_at))
 
 
 def _gate(seen: Seen, deployment: Deployment, limits: RolloutLimits) -> str | None:
@@ -270,16 +297,17 @@ def _available_of(
     limits: RolloutLimits,
 ) -> int:
     """Replicas still available on the target while going back; one that the base shares is the base's."""
-    if base is not None and (base.version_id, base.settings_digest) == (
-        deployment.version_id,
-        deployment.settings_digest,
-    ):
+    if base is not None and _same(base, deployment):
         return 0
     return sum(r.deployment_id == deployment.id and is_available(r, now, limits) for r in replicas)
 
 
 def _failure_words(deployment: Deployment) -> str:
     return f"{deployment.failures} failed" if deployment.failures else ""
+
+
+def _same(one: Deployment, other: Deployment) -> bool:
+    return (one.version_id, one.settings_digest) == (other.version_id, other.settings_digest)
 
 
 def _progress_words(ready: int, shape: Deployment, goal: Deployment, more: str = "") -> str:

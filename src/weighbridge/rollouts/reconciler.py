@@ -145,6 +145,8 @@ class _Step:
         if active is not None and active.status is not RolloutStatus.NOT_STARTED:
             base_id = active.base_deployment_id
         base = None if base_id is None else await store.find(tx, base_id)
+        # Until commit no replica fails or is lost behind the back of what is decided here (R2, R10).
+        await replica_store.lock_open(tx, endpoint_id)
         waits = active is not None and active.status is RolloutStatus.NOT_STARTED
         gone = waits and active is not None and await store.withdrawn(tx, active)
         replicas = await replica_store.of_endpoint(
@@ -191,7 +193,14 @@ class _Step:
 
     async def _keep(self, tx: Transaction) -> tuple[bool, datetime | None]:
         size = 0 if self.row.deleted else self.row.endpoint.replicas
-        upkeep = steady_plan(self.base, tuple(self.replicas.values()), size, self.now, self.limits)
+        upkeep = steady_plan(
+            self.base,
+            tuple(self.replicas.values()),
+            size,
+            self.now,
+            self.limits,
+            surge=self.row.endpoint.max_surge,
+        )
         await replica_store.count_failures(tx, upkeep.counted)
         told = await self._act(tx, upkeep.actions)
         await receipts.tell_of_replicas(tx, self.row.endpoint.id, told)

@@ -15,6 +15,7 @@ from weighbridge.registry.names import VersionName
 from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts import store
+from weighbridge.rollouts.canaries.rules import check_canary
 from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.rollouts.telling import deployment_events, submitted
 from weighbridge.storage.counters import next_value
@@ -33,15 +34,20 @@ async def deploy(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    traffic_percent: int | None = None,
     asked_by: str | None = None,
 ) -> Deployment:
     """Queue the rollout of a version; the reference is resolved here, once (R7, R8). `asked_by`: a key's id.
 
     Raises NotFoundError for an endpoint or version that is absent or another org's, InvalidError for a
     version of another architecture, ConflictError for one whose sync is not done, LimitError when the queue
-    is full. Lock order: the endpoint's row first, as everywhere.
+    is full. With `traffic_percent` (1 to 99) it stays a canary until it is promoted; ConflictError where there
+    is nothing to share the requests with, or no room for two versions. Lock order: the endpoint's row first,
+    as everywhere.
     """
     endpoint, version = await candidate(tx, org, endpoint_id, name, lock=True)
+    if traffic_percent is not None:
+        check_canary(endpoint)
     return await _queue(
         tx,
         version,
@@ -50,6 +56,7 @@ async def deploy(
         deployment_id=deployment_id,
         now=now,
         queue_max=queue_max,
+        traffic_percent=traffic_percent,
         asked_by=asked_by,
     )
 
@@ -80,6 +87,7 @@ async def _queue(
     deployment_id: str,
     now: datetime,
     queue_max: int,
+    traffic_percent: int | None = None,
     asked_by: str | None,
 ) -> Deployment:
     digest = deployable_digest(version)
@@ -87,7 +95,7 @@ async def _queue(
     ahead = ahead_of_new(endpoint, open_now, queue_max=queue_max)
     for one in open_now:
         if one not in ahead:
-            await _record(tx, one, _superseded(one, deployment_id, now), now)
+            await record(tx, one, _superseded(one, deployment_id, now), now)
     reason = f"queued behind {ahead[-1].id}" if ahead else "queued"
     queued = waiting_deployment(
         version,
@@ -97,13 +105,17 @@ async def _queue(
         deployment_id=deployment_id,
         now=now,
     )
-    await store.add(tx, replace(queued, reason=reason), await next_value(tx, "deployments"))
+    await store.add(
+        tx,
+        replace(queued, reason=reason, traffic_percent=traffic_percent),
+        await next_value(tx, "deployments"),
+    )
     told = [submitted(queued, asked_by=asked_by)]
     await receipts.tell(tx, deployment_id, endpoint.id, told)
     return await deployment(tx, deployment_id, org_id=None)
 
 
-async def _record(tx: Transaction, before: Deployment, after: Deployment, now: datetime) -> None:
+async def record(tx: Transaction, before: Deployment, after: Deployment, now: datetime) -> None:
     """Write a deployment's change, and tell its receipt."""
     await store.save(tx, before, after, now)
     events = deployment_events(before, after, None, now)
@@ -314,7 +326,7 @@ async def cancel(
             error_message="cancelled before it started",
             finished_at=now,
         )
-    await _record(tx, current, wanted, now)
+    await record(tx, current, wanted, now)
     return await deployment(tx, deployment_id, org_id=org_id)
 
 

@@ -36,12 +36,14 @@ def steady_plan(
     size: int,
     now: datetime,
     limits: RolloutLimits,
+    *,
+    surge: int,
 ) -> Upkeep:
     """Replace what was lost, follow a new size, and drain an endpoint that was deleted (`size` 0).
 
     Every ready replica counts, whatever its version: what a rollout that ended in `error` left behind
     serves on (R5). New replicas are of `base` only (R12); without one, nothing is started. Replacements
-    back off, so a crash loop costs less and less.
+    back off, so a crash loop costs less and less; what is not yet confirmed dead holds its slot (R3).
     """
     wanted = [r for r in replicas if r.state.wanted]
     # A replica that is not ready and not of the base version was never asked to stay.
@@ -60,6 +62,7 @@ def steady_plan(
     ready = sum(r.state is ReplicaState.READY for r in rest[:size])
     words = f"{ready}/{size} replicas ready"
     counted = uncounted(replicas)
+    missing = min(missing, size + surge - sum(not r.state.final for r in replicas))
     if missing <= 0 or base is None:
         return Upkeep(tuple(actions), words, counted)
     at = _restart_at(replicas, size, limits)

@@ -29,6 +29,8 @@ def deployment_events(
     events: list[Mapping[str, object]] = []
     if after.cancel_requested and not before.cancel_requested:
         events.append({"event": "cancel_requested", "at": at})
+    if after.promoted_at is not None and before.promoted_at is None:
+        events.append({"event": "promoted", "at": at})
     if before.status is RolloutStatus.NOT_STARTED and after.status is RolloutStatus.IN_PROGRESS:
         events.append(
             {

@@ -22,6 +22,13 @@ class ReplicaRoute(msgspec.Struct, frozen=True):
     fingerprint: str
 
 
+class TrafficShare(msgspec.Struct, frozen=True):
+    """The percentage of requests that go to one version while it has a ready replica; the rest go to others."""
+
+    version: int
+    percent: int
+
+
 class EndpointRoute(msgspec.Struct, frozen=True):
     """An endpoint and its ready replicas.
 
@@ -33,7 +40,7 @@ class EndpointRoute(msgspec.Struct, frozen=True):
     `affinity` and `public` are as in `GatewayOptions`; `context_tokens` is the engine's, where it is set.
     While no replica is ready, requests are held for `hold_s` at most; 0: they are refused at once. `start_s` is
     what starts of its replicas took (0: not known), `ready_expected_unix_s` when the one that starts now should be
-    ready.
+    ready. A `share` splits the requests between the versions of its replicas.
     """
 
     endpoint_id: str
@@ -58,6 +65,7 @@ class EndpointRoute(msgspec.Struct, frozen=True):
     hold_s: float = 0.0
     start_s: float = 0.0
     ready_expected_unix_s: float | None = None
+    share: TrafficShare | None = None
 
 
 class RouteTable(msgspec.Struct, frozen=True):

@@ -153,15 +153,24 @@ class Endpoints:
         return Endpoint.read(self._caller.get(_endpoint_path(endpoint_id)))
 
     def deploy(
-        self, endpoint_id: str, model: VersionName | str, *, idempotency_key: str | None = None
+        self,
+        endpoint_id: str,
+        model: VersionName | str,
+        *,
+        traffic_percent: int | None = None,
+        idempotency_key: str | None = None,
     ) -> Deployment:
         """Ask for a rollout; answers at once, `waiting.wait_for_deployment` waits for its end.
 
-        `idempotency_key` as in `Models.upload`.
+        With `traffic_percent` (1 to 99) it stops at that share of replicas and requests until
+        `deployments.promote` or `deployments.cancel`. `idempotency_key` as in `Models.upload`.
         """
+        body: dict[str, object] = {"model": str(model)}
+        if traffic_percent is not None:
+            body["traffic_percent"] = traffic_percent
         answer = self._caller.post(
             f"{_endpoint_path(endpoint_id)}:deployModel",
-            {"model": str(model)},
+            body,
             idempotency_key=idempotency_key,
         )
         return Deployment.read(answer)

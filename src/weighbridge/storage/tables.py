@@ -249,6 +249,8 @@ deployments = Table(
     Column("restored_max", Integer, nullable=False, server_default=text("0")),
     Column("restore_failures", Integer, nullable=False, server_default=text("0")),
     Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("traffic_percent", Integer),
+    time_column("promoted_at", nullable=True),
     time_column("created_at"),
     time_column("updated_at"),
     time_column("started_at", nullable=True),

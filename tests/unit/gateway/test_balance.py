@@ -5,8 +5,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.gateway.balance import pick
-from weighbridge.routing.model import ReplicaRoute
+from weighbridge.gateway.balance import groups, pick
+from weighbridge.routing.model import ReplicaRoute, TrafficShare
 
 SHARES = st.floats(0, 1, exclude_max=True)
 
@@ -38,6 +38,22 @@ def test_a_tie_is_shared_evenly():
     values = [step / 1000 for step in range(1000)]
     picked = Counter(pick(replicas(4), lambda _: 2, value, ()).replica_id for value in values)
     assert set(picked.values()) == {250}
+
+
+@given(percent=st.integers(0, 100), versions=st.lists(st.integers(7, 9), max_size=6))
+def test_a_share_names_everybody_once_and_its_version_first_as_often_as_it_says(percent, versions):
+    here = [
+        ReplicaRoute(f"r{slot}", slot, "http://x", "i", "n", "d", version, "fp_1")
+        for slot, version in enumerate(versions)
+    ]
+    first = 0
+    for step in range(100):
+        mine, rest = groups(here, TrafficShare(version=8, percent=percent), step / 100)
+        assert sorted(r.slot for r in (*mine, *rest)) == list(range(len(here)))
+        assert len({r.version == 8 for r in mine}) <= 1
+        first += all(r.version == 8 for r in mine) and all(r.version != 8 for r in rest)
+    if {8} < set(versions):
+        assert first == percent
 
 
 @given(rounds=st.integers(1, 200), seed=st.randoms())

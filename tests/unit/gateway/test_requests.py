@@ -15,7 +15,7 @@ from weighbridge.gateway.admission import CHAT_PATH, COMPLETIONS_PATH, Admitted,
 from weighbridge.gateway.errors import error_answer
 from weighbridge.gateway.requests.content import BODY_BYTES_MAX, decode_json, read_object
 from weighbridge.gateway.requests.msgpack import decode_msgpack
-from weighbridge.gateway.requests.writing import encode_for
+from weighbridge.gateway.requests.writing import model_member
 from weighbridge.gateway.table import EMPTY_TABLES
 from weighbridge.routing.model import EndpointRoute, KeyEntry, RouteTable
 
@@ -302,7 +302,7 @@ def test_the_engine_gets_a_body_of_its_own():
     )
     got = admitted(body)
     assert got.tier_used == "default"
-    assert json.loads(encode_for("r1.abc", got.body)) == {
+    assert json.loads(model_member("r1.abc") + got.rest) == {
         "model": "r1.abc",
         "messages": [
             {"role": "system", "content": "be brief"},
@@ -319,7 +319,7 @@ def test_the_engine_gets_a_body_of_its_own():
 def test_tools_reach_an_engine_that_has_them():
     messages = [*MESSAGES, calls("a"), result("a")]
     got = admitted(chat(messages=messages, tools=[TOOL], tool_choice="auto"), tools=True)
-    sent = json.loads(encode_for("r1", got.body))
+    sent = json.loads(model_member("r1") + got.rest)
     assert sent["tools"] == [TOOL]
     assert sent["tool_choice"] == "auto"
     assert sent["messages"][1:] == [

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from toy_machine import NOW, Machine, ToyEngine, ToyGateway, ToyRuntime, ToyStore, furnish, waiting
 from toy_world import replica
@@ -14,9 +14,10 @@ from weighbridge.replicas import store
 from weighbridge.replicas.model import Replica, ReplicaState
 from weighbridge.rollouts import store as rollout_store
 from weighbridge.routing.files import read_snapshot, write_snapshot
-from weighbridge.routing.model import KeyTable, RouteTable
+from weighbridge.routing.model import KeyTable, RouteTable, TrafficShare
 from weighbridge.settings import Settings
 from weighbridge.storage.database import Database
+from weighbridge.storage.tables import deployments
 
 S = ReplicaState
 
@@ -142,6 +143,23 @@ async def test_an_endpoint_that_once_served_stays_known_and_a_deleted_one_goes(
         await tx.execute(text("UPDATE endpoints SET deleted_at = now()"))
     await publisher.reconcile()
     assert table(machine).endpoints == ()
+
+
+async def test_a_canary_s_share_is_in_the_table_until_it_is_promoted_and_nobody_s_when_it_goes_back(
+    machine: Machine,
+) -> None:
+    publisher = machine.publisher()
+
+    async def shared(**values: object) -> TrafficShare | None:
+        async with machine.database.begin() as tx:
+            await tx.execute(update(deployments).where(deployments.c.id == "d1").values(**values))
+        await publisher.reconcile()
+        return table(machine).endpoints[0].share
+
+    assert await shared(traffic_percent=25) is None
+    assert await shared(status="in_progress") == TrafficShare(version=1, percent=25)
+    assert await shared(status="rolling_back") == TrafficShare(version=1, percent=0)
+    assert await shared(status="in_progress", promoted_at=NOW) is None
 
 
 async def test_keys_are_published_when_they_change_and_revoked_ones_leave(

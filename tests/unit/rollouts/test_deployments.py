@@ -12,6 +12,7 @@ from weighbridge.accounts.model import Org
 from weighbridge.errors import ConflictError, InvalidError, LimitError, NotFoundError, StaleError
 from weighbridge.registry.names import VersionName
 from weighbridge.rollouts import service, store
+from weighbridge.rollouts.canaries import service as canaries
 from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.storage.database import Database, Transaction
 from weighbridge.storage.tables import (
@@ -254,6 +255,43 @@ async def test_of_a_cancel_and_a_done_at_the_same_moment_one_wins(tx: Transactio
     await move(tx, second, RolloutStatus.IN_PROGRESS, RolloutStatus.DONE)
     with pytest.raises(ConflictError, match="is done"):
         await service.cancel(tx, "d2", org_id=ACME.id, now=NOW)
+
+
+async def test_a_canary_is_promoted_once_and_only_while_it_is_under_way(tx: Transaction) -> None:
+    with pytest.raises(ConflictError, match="serves no version yet"):
+        await submit(tx, 1, traffic_percent=25)
+    await tx.execute(update(endpoints).values(base_deployment_id="d0"))
+    one = await submit(tx, 1, traffic_percent=25)
+    assert one.canary
+    with pytest.raises(ConflictError, match="not_started and a canary"):
+        await canaries.promote(tx, "d1", org_id=ACME.id, now=NOW)
+    await move(tx, one, RolloutStatus.IN_PROGRESS)
+    with pytest.raises(NotFoundError):
+        await canaries.promote(tx, "d1", org_id=OTHER.id, now=NOW)
+    promoted = await canaries.promote(tx, "d1", org_id=ACME.id, now=NOW)
+    assert (promoted.canary, promoted.progress_at) == (False, NOW)
+    later = NOW + timedelta(hours=1)
+    assert await canaries.promote(tx, "d1", org_id=ACME.id, now=later) == promoted
+    await move(tx, promoted, RolloutStatus.DONE)
+    second = await submit(tx, 2)
+    await move(tx, second, RolloutStatus.IN_PROGRESS)
+    with pytest.raises(ConflictError, match="no canary"):
+        await canaries.promote(tx, "d2", org_id=ACME.id, now=NOW)
+
+
+async def test_a_canary_that_is_being_cancelled_is_not_promoted(tx: Transaction) -> None:
+    await tx.execute(update(endpoints).values(base_deployment_id="d0"))
+    await move(tx, await submit(tx, 1, traffic_percent=25), RolloutStatus.IN_PROGRESS)
+    await service.cancel(tx, "d1", org_id=ACME.id, now=NOW)
+    with pytest.raises(ConflictError, match="being cancelled"):
+        await canaries.promote(tx, "d1", org_id=ACME.id, now=NOW)
+
+
+async def test_without_room_for_two_versions_there_is_no_canary(tx: Transaction) -> None:
+    shape = {"replicas": 1, "max_unavailable": 1, "max_surge": 0, "base_deployment_id": "d0"}
+    await tx.execute(update(endpoints).values(**shape))
+    with pytest.raises(ConflictError, match="no room"):
+        await submit(tx, 1, traffic_percent=25)
 
 
 async def test_another_orgs_deployment_does_not_exist(tx: Transaction) -> None:

@@ -141,7 +141,7 @@ def test_a_new_size_waits_for_the_end_of_the_rollout() -> None:
     one = running(updated_max=2)
     done = plan(Seen(one, BASE, bigger, False, new), NOW, LIMITS)
     assert (done.after.status, done.actions) == (RolloutStatus.DONE, ())
-    upkeep = steady_plan(done.after, new, bigger.replicas, NOW, LIMITS)
+    upkeep = steady_plan(done.after, new, bigger.replicas, NOW, LIMITS, surge=1)
     assert upkeep.actions == (StartReplica("d2"),) * 3
 
 
@@ -175,5 +175,5 @@ def test_a_long_drain_holds_the_next_step_only_while_no_slot_is_free(
 
 def test_upkeep_leaves_no_half_started_replica_of_other_settings() -> None:
     stray = replica("n", state=S.STARTING, settings_digest="new")
-    upkeep = steady_plan(BASE, (serving("a"), stray), 1, NOW, LIMITS)
+    upkeep = steady_plan(BASE, (serving("a"), stray), 1, NOW, LIMITS, surge=1)
     assert upkeep.actions == (StopReplica("n"),)

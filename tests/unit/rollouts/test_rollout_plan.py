@@ -254,37 +254,53 @@ def test_a_deleted_endpoint_ends_whatever_runs_on_it() -> None:
 
 def test_upkeep_replaces_what_is_missing_with_the_base_and_backs_off() -> None:
     failed = replica("b", state=S.FAILED, state_since=NOW)
-    waiting = steady_plan(BASE, (serving("a"), failed), 2, NOW, LIMITS)
+    waiting = steady_plan(BASE, (serving("a"), failed), 2, NOW, LIMITS, surge=1)
     assert (waiting.actions, waiting.next_at) == ((), after(1))
-    later = steady_plan(BASE, (serving("a"), failed), 2, after(1), LIMITS)
+    later = steady_plan(BASE, (serving("a"), failed), 2, after(1), LIMITS, surge=1)
     assert later.actions == (StartReplica("d1"),)
 
 
 def test_upkeep_counts_a_failure_of_all_replicas_as_one_strike() -> None:
     failed = tuple(replica(n, state=S.FAILED, state_since=NOW) for n in "abcd")
-    assert steady_plan(BASE, failed, 4, NOW, LIMITS).next_at == after(1)
-    assert steady_plan(BASE, failed, 1, NOW, LIMITS).next_at == after(10)
+    assert steady_plan(BASE, failed, 4, NOW, LIMITS, surge=1).next_at == after(1)
+    assert steady_plan(BASE, failed, 1, NOW, LIMITS, surge=1).next_at == after(10)
 
 
 def test_upkeep_leaves_ready_replicas_of_any_version_and_stops_the_rest_of_a_failed_rollout() -> (
     None
 ):
     mixed = (serving("a"), serving("n", **V2), replica("m", state=S.WARMING, **V2))
-    assert steady_plan(BASE, mixed, 2, NOW, LIMITS).actions == (StopReplica("m"),)
+    assert steady_plan(BASE, mixed, 2, NOW, LIMITS, surge=1).actions == (StopReplica("m"),)
 
 
 def test_upkeep_shrinks_by_the_least_useful_first_and_drains_a_deleted_endpoint() -> None:
     crowd = (serving("a"), serving("young", since=NOW), replica("m", state=S.STARTING))
-    assert steady_plan(BASE, crowd, 1, NOW, LIMITS).actions == (
+    assert steady_plan(BASE, crowd, 1, NOW, LIMITS, surge=1).actions == (
         DrainReplica("young"),
         StopReplica("m"),
     )
-    gone = steady_plan(BASE, crowd, 0, NOW, LIMITS).actions
+    gone = steady_plan(BASE, crowd, 0, NOW, LIMITS, surge=1).actions
     assert {a.replica_id for a in gone if not isinstance(a, StartReplica)} == {"a", "young", "m"}
 
 
+def test_upkeep_starts_nothing_beyond_the_slots_while_failing_replicas_still_hold_theirs() -> None:
+    """R3, R19: an engine that is not confirmed dead holds its accelerator."""
+    failing = tuple(replica(n, state=S.FAILING) for n in "abc")
+    one = steady_plan(BASE, failing, 3, after(60), LIMITS, surge=1)
+    assert one.actions == (StartReplica("d1"),)
+    assert steady_plan(BASE, failing, 3, after(60), LIMITS, surge=0).actions == ()
+
+
+def test_the_same_version_again_starts_no_spare_of_itself() -> None:
+    """R17: what is missing is replaced once, not once as the target and once as the base."""
+    again = replace(running(), version_id=BASE.version_id)
+    assert decide(again).actions == (StartReplica(again.id),) * 2
+    started = replica("n", state=S.STARTING, deployment_id=again.id)
+    assert decide(again, started).actions == (StartReplica(again.id),)
+
+
 def test_without_a_base_upkeep_starts_nothing() -> None:
-    assert steady_plan(None, (serving("a"),), 3, NOW, LIMITS).actions == ()
+    assert steady_plan(None, (serving("a"),), 3, NOW, LIMITS, surge=1).actions == ()
 
 
 def test_the_budget_is_a_quarter_of_the_replicas_and_at_least_two() -> None:

@@ -177,6 +177,16 @@ def test_a_deploy_answers_with_the_deployment(server):
     assert (found.id, found.version, found.state) == (UUID, "2", "not_started")
 
 
+def test_a_canary_says_its_share_and_is_promoted(server):
+    server.on("POST", f"{ENDPOINT}:deployModel", OPERATION)
+    server.on("POST", f"/management/v1/deployments/{UUID}:promote", deployed("in_progress"))
+    with server.client() as client:
+        name = "orgs/acme/models/llama-3.3/versions/prod"
+        client.endpoints.deploy("acme-llama", name, traffic_percent=5)
+        assert json.loads(server.requests[0].content) == {"model": name, "traffic_percent": 5}
+        assert client.deployments.promote(UUID).state == "in_progress"
+
+
 def test_rollback_and_cancel_read_either_form_of_answer(server):
     server.on("POST", f"{ENDPOINT}:rollback", OPERATION)
     server.on(

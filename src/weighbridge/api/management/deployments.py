@@ -15,6 +15,7 @@ from weighbridge.api.endpoints import wake_rollouts
 from weighbridge.api.management.pages import PAGE_SIZE_DEFAULT, PageSize, PageToken, bad_token
 from weighbridge.errors import NotFoundError
 from weighbridge.rollouts import service
+from weighbridge.rollouts.canaries import service as canaries
 from weighbridge.rollouts.model import RolloutStatus
 
 router = APIRouter(
@@ -125,4 +126,17 @@ async def cancel(deployment_id: str, caller: Management, control: Control) -> De
             tx, deployment_id, org_id=caller.org.id, now=control.clock.now()
         )
     wake_rollouts(control)
+    return DeployedModel.of(deployment, caller.org, control.settings.state_vocabulary)
+
+
+@router.post("/{deployment_id}:promote", operation_id="promote_deployment")
+async def promote(deployment_id: str, caller: Management, control: Control) -> DeployedModel:
+    """Let a canary's rollout go on to all replicas."""
+    _check_deployment_id(deployment_id)
+    async with control.database.begin() as tx:
+        deployment = await canaries.promote(
+            tx, deployment_id, org_id=caller.org.id, now=control.clock.now()
+        )
+    wake_rollouts(control)
+    control.wake("routes")
     return DeployedModel.of(deployment, caller.org, control.settings.state_vocabulary)

@@ -67,6 +67,11 @@ def cancel(session: Session, deployment: DeploymentId) -> None:
     show_deployment(session, session.client.deployments.cancel(deployment))
 
 
+def promote(session: Session, deployment: DeploymentId) -> None:
+    """Let a canary's rollout go on to all replicas."""
+    show_deployment(session, session.client.deployments.promote(deployment))
+
+
 def deployment_watch(
     session: Session, deployment: DeploymentId, timeout: TimeoutS = ROLLOUT_TIMEOUT_S
 ) -> None:
@@ -119,11 +124,12 @@ def install(program: typer.Typer, panel: str) -> None:
     deployment.command("list")(with_session(deployment_list))
     deployment.command("show")(with_session(deployment_show))
     deployment.command("watch")(with_session(deployment_watch))
+    deployment.command("promote")(with_session(promote))
     deployment.command("cancel")(with_session(cancel))
     program.add_typer(
         deployment,
         name="deployment",
-        help="List, follow and cancel deployments.",
+        help="List, follow, promote and cancel deployments.",
         rich_help_panel=panel,
     )
     program.add_typer(deployment, name="deployments", hidden=True)

@@ -1,7 +1,8 @@
 """How many tokens a request may use, guessed before it is sent; corrected by the engine's own count."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 CHARS_PER_TOKEN = 4
 MESSAGE_TOKENS = 4
@@ -10,8 +11,7 @@ COMPLETION_TOKENS_GUESS = 512
 """For a request that sets no limit of its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEstimate:
+class TokenEstimate(Struct, frozen=True, gc=False):
     prompt: int
     completion: int
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from weighbridge.clock import Clock
 from weighbridge.gateway.admission import Admitted
 from weighbridge.gateway.answers.shapes import EngineUsage
-from weighbridge.gateway.limits.estimate import estimate_tokens
 from weighbridge.gateway.limits.quotas import Quotas
 from weighbridge.gateway.limits.refusals import QuotaError
 from weighbridge.gateway.limits.turns import Turns
@@ -46,8 +45,7 @@ class Meter:
             ("endpoint", endpoint.endpoint_id, endpoint.limits),
         )
         try:
-            estimate = estimate_tokens(admitted.body)
-            record.admission = self.quotas.admit(wanted, estimate.total)
+            record.admission = self.quotas.admit(wanted, admitted.tokens.total)
         except QuotaError as error:
             record.answer_fields = _fields(error.headers)
             raise
@@ -63,7 +61,7 @@ class Meter:
             record.cached_tokens = (details and details.cached_tokens) or 0
             record.completion_tokens = usage.completion_tokens or 0
         elif chunks:
-            record.prompt_tokens = estimate_tokens(admitted.body).prompt
+            record.prompt_tokens = admitted.tokens.prompt
             record.completion_tokens = chunks
             record.tokens_estimated = True
 

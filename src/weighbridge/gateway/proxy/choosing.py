@@ -1,17 +1,17 @@
 """Which replica a request goes to now: current routes, shared load counts, and who failed a moment ago."""
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import structlog
 
 from weighbridge.clock import monotonic_s
 from weighbridge.errors import LimitError, WeighbridgeError
 from weighbridge.gateway.affinity.rendezvous import pick_by_key
-from weighbridge.gateway.balance import pick
+from weighbridge.gateway.balance import groups, pick
 from weighbridge.gateway.table import CurrentTables
 from weighbridge.routing.acks import GatewayView, sum_slot
-from weighbridge.routing.model import EndpointRoute, ReplicaRoute
+from weighbridge.routing.model import EndpointRoute, ReplicaRoute, TrafficShare
 
 log = structlog.get_logger()
 
@@ -56,27 +56,26 @@ class Choice:
         newest = self._current.tables.endpoints.get(endpoint.endpoint_id)
         if newest is None or newest.org_id != endpoint.org_id:
             return None
-        now_s = monotonic_s()
-        cooling = {name for name, until in self._cooling.items() if until > now_s}
-        chosen = self._pick(newest.replicas, cooling.union(tried), affinity)
+        cooling: set[str] = set()
+        if self._cooling:
+            now_s = monotonic_s()
+            cooling = {name for name, until in self._cooling.items() if until > now_s}
+        columns = self._columns
+        load = columns[0].__getitem__ if len(columns) == 1 else self._load
+        excluded = cooling.union(tried) if cooling else tried
+        chosen = None
+        if newest.share is not None:
+            chosen = _by_share(newest, newest.share, load, excluded, affinity)
+        if chosen is None:
+            chosen = _pick(newest.replicas, load, excluded, affinity)
         if chosen is None and cooling:
-            chosen = self._pick(newest.replicas, tried, affinity)
-        if chosen is not None and self._load(chosen.slot) >= newest.in_flight_max:
+            chosen = _pick(newest.replicas, load, tried, affinity)
+        if chosen is not None and load(chosen.slot) >= newest.in_flight_max:
             raise LimitError(
                 f"Every replica of {newest.endpoint_id} is busy; try again shortly",
                 code="queue_exceeded",
             )
         return chosen
-
-    def _pick(
-        self,
-        replicas: Sequence[ReplicaRoute],
-        excluded: Collection[str],
-        affinity: str | None,
-    ) -> ReplicaRoute | None:
-        if affinity is not None:
-            return pick_by_key(replicas, self._load, affinity, excluded)
-        return pick(replicas, self._load, random.random(), excluded)  # noqa: S311 - no secret
 
     def ready(self, endpoint_id: str) -> bool:
         """Whether the endpoint has a replica that has not failed a moment ago."""
@@ -87,5 +86,30 @@ class Choice:
         )
 
     def _load(self, slot: int) -> int:
-        columns = self._columns
-        return max(0, columns[0][slot]) if len(columns) == 1 else sum_slot(columns, slot)
+        return sum_slot(self._columns, slot)
+
+
+def _by_share(
+    endpoint: EndpointRoute,
+    share: TrafficShare,
+    load: Callable[[int], int],
+    excluded: Collection[str],
+    affinity: str | None,
+) -> ReplicaRoute | None:
+    """Who is not full, of the versions in the order of the share; None when nobody is."""
+    for group in groups(endpoint.replicas, share, random.random()):  # noqa: S311 - no secret
+        chosen = _pick(group, load, excluded, affinity)
+        if chosen is not None and load(chosen.slot) < endpoint.in_flight_max:
+            return chosen
+    return None
+
+
+def _pick(
+    replicas: Sequence[ReplicaRoute],
+    load: Callable[[int], int],
+    excluded: Collection[str],
+    affinity: str | None,
+) -> ReplicaRoute | None:
+    if affinity is not None:
+        return pick_by_key(replicas, load, affinity, excluded)
+    return pick(replicas, load, random.random(), excluded)  # noqa: S311 - no secret

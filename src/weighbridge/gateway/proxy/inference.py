@@ -18,7 +18,6 @@ from weighbridge.gateway.proxy.failures import TooLateError, engine_failed, no_a
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.proxy.states import State
 from weighbridge.gateway.proxy.waiting import WaitingVisit
-from weighbridge.gateway.requests.writing import encode_for
 from weighbridge.gateway.wire.heads import AnswerHead, RequestHead
 from weighbridge.gateway.wire.visits import Client
 from weighbridge.routing.model import KeyEntry, ReplicaRoute
@@ -48,7 +47,7 @@ class InferenceVisit(WaitingVisit):
     ) -> None:
         super().__init__(desk, client, record, replicas)
         self._head = head
-        self._created_unix_s = desk.clock.now().timestamp()
+        self._created_unix_s = desk.clock.unix_s()
         self._replica: ReplicaRoute | None = None
         self._answer: AnswerStream | None = None
         self._received: list[bytes] = []
@@ -229,9 +228,9 @@ class InferenceVisit(WaitingVisit):
         assert replica is not None
         self._state, self._received, self._received_bytes = _ASKED, [], 0
         self._wait(self.desk.limits.first_byte_s)
-        body = encode_for(replica.served_name, self._admitted.body)
+        admitted = self._admitted
         self._upstream = self._replicas.ask(
-            replica, self._admitted.path, body, self.record.request_id, self, fresh=fresh
+            replica, admitted.path, admitted.rest, self.record.request_id, self, fresh=fresh
         )
 
     def _attempt_failed(self, failure: WeighbridgeError) -> None:

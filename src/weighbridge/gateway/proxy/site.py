@@ -35,12 +35,13 @@ class PublicSite:
 
     def visit(self, head: RequestHead | None, client: Client) -> Visit:
         clock = self.desk.clock
+        if head is not None and head.path in INFERENCE_PATHS:
+            record = AccessRecord(clock.new_uuid(), head.path, clock.monotonic())
+            return InferenceVisit(self.desk, self.replicas, client, record, head)
         path = "" if head is None else head.path
         record = AccessRecord(clock.new_uuid(), _route_name(path, head), clock.monotonic())
         if head is None:
             return PlainVisit(self.desk, client, record, _nothing)
-        if path in INFERENCE_PATHS:
-            return InferenceVisit(self.desk, self.replicas, client, record, head)
         if is_control_path(path):
             return ControlVisit(
                 self.desk, client, record, head, upstreams=self.upstreams, address=self.control

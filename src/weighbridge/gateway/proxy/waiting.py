@@ -12,7 +12,6 @@ from weighbridge.gateway.proxy.answering import STREAM_FIELDS, Answering, Desk
 from weighbridge.gateway.proxy.failures import TooLateError, is_gone
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.proxy.states import State
-from weighbridge.gateway.requests.writing import encode_for
 from weighbridge.gateway.wire.upstream import UNREACHABLE, UpstreamConnection
 from weighbridge.gateway.wire.visits import Client
 
@@ -169,7 +168,7 @@ class WaitingVisit(Answering):
         if self._hold is None:
             self._hold = Hold(self, self, self._replicas.holds, stream=admitted.stream)
         self._state = _WAITING
-        self._hold.enter(admitted.endpoint.endpoint_id, len(encode_for("", admitted.body)))
+        self._hold.enter(admitted.endpoint.endpoint_id, len(admitted.rest))
 
     def _hold_or_refuse(
         self, error: WeighbridgeError, failure: WeighbridgeError | None = None

@@ -16,15 +16,15 @@ CHOICES_MAX = 8
 PROMPTS_MAX = 1_024
 TOKENS_MAX = 2**31 - 1
 
-_Penalty = Annotated[float, Meta(ge=-2, le=2)]
-_Tokens = Annotated[int, Meta(ge=-1, le=TOKENS_MAX)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Tokens = Annotated[int, Meta(ge=-1, le=TOKENS_MAX)]
 _Choices = Annotated[int, Meta(ge=1, le=CHOICES_MAX)]
-_Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-_Temperature = Annotated[float, Meta(ge=0, le=2)]
-_TopP = Annotated[float, Meta(ge=0, le=1)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+Temperature = Annotated[float, Meta(ge=0, le=2)]
+TopP = Annotated[float, Meta(ge=0, le=1)]
 _TopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 _StopText = Annotated[str, Meta(max_length=STOP_CHARS_MAX)]
-_Stop = _StopText | Annotated[list[_StopText], Meta(max_length=4)]
+Stop = _StopText | Annotated[list[_StopText], Meta(max_length=4)]
 _Bias = Annotated[float, Meta(ge=-100, le=100)]
 _Biases = Annotated[dict[str, _Bias], Meta(max_length=BIASES_MAX)]
 _CacheKey = Annotated[str, Meta(max_length=1024)]
@@ -142,15 +142,15 @@ class ChatRequest(Struct, forbid_unknown_fields=True):
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MESSAGES_MAX)]
     clear_thinking: bool | None = None
     disable_reasoning: bool | None = None
-    frequency_penalty: _Penalty | None = None
-    presence_penalty: _Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
     logit_bias: _Biases | None = None
     logprobs: bool | None = None
     top_logprobs: _TopLogprobs | None = None
-    max_completion_tokens: _Tokens | None = None
-    max_tokens: _Tokens | None = None
-    min_completion_tokens: _Tokens | None = None
-    min_tokens: _Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    max_tokens: Tokens | None = None
+    min_completion_tokens: Tokens | None = None
+    min_tokens: Tokens | None = None
     model_parameters: dict[str, object] | None = None
     n: _Choices | None = None
     parallel_tool_calls: bool | None = None
@@ -159,15 +159,15 @@ class ChatRequest(Struct, forbid_unknown_fields=True):
     reasoning_effort: Literal["none", "low", "medium", "high"] | None = None
     reasoning_format: _Format | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
-    seed: _Seed | None = None
+    seed: Seed | None = None
     service_tier: Literal["auto", "default", "flex", "priority"] | None = None
-    stop: _Stop | None = None
+    stop: Stop | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: _Temperature | None = None
+    temperature: Temperature | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     tools: Annotated[list[ToolDefinition], Meta(max_length=TOOLS_MAX)] | None = None
-    top_p: _TopP | None = None
+    top_p: TopP | None = None
     user: str | None = None
 
 
@@ -176,24 +176,24 @@ class CompletionRequest(Struct, forbid_unknown_fields=True):
     prompt: str | Annotated[list[str | int | list[int]], Meta(min_length=1)]
     best_of: Annotated[int, Meta(ge=0, le=20)] | None = None
     echo: bool | None = None
-    frequency_penalty: _Penalty | None = None
+    frequency_penalty: Penalty | None = None
     grammar_root: str | None = None
     logit_bias: _Biases | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    max_tokens: _Tokens | None = None
-    min_tokens: _Tokens | None = None
+    max_tokens: Tokens | None = None
+    min_tokens: Tokens | None = None
     n: _Choices | None = None
-    presence_penalty: _Penalty | None = None
+    presence_penalty: Penalty | None = None
     prompt_cache_key: _CacheKey | None = None
     reasoning_format: _Format | None = None
     return_raw_tokens: bool | None = None
-    seed: _Seed | None = None
-    stop: _Stop | None = None
+    seed: Seed | None = None
+    stop: Stop | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     suffix: str | None = None
-    temperature: _Temperature | None = None
-    top_p: _TopP | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
     user: str | None = None
 
 

@@ -32,7 +32,7 @@ Body = Mapping[str, object]
 
 
 def engine_body(request: InferenceRequest) -> Body:
-    """All members but `model`, which is each replica's own (`encode_for`).
+    """All members but `model`, which is each replica's own (`model_member`).
 
     Left out because they change nothing in the answer: user, service_tier, prompt_cache_key, prediction.
     """
@@ -46,8 +46,18 @@ def engine_body(request: InferenceRequest) -> Body:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def encode_for(served_name: str, body: Body) -> bytes:
-    return msgspec.json.encode({"model": served_name, **body})
+NO_MODEL = b'{"model":""'
+"""What a body without its model begins with; `write_body` leaves it out."""
+
+
+def write_body(body: Body) -> bytes:
+    """What follows the model's value, the same for every replica."""
+    return msgspec.json.encode({"model": "", **body})[len(NO_MODEL) :]
+
+
+def model_member(served_name: str) -> bytes:
+    """What comes before `write_body`."""
+    return b'{"model":' + msgspec.json.encode(served_name)
 
 
 def _chat(request: ChatRequest) -> dict[str, object]:

@@ -30,8 +30,8 @@ UNREACHABLE = "upstream_unreachable"
 """Code of the error when nothing was sent."""
 
 
-class Address(Struct, frozen=True):
-    """A TCP host and port, or the path of a unix socket."""
+class Address(Struct, frozen=True, eq=False):
+    """A TCP host and port, or the path of a unix socket. Idle connections belong to this very object."""
 
     host: str = ""
     port: int = 0

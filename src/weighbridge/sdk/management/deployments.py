@@ -113,6 +113,13 @@ class Deployments:
         """A deployment with the replicas of its endpoint."""
         return DeploymentDetail.read(self._caller.get(f"{PATH}/{segment(deployment_id)}"))
 
+    def promote(self, deployment_id: str) -> Deployment:
+        """Let a canary's rollout go on to all replicas; asking again changes nothing.
+
+        ConflictError when it is no canary, or not under way.
+        """
+        return Deployment.read(self._caller.post(f"{PATH}/{segment(deployment_id)}:promote"))
+
     def cancel(self, deployment_id: str) -> Deployment:
         """Ask an unfinished rollout to return to what served before; asking again changes nothing.
 

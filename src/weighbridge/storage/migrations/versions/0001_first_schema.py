@@ -202,6 +202,8 @@ def upgrade() -> None:
     sa.Column('restored_max', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('restore_failures', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('cancel_requested', sa.Boolean(), server_default=sa.text('false'), nullable=False),
+    sa.Column('traffic_percent', sa.Integer(), nullable=True),
+    sa.Column('promoted_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('updated_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('started_at', sa.DateTime(timezone=True), nullable=True),

@@ -1,0 +1,1 @@
+"""Deterministic simulation, from one seed: the real control plane on a simulated clock, database, machines, gateway."""

@@ -1,0 +1,55 @@
+"""`python -m simulation`: replay a seed with its whole log, play many, or write the evidence of a soak run."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from simulation.play import Outcome, play, silence
+from simulation.soak import run_seeds
+
+LAST_EVENTS = 30
+EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, help="replay this seed and show its whole log")
+    parser.add_argument("--seeds", type=int, default=200, help="how many seeds to play")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--evidence", action="store_true", help="write docs/evidence/simulation.*")
+    asked = parser.parse_args(words)
+    if asked.seed is not None:
+        return _replay(asked.seed)
+    summary = run_seeds(asked.first, asked.seeds, asked.workers, _show)
+    print(summary.markdown())
+    if asked.evidence:
+        summary.write(EVIDENCE)
+    return 1 if summary.breaches else 0
+
+
+def _replay(seed: int) -> int:
+    silence()
+    outcome = play(seed, lines=True)
+    print("\n".join(outcome.lines))
+    _show_breaches(outcome)
+    print(f"log {outcome.digest}")
+    return 1 if outcome.breaches else 0
+
+
+def _show(outcome: Outcome) -> None:
+    """A seed that failed: what, and how to see it again."""
+    _show_breaches(outcome)
+    last = outcome.breaches[0].event
+    print("\n".join(outcome.lines[max(0, last - LAST_EVENTS) : last + 1]))
+    print(f"again: make simulate SEED={outcome.seed}", flush=True)
+
+
+def _show_breaches(outcome: Outcome) -> None:
+    for breach in outcome.breaches:
+        print(f"seed {outcome.seed}: {breach.invariant} at event {breach.event}: {breach.words}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,119 @@
+"""Checks of replicas and their processes (R5, R15, R16, R19, D4)."""
+
+from collections.abc import Iterable, Iterator
+
+from simulation.history.log import Event
+from simulation.history.story import Commit, Story, at_commits, at_end, became
+from weighbridge.replicas.model import TRANSITIONS, ReplicaState
+
+
+@at_commits("B2", "replicas")
+def b2_states_follow_the_table(story: Story, commit: Commit) -> Iterable[str]:
+    for change in commit.of("replicas"):
+        before, state = change.before, became(change, "state")
+        if before is None:
+            if state != "pending":
+                yield f"{change.key[0]} begins as {state}"
+        elif state is not None and state not in TRANSITIONS[ReplicaState(str(before["state"]))]:
+            yield f"{change.key[0]} went from {before['state']} to {state}"
+
+
+@at_commits("R15", "replicas")
+def r15_ready_has_proven_itself_twice_in_a_row(story: Story, commit: Commit) -> Iterable[str]:
+    for change in commit.of("replicas"):
+        if became(change, "state") != "ready":
+            continue
+        replica = change.key[0]
+        seen = [e for e in story.probes[replica] if e.number < commit.first.number]
+        run: list[Event] = []
+        for event in reversed(seen):
+            if event.facts["outcome"] != "ready":
+                break
+            run.append(event)
+        if len(run) < story.limits.replica.probe_passes_min:
+            yield f"{replica} is ready after {len(run)} passes in a row"
+        elif not any(event.facts["generated"] for event in run):
+            yield f"{replica} is ready without a token"
+
+
+@at_commits("R16", "replicas")
+def r16_a_mass_failure_kills_nobody_unseen(story: Story, commit: Commit) -> Iterable[str]:
+    """Where most ready replicas fail at once, a failed generation has to agree."""
+    for change in commit.of("replicas"):
+        before, after = change.before, change.after
+        if before is None or after is None or before["state"] != "ready":
+            continue
+        if became(change, "state") != "failing" or "probes in a row failed" not in str(
+            after["reason"]
+        ):
+            continue
+        ready = [
+            r
+            for r in commit.before("replicas")
+            if r["state"] == "ready" and r["endpoint_id"] == before["endpoint_id"]
+        ]
+        failing = [r for r in ready if r["probe_failures"]]
+        # A probe that hung left no answer of its own.
+        last = story.last_probe(change.key[0], commit.first.number)
+        answered = last is not None and "no answer" not in str(after["reason"])
+        if len(failing) * 2 > len(ready) and answered and last and not last.facts["generated"]:
+            yield f"{change.key[0]} is given up while {len(failing)} of {len(ready)} fail"
+
+
+@at_commits("R19", "replicas")
+def r19_dead_before_its_slot_is_given_away(story: Story, commit: Commit) -> Iterable[str]:
+    """A launch that arrives only after its sender gave it up may run for a moment; it is found and stopped (D4)."""
+    for change in commit.of("replicas"):
+        if became(change, "state") not in ("stopped", "failed"):
+            continue
+        replica, number = change.key[0], commit.first.number
+        if story.alive(replica, number) and not _late(story, replica, number):
+            yield f"{replica} is final and its process runs"
+
+
+def _late(story: Story, replica: object, number: int) -> bool:
+    launches = [e for e in story.lives[replica] if e.kind == "launched" and e.number <= number]
+    return bool(launches) and bool(launches[-1].facts.get("late"))
+
+
+@at_end("R5")
+def r5_the_routes_name_ready_replicas_alone(story: Story) -> Iterator[tuple[Event, str]]:
+    """Each replica of a new table was ready at some moment since the table before it was written."""
+    ready: set[object] = set()
+    lately: set[object] = set()
+    for event in story.log.of("row", "routes"):
+        if event.kind == "row" and event.facts["table"] == "replicas":
+            changed = event.facts["changed"]
+            assert isinstance(changed, dict)
+            state, key = changed.get("state"), event.facts["key"]
+            if state == "ready":
+                ready.add(key)
+                lately.add(key)
+            elif state is not None:
+                ready.discard(key)
+        elif event.kind == "routes":
+            story.counts["R5"] += 1
+            named = event.facts["replicas"]
+            assert isinstance(named, list)
+            strangers = [name for name in named if name not in lately]
+            if strangers and not event.facts["stale"]:
+                yield event, f"the table names {strangers}, which were not ready"
+            lately = set(ready)
+
+
+@at_end("D4")
+def d4_a_replica_is_launched_for_a_row_that_asks(story: Story) -> Iterator[tuple[Event, str]]:
+    """Its row may have been given up in the moment of the call."""
+    states: dict[object, object] = {}
+    for event in story.log.of("row", "launched"):
+        if event.kind == "row":
+            changed = event.facts["changed"]
+            assert isinstance(changed, dict)
+            if event.facts["table"] == "replicas" and "state" in changed:
+                states[event.facts["key"]] = changed["state"]
+        else:
+            story.counts["D4"] += 1
+            state = states.get(event.facts["replica"])
+            allowed = ("pending", "stopping")
+            if state not in allowed and not event.facts["late"]:
+                yield event, f"{event.facts['replica']} is launched while its row is {state}"

@@ -1,0 +1,196 @@
+"""The stores' Database over rows in memory: what each statement costs in time, and when the database is away."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+from typing import cast
+
+from sqlalchemy import TextClause
+from sqlalchemy.sql.base import Executable
+
+from simulation.memory import routes_texts, sync_texts, texts
+from simulation.memory.answers import Result
+from simulation.memory.shape import shape_of
+from simulation.memory.statements import NOTHING, Answer, Records, Run, compile_statement
+from simulation.memory.store import BlockedError, Memory
+from simulation.memory.store import Transaction as Rows
+from simulation.scheduler import Process, SimLoop, current_process
+from weighbridge.errors import UnavailableError
+from weighbridge.storage.database import Database, Transaction
+
+LOCK_WAIT_S = 10.0
+BROKEN_CONNECTION_S = 0.5
+"""How long the server may take to notice that a client has died."""
+_compiled: dict[tuple[object, ...], Run] = {}
+TEXTS = (routes_texts, sync_texts, texts)
+"""They register what they know when they are read."""
+
+
+class Executor:
+    """Executes statements; one that also asks PostgreSQL stands in for it in the test of fidelity."""
+
+    def begin(self, memory: Memory) -> Rows:
+        return memory.begin()
+
+    def execute(self, rows: Rows, statement: Executable, parameters: object) -> Answer:
+        """Raises BlockedError when the statement has to wait for other transactions."""
+        if isinstance(statement, TextClause):
+            run = texts.find(statement.text)
+            if isinstance(parameters, Mapping) or parameters is None:
+                return run(rows, parameters or {})
+            raise NotImplementedError(statement.text)
+        key, binds = shape_of(statement)
+        compiled = _compiled.get(key)
+        if compiled is None:
+            compiled = _compiled[key] = compile_statement(statement, binds)
+        values = [bind.value for bind in binds]
+        return compiled(rows, values, _records(parameters))
+
+    def commit(self, rows: Rows) -> None:
+        rows.commit()
+
+    def rollback(self, rows: Rows) -> None:
+        rows.end()
+
+
+def _records(parameters: object) -> Records:
+    if parameters is None:
+        return NOTHING
+    if isinstance(parameters, Mapping):
+        return (parameters,)
+    assert isinstance(parameters, Sequence)
+    return parameters
+
+
+class Server:
+    """The database server of a world: one for all its clients.
+
+    `away` refuses everybody; `lose_commits` makes the next commits end without an answer: done or not done, as
+    chance will have it.
+    """
+
+    def __init__(self, loop: SimLoop, memory: Memory, chance: Random, executor: Executor) -> None:
+        self.loop = loop
+        self.memory = memory
+        self.chance = chance
+        self.executor = executor
+        self.away = False
+        self.lose_commits = 0
+        self.open: dict[Rows, Process | None] = {}
+
+    async def round_trip(self) -> None:
+        await self.loop.pause(0.0002 + 0.0018 * self.chance.random())
+
+    def died(self, process: Process) -> None:
+        """Its transactions are rolled back once the server has noticed."""
+        for rows, owner in self.open.items():
+            if owner is process:
+                delay_s = self.chance.uniform(0.0, BROKEN_CONNECTION_S)
+                self.loop.later(delay_s, self._abandon, rows)
+
+    def _abandon(self, rows: Rows) -> None:
+        if self.open.pop(rows, self) is not self:
+            self.executor.rollback(rows)
+
+    def shut(self) -> None:
+        """Every open transaction is over, and nobody gets a new one."""
+        self.away = True
+        for rows in list(self.open):
+            self._abandon(rows)
+
+
+class SimDatabase(Database):
+    """As `Database`: short transactions; UnavailableError when the server is away."""
+
+    def __init__(self, server: Server) -> None:  # no engine, no pool
+        self._server = server
+
+    @asynccontextmanager
+    async def begin(self) -> AsyncIterator[Transaction]:
+        server = self._server
+        await server.round_trip()
+        if server.away:
+            raise _away()
+        rows = server.executor.begin(server.memory)
+        server.open[rows] = current_process()
+        try:
+            # The stores call `execute` alone, and read what `Result` offers.
+            yield cast("Transaction", Connection(server, rows))
+            await self._commit(rows)
+        finally:
+            server.open.pop(rows, None)
+            if not rows.ended:
+                server.executor.rollback(rows)
+
+    async def _commit(self, rows: Rows) -> None:
+        server = self._server
+        await server.round_trip()
+        _require_open(server, rows)
+        lost = server.lose_commits > 0
+        if lost:
+            server.lose_commits -= 1
+        if not lost or server.chance.random() < 0.5:
+            server.executor.commit(rows)
+        del server.open[rows]
+        await server.round_trip()
+        if lost:
+            raise _away()
+
+    async def ping(self) -> None:
+        async with self.begin():
+            pass
+
+    async def close(self) -> None:
+        pass
+
+
+class Connection:
+    """An open transaction, as the stores use it."""
+
+    __slots__ = ("_rows", "_server")
+
+    def __init__(self, server: Server, rows: Rows) -> None:
+        self._server = server
+        self._rows = rows
+
+    async def execute(self, statement: Executable, parameters: object = None) -> Result:
+        server, rows = self._server, self._rows
+        await server.round_trip()
+        limit_s = server.loop.time() + LOCK_WAIT_S
+        while True:
+            _require_open(server, rows)
+            try:
+                return Result(server.executor.execute(rows, statement, parameters))
+            except BlockedError as blocked:
+                await _wait(rows, blocked.holders, limit_s - server.loop.time())
+
+
+async def _wait(rows: Rows, holders: list[Rows], limit_s: float) -> None:
+    """Until one of the holders has ended. A circle, or a wait that is too long, ends this transaction."""
+    if any(holder is rows or holder.waits_for(rows) for holder in holders):
+        raise _busy()
+    ended = asyncio.get_running_loop().create_future()
+    for holder in holders:
+        holder.waiters.append(ended)
+    rows.blocked_by = holders
+    try:
+        async with asyncio.timeout(limit_s):
+            await ended
+    except TimeoutError:
+        raise _busy() from None
+    finally:
+        rows.blocked_by = []
+
+
+def _require_open(server: Server, rows: Rows) -> None:
+    if server.away or rows not in server.open:
+        raise _away()
+
+
+def _away() -> UnavailableError:
+    return UnavailableError("the database cannot be reached", code="database_unavailable")
+
+
+def _busy() -> UnavailableError:
+    return UnavailableError("the database is busy", code="database_busy")

@@ -1,0 +1,127 @@
+"""What the text() statements of the routing table do (replicas/routes_store.py)."""
+
+from datetime import datetime
+
+from simulation.memory.statements import Answer
+from simulation.memory.store import Transaction
+from simulation.memory.tables import Row
+from simulation.memory.texts import ACTIVE, Parameters, by_key, number, says
+
+
+@says(
+    """
+    SELECT e.id, e.org_id, o.name AS org_name, e.arch_id, a.engine, e.limits,
+           extract(epoch FROM e.created_at)::bigint AS created_unix_s,
+           -- from the first rollout on: while it runs, callers are told to wait (wire.md 8 U)
+           e.base_deployment_id IS NOT NULL OR rollout.runs OR EXISTS (
+               SELECT 1 FROM replicas r
+               WHERE r.endpoint_id = e.id AND r.ready_at IS NOT NULL
+           ) AS deployed,
+           rollout.runs AS rolling_out,
+           e.gateway,
+           coalesce(starts.median_s, 0) AS start_s,
+           extract(epoch FROM starting.began) + coalesce(starts.median_s, 0) AS ready_expected_unix_s,
+           e.base_deployment_id IS NOT NULL OR rollout.runs AS restored
+    FROM endpoints e
+    CROSS JOIN LATERAL (
+        SELECT EXISTS (
+            SELECT 1 FROM deployments d
+            WHERE d.endpoint_id = e.id AND d.status IN ('in_progress', 'rolling_back')
+        ) AS runs
+    ) rollout
+    CROSS JOIN LATERAL (
+        SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY took_s) AS median_s
+        FROM (
+            SELECT round(extract(epoch FROM ready_at - created_at), 1)::float8 AS took_s
+            FROM replicas r
+            WHERE r.endpoint_id = e.id AND r.ready_at IS NOT NULL
+            ORDER BY r.ready_at DESC
+            LIMIT :starts_max
+        ) last
+    ) starts
+    LEFT JOIN LATERAL (
+        SELECT min(r.created_at) FILTER (WHERE r.state IN ('pending', 'starting', 'warming')) AS began
+        FROM replicas r
+        WHERE r.endpoint_id = e.id
+        HAVING NOT bool_or(r.state = 'ready')
+    ) starting ON true
+    JOIN orgs o ON o.id = e.org_id
+    JOIN architectures a ON a.id = e.arch_id
+    WHERE e.deleted_at IS NULL
+    ORDER BY e.id
+    """
+)
+def routed_endpoints(tx: Transaction, p: Parameters) -> Answer:
+    orgs, architectures = tx.view("orgs"), tx.view("architectures")
+    active = {d["endpoint_id"] for d in tx.view("deployments").values() if d["status"] in ACTIVE}
+    rows: list[tuple[object, ...]] = []
+    for (name,), e in sorted(tx.view("endpoints").items(), key=by_key):
+        if e["deleted_at"] is not None:
+            continue
+        mine = [r for r in tx.view("replicas").values() if r["endpoint_id"] == name]
+        runs, based = name in active, e["base_deployment_id"] is not None
+        served = any(r["ready_at"] is not None for r in mine)
+        start_s = _median_start_s(mine, number(p["starts_max"]))
+        began = _starting_since(mine)
+        expected = None if began is None else began.timestamp() + start_s
+        created = round(_time(e["created_at"]).timestamp())
+        head = (name, e["org_id"], orgs[e["org_id"],]["name"], e["arch_id"])
+        middle = (architectures[e["arch_id"],]["engine"], e["limits"], created)
+        tail = (based or runs or served, runs, e["gateway"], start_s, expected, based or runs)
+        rows.append((*head, *middle, *tail))
+    names = ("id", "org_id", "org_name", "arch_id", "engine", "limits", "created_unix_s")
+    more = ("deployed", "rolling_out", "gateway", "start_s", "ready_expected_unix_s", "restored")
+    return Answer((*names, *more), rows, len(rows))
+
+
+def _time(value: object) -> datetime:
+    assert isinstance(value, datetime)
+    return value
+
+
+def _median_start_s(replicas: list[Row], last: int) -> float:
+    started = [r for r in replicas if r["ready_at"] is not None]
+    started.sort(key=lambda r: _time(r["ready_at"]), reverse=True)
+    took_s = sorted(
+        round((_time(r["ready_at"]) - _time(r["created_at"])).total_seconds(), 1)
+        for r in started[:last]
+    )
+    return took_s[(len(took_s) - 1) // 2] if took_s else 0.0
+
+
+def _starting_since(replicas: list[Row]) -> datetime | None:
+    """Since when the first of them starts, while none is ready."""
+    if any(r["state"] == "ready" for r in replicas):
+        return None
+    starting = ("pending", "starting", "warming")
+    return min((_time(r["created_at"]) for r in replicas if r["state"] in starting), default=None)
+
+
+@says(
+    """
+    SELECT id, endpoint_id, state = 'ready' AS ready,
+           CASE state WHEN 'ready' THEN routed_generation ELSE unrouted_generation END
+               IS NOT NULL AS noted,
+           slot, coalesce(url, '') AS url, coalesce(incarnation, '') AS incarnation,
+           digest, version_number, fingerprint
+    FROM replicas
+    WHERE state = 'ready' OR (state = 'draining' AND unrouted_generation IS NULL)
+    ORDER BY endpoint_id, created_at, id
+    """
+)
+def routed_replicas(tx: Transaction, p: Parameters) -> Answer:
+    rows = [
+        r
+        for r in tx.view("replicas").values()
+        if r["state"] == "ready" or (r["state"] == "draining" and r["unrouted_generation"] is None)
+    ]
+    rows.sort(key=lambda r: (r["endpoint_id"], r["created_at"], r["id"]))
+    answers: list[tuple[object, ...]] = []
+    for r in rows:
+        ready = r["state"] == "ready"
+        noted = r["routed_generation" if ready else "unrouted_generation"] is not None
+        head = (r["id"], r["endpoint_id"], ready, noted, r["slot"], r["url"] or "")
+        tail = (r["incarnation"] or "", r["digest"], r["version_number"], r["fingerprint"])
+        answers.append(head + tail)
+    names = ("id", "endpoint_id", "ready", "noted", "slot", "url", "incarnation", "digest")
+    return Answer((*names, "version_number", "fingerprint"), answers, len(answers))

@@ -1,0 +1,1 @@
+"""What surrounds the control plane in a simulation: machines, engines, gateways, callers, people and misfortune."""

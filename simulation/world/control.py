@@ -1,0 +1,150 @@
+"""A control plane: the real reconcilers in their real loops, as a process that can be killed, paused and restarted."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from simulation.memory.database import SimDatabase
+from simulation.scheduler import Process
+from simulation.world.machines import SimRuntime
+from simulation.world.site import Site
+from simulation.world.snapshots import SimPublisher, SimSnapshot
+from simulation.world.syncing import Syncer
+from weighbridge.clock import ID_ALPHABET, Clock
+from weighbridge.control.loop import Loop
+from weighbridge.control.wake import Wake
+from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes
+from weighbridge.replicas.reconciler import ReplicaReconciler
+from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
+from weighbridge.routing.model import KeyTable, RouteTable
+from weighbridge.server.control import ControllerLease
+from weighbridge.settings import Settings
+from weighbridge.storage import lease as leases
+from weighbridge.storage.pruning import prune
+
+SETTINGS = Settings(
+    data_dir=Path("/simulated"),
+    min_ready_s=2.0,
+    bake_s=3.0,
+    rollout_progress_s=40.0,
+    rollout_total_s=240.0,
+    rollback_progress_s=60.0,
+    capacity_wait_s=30.0,
+    deployment_queue_max=4,
+    probe_period_s=4.0,
+    probe_start_period_s=0.6,
+    probe_timeout_s=2.0,
+    probe_generate_s=12.0,
+    drain_deadline_s=20.0,
+    replica_stop_grace_s=3.0,
+    gate_requests_min=0,
+)
+LIMITS = replace(
+    rollout_limits(SETTINGS), upkeep_backoff_s=(1.0, 5.0, 15.0), failures_window_s=60.0
+)
+PEPPER = b"p" * 32
+SEALS = SealTimes(settle_s=5.0, abandon_s=60.0)
+PRUNE_PERIOD_S = 40.0
+
+
+class ControlPlane:
+    """One start of a control process named `name`; a killed one is gone, its successor is a new object."""
+
+    def __init__(self, site: Site, name: str) -> None:
+        self.site = site
+        self.name = name
+        self.process = Process(name, self._died)
+        self.database = SimDatabase(site.server)
+        self.wake = Wake()
+        self.clock = self._clock()
+        self.runtime = SimRuntime(site.machines)
+        self.keeper = ControllerLease(self.database, f"holder-{name}")
+
+    def _clock(self) -> Clock:
+        site = self.site
+        began, began_s = site.wall(), site.loop.time()
+        return Clock(
+            now=lambda: began + timedelta(seconds=site.loop.time() - began_s),
+            monotonic=lambda: site.loop.time() + began_s,
+            new_uuid=self._new_id,
+            new_short_id=self._new_id,
+            new_secret=self._new_id,
+        )
+
+    def _new_id(self) -> str:
+        return "".join(self.site.chance.choices(ID_ALPHABET, k=6))
+
+    def start(self) -> None:
+        self.site.log.add("control.started", self.name)
+        self.site.loop.spawn(self.process, self._run())
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def _died(self, process: Process) -> None:
+        self.site.log.add("control.died", self.name)
+        self.site.server.died(process)
+
+    async def _run(self) -> None:
+        for loop in self._loops():
+            self.site.loop.spawn(self.process, loop.run())
+
+    def _loops(self) -> list[Loop]:
+        site, current = self.site, self.keeper.current
+        engines = {site.engine.name: site.engine}
+        rollouts = RolloutReconciler(self.database, self.clock, self.wake, current, limits=LIMITS)
+        replicas = ReplicaReconciler(
+            database=self.database,
+            clock=self.clock,
+            wake=self.wake,
+            runtime=self.runtime,
+            engines=engines,
+            store=site.weights,
+            acks=site.gateway.view,
+            pepper=PEPPER,
+            settings=SETTINGS,
+            lease_of=current,
+        )
+        routes = SimPublisher(
+            self.database,
+            self.clock,
+            self.wake,
+            SETTINGS.paths,
+            engines=engines,
+            lease_of=current,
+            hold_s=SETTINGS.hold_s,
+        )
+        routes.keep_in(
+            SimSnapshot(site.routes, RouteTable, site.loop),
+            SimSnapshot(site.keys, KeyTable, site.loop),
+        )
+        sealing = ReceiptReconciler(self.database, self.clock, current, times=SEALS)
+        syncer = Syncer(site, self.database, f"holder-{self.name}")
+        passes: dict[str, Callable[[], Awaitable[float]]] = {
+            "lease": self.keeper.keep,
+            "rollouts": rollouts.reconcile,
+            "replicas": replicas.reconcile,
+            "routes": routes.reconcile,
+            "ingest": syncer.reconcile,
+            "receipts": sealing.reconcile,
+        }
+        pruning = Loop("pruning", self._prune, self.wake, PRUNE_PERIOD_S)
+        return [pruning, *(Loop(name, step, self.wake) for name, step in passes.items())]
+
+    async def _prune(self) -> float:
+        async with self.database.begin() as tx:
+            await leases.require(tx, self.keeper.current())
+            await prune(tx, self.clock.now())
+        return PRUNE_PERIOD_S
+
+    def serve(self, work: Callable[["ControlPlane"], Awaitable[None]]) -> None:
+        """Answer a request of the management API in this process."""
+        self.site.loop.spawn(self.process, self._answer(partial(work, self)))
+
+    async def _answer(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - as the edge of a web server does
+            self.site.loop.broken.append(error)

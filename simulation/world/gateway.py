@@ -1,0 +1,264 @@
+"""Gateway workers and their callers: routed by the published table and the real balance, counted per slot."""
+
+from dataclasses import dataclass, field
+from random import Random
+
+from simulation.history.log import Log
+from simulation.scheduler import SimLoop
+from simulation.world.machines import Engine, Machines
+from weighbridge.gateway.balance import pick
+from weighbridge.gateway.table import EMPTY_TABLES, Tables
+from weighbridge.routing.acks import GatewayView
+from weighbridge.routing.model import EndpointRoute, ReplicaRoute, RouteTable
+
+RETRIES_MAX = 2
+FIRST_BYTE_S = 0.05
+FAST_S = (0.002, 0.03)
+"""How soon a worker sees a new table."""
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    name: str
+    alive: bool = True
+    late_s: float = 0.0
+    """Added to the time it takes to see a new table, by a fault."""
+    tables: Tables = EMPTY_TABLES
+    counts: dict[int, int] = field(default_factory=dict)
+    requests: dict["Request", None] = field(default_factory=dict)
+
+
+class SimGatewayView(GatewayView):
+    """The shared acks and counts, without shared memory."""
+
+    def __init__(self, workers: list[Worker]) -> None:  # no memory to map
+        self._workers = workers
+
+    def routes_acked(self) -> int | None:
+        return min((w.tables.routes_generation for w in self._workers if w.alive), default=None)
+
+    def in_flight(self, slot: int) -> int:
+        return sum(max(0, w.counts.get(slot, 0)) for w in self._workers if w.alive)
+
+
+class Gateway:
+    """All workers of a world."""
+
+    def __init__(
+        self, loop: SimLoop, chance: Random, log: Log, machines: Machines, workers: int
+    ) -> None:
+        self.loop = loop
+        self.chance = chance
+        self.log = log
+        self.machines = machines
+        self.workers = [Worker(f"worker{n}") for n in range(workers)]
+        self.view = SimGatewayView(self.workers)
+        self.newest: RouteTable | None = None
+        self.requests = 0
+
+    def published(self, table: RouteTable) -> None:
+        """`newest` is what lies in the file; a writer that has lost its lease may have put an older one there."""
+        self.newest = table
+        for worker in self.workers:
+            if worker.alive:
+                delay_s = self.chance.uniform(*FAST_S) + worker.late_s
+                self.loop.later(delay_s, self._look, worker)
+
+    def _look(self, worker: Worker) -> None:
+        """What lies there when it looks, which may be newer than what made it look; an older one is not taken."""
+        table = self.newest
+        if not worker.alive or table is None:
+            return
+        if table.generation <= worker.tables.routes_generation:
+            return
+        worker.tables = worker.tables.with_routes(table)
+        self.log.add("applied", worker=worker.name, generation=table.generation)
+
+    def hurry(self, worker: Worker) -> None:
+        """It is late no more, and looks."""
+        worker.late_s = 0.0
+        self._look(worker)
+
+    def kill(self, worker: Worker) -> None:
+        """Its streams end with it, and its counts are no longer counted."""
+        worker.alive = False
+        self.log.add("worker.died", worker=worker.name)
+        for request in list(worker.requests):
+            request.abandon()
+        worker.counts.clear()
+
+    def restart(self, worker: Worker) -> None:
+        """It loads the newest table before it listens."""
+        worker.late_s = 0.0
+        worker.tables = EMPTY_TABLES
+        if self.newest is not None:
+            worker.tables = worker.tables.with_routes(self.newest)
+        worker.alive = True
+        generation = worker.tables.routes_generation
+        self.log.add("worker.started", worker=worker.name, generation=generation)
+
+    def call(self, endpoint_id: str, org_id: str, duration_s: float) -> None:
+        """A caller's request to whichever worker takes the connection."""
+        workers = [w for w in self.workers if w.alive]
+        if workers:
+            self.requests += 1
+            worker = self.chance.choice(workers)
+            Request(
+                self,
+                worker,
+                self.requests,
+                endpoint_id=endpoint_id,
+                org_id=org_id,
+                duration_s=duration_s,
+            ).begin()
+
+
+class Request:
+    """One request: tried on up to three replicas before its first byte, and on none after it (G3)."""
+
+    __slots__ = (
+        "_duration_s",
+        "_endpoint_id",
+        "_engine",
+        "_gateway",
+        "_id",
+        "_org_id",
+        "_route",
+        "_streaming",
+        "_tried",
+        "_worker",
+        "over",
+    )
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        worker: Worker,
+        number: int,
+        *,
+        endpoint_id: str,
+        org_id: str,
+        duration_s: float,
+    ) -> None:
+        self._gateway = gateway
+        self._worker = worker
+        self._id = number
+        self._endpoint_id = endpoint_id
+        self._org_id = org_id
+        self._duration_s = duration_s
+        self._tried: set[str] = set()
+        self._route: ReplicaRoute | None = None
+        self._engine: Engine | None = None
+        self._streaming = False
+        self.over = False
+
+    def begin(self) -> None:
+        endpoint = self._worker.tables.endpoint(self._endpoint_id, self._org_id)
+        if endpoint is None:
+            self._end("unknown")
+        else:
+            self._worker.requests[self] = None
+            self._try(endpoint)
+
+    def _try(self, endpoint: EndpointRoute | None) -> None:
+        gateway, worker = self._gateway, self._worker
+        replicas = () if endpoint is None else endpoint.replicas
+        counts = worker.counts
+        route = pick(replicas, gateway.view.in_flight, gateway.chance.random(), self._tried)
+        if route is None or len(self._tried) > RETRIES_MAX:
+            self._end("unavailable")
+            return
+        self._route = route
+        self._tried.add(route.replica_id)
+        counts[route.slot] = counts.get(route.slot, 0) + 1
+        gateway.log.add(
+            "sent",
+            worker=worker.name,
+            request=self._id,
+            replica=route.replica_id,
+            version=route.version,
+            generation=worker.tables.routes_generation,
+        )
+        gateway.loop.later(0.001 + 0.003 * gateway.chance.random(), self._arrive)
+
+    def _arrive(self) -> None:
+        """Its bytes reach the address; a stranger there refuses the token (G12)."""
+        if self.over:
+            return
+        route, gateway = self._route, self._gateway
+        assert route is not None
+        engine = gateway.machines.at(route.url)
+        if engine is None or engine.spec.name != route.replica_id:
+            self._refused()
+        elif not gateway.machines.serves(engine):
+            gateway.loop.later(0.5, self._refused_by, engine)
+        else:
+            self._engine = engine
+            engine.streams[self] = None
+            gateway.loop.later(min(FIRST_BYTE_S, self._duration_s), self._first_byte)
+
+    def _refused_by(self, engine: Engine) -> None:
+        if not self.over:
+            self._refused()
+
+    def _refused(self) -> None:
+        self._let_go()
+        self._try(self._worker.tables.endpoints.get(self._endpoint_id))
+
+    def _first_byte(self) -> None:
+        if self.over or self._engine is None:
+            return
+        self._streaming = True
+        self._gateway.loop.later(self._duration_s, self._done, self._engine)
+
+    def _done(self, engine: Engine) -> None:
+        if not self.over and self._engine is engine:
+            engine.streams.pop(self, None)
+            self._let_go()
+            self._end("done")
+
+    def cut(self) -> None:
+        """Its process has ended."""
+        if self.over:
+            return
+        self._engine = None
+        self._let_go()
+        if self._streaming:
+            self._end("cut")
+        else:
+            self._try(self._worker.tables.endpoints.get(self._endpoint_id))
+
+    def abandon(self) -> None:
+        """Its worker has died, so the replica sees a caller who left."""
+        if self._engine is not None:
+            self._engine.streams.pop(self, None)
+        self._end("worker died")
+
+    def _let_go(self) -> None:
+        if self._route is not None and self._worker.alive:
+            self._worker.counts[self._route.slot] -= 1
+
+    def _end(self, outcome: str) -> None:
+        self.over = True
+        self._worker.requests.pop(self, None)
+        route = self._route
+        self._gateway.log.add(
+            "request",
+            worker=self._worker.name,
+            request=self._id,
+            endpoint=self._endpoint_id,
+            outcome=outcome,
+            tries=len(self._tried),
+            replica="" if route is None else route.replica_id,
+            generation=self._worker.tables.routes_generation,
+            late=self._worker.late_s > 0,
+            failure=self._failure(outcome),
+        )
+
+    def _failure(self, outcome: str) -> dict[str, object]:
+        """What a reader wants to know of one that nobody answered."""
+        if outcome not in ("unavailable", "unknown"):
+            return {}
+        machines = self._gateway.machines
+        healthy = [name for name, engine in machines.engines.items() if machines.serves(engine)]
+        return {"tried": sorted(self._tried), "healthy": healthy}

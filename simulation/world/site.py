@@ -1,0 +1,63 @@
+"""One installation in a simulated world: what its control planes share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from random import Random
+
+from simulation.history.log import Log
+from simulation.memory.database import Server
+from simulation.scheduler import SimLoop
+from simulation.world.engine import SimEngine
+from simulation.world.gateway import Gateway
+from simulation.world.machines import Machines
+from simulation.world.snapshots import File
+from simulation.world.versions import Character, draw_character
+from weighbridge.errors import NotFoundError
+from weighbridge.routing.model import KeyTable, RouteTable
+
+
+@dataclass(slots=True)
+class Weights:
+    """The weight store: which manifests are published."""
+
+    published: set[str] = field(default_factory=set)
+
+    def version_dir(self, digest: str) -> Path:
+        if digest not in self.published:
+            raise NotFoundError(f"the weights {digest} are not in the store")
+        return Path("/simulated/store") / digest
+
+
+@dataclass(slots=True)
+class Site:
+    loop: SimLoop
+    chance: Random
+    log: Log
+    wall: Callable[[], datetime]
+    server: Server
+    machines: Machines
+    engine: SimEngine
+    gateway: Gateway
+    routes: File[RouteTable]
+    keys: File[KeyTable]
+    characters: dict[str, Character]
+    """By digest."""
+    weights: Weights = field(default_factory=Weights)
+    _bytes: dict[str, str | None] = field(default_factory=dict)
+
+    def bytes_of(self, version_id: str) -> str | None:
+        """The digest that a sync of this version finds, the same each time; None: its bucket cannot be read."""
+        if version_id not in self._bytes:
+            self._bytes[version_id] = None if self.chance.random() < 0.1 else self.new_bytes()
+        return self._bytes[version_id]
+
+    def new_bytes(self, character: Character | None = None) -> str:
+        digest = f"{self.chance.getrandbits(256):064x}"
+        self.characters[digest] = character or draw_character(self.chance)
+        return digest
+
+    def publish(self, digest: str) -> None:
+        self.weights.published.add(digest)
+        self.log.add("stored", digest=digest)

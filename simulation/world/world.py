@@ -1,0 +1,273 @@
+"""One simulated world from one seed: made, disturbed, mended, and watched until it has come to rest."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+from simulation.history.log import Log
+from simulation.memory.database import Executor, Server
+from simulation.memory.store import Change, Memory, Transaction
+from simulation.scheduler import SimLoop, current_process
+from simulation.world.control import ControlPlane
+from simulation.world.engine import NAME, SimEngine
+from simulation.world.faults import KINDS, Misfortune
+from simulation.world.gateway import Gateway
+from simulation.world.machines import Machines, Node
+from simulation.world.people import ALIASES, ARCH, ENDPOINT, People, Wish
+from simulation.world.rest import at_rest, unrest
+from simulation.world.site import Site
+from simulation.world.snapshots import File
+from simulation.world.versions import Character
+from weighbridge.accounts.model import Org
+from weighbridge.routing.model import RouteTable
+
+BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
+LOOK_S = 2.0
+REST_MAX_S = 2_500.0
+"""By then a mended world has come to rest: four rollouts at their longest, each with its way back."""
+LOGGED = {
+    "replicas": None,
+    "deployments": None,
+    "endpoints": None,
+    "model_versions": None,
+    "aliases": None,
+    "leases": None,
+}
+"""Tables whose changes are in the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """What will happen to a world, drawn before it begins."""
+
+    shape: tuple[int, int, int]
+    nodes: tuple[int, ...]
+    workers: int
+    versions: tuple[Character | None, ...]
+    active_s: float
+    wishes: tuple[float, ...]
+    faults: tuple[tuple[float, str], ...]
+    calls_per_s: float
+
+
+def draw_plot(chance: Random, kinds: tuple[str, ...] = KINDS) -> Plot:
+    replicas = chance.choice((1, 1, 2, 2, 2, 3, 3, 4))
+    unavailable = chance.randint(0, replicas - 1) if chance.random() < 0.4 else 0
+    surge = chance.randint(0 if unavailable else 1, 2)
+    active_s = chance.uniform(15.0, 60.0)
+    quiet = chance.random() < 0.15
+    favourites = chance.sample(kinds, min(len(kinds), 4))
+    faults = sorted(
+        (chance.uniform(1.0, active_s), chance.choice(favourites))
+        for _ in range(0 if quiet else chance.randint(1, 7))
+    )
+    nodes = tuple(chance.choice((replicas + surge, 3, 4, 6)) for _ in range(chance.randint(1, 3)))
+    return Plot(
+        shape=(replicas, unavailable, surge),
+        nodes=nodes,
+        workers=chance.randint(1, 3),
+        versions=(Character.GOOD, *(None for _ in range(chance.randint(1, 3)))),
+        active_s=active_s,
+        wishes=tuple(sorted(chance.uniform(8.0, active_s) for _ in range(chance.randint(1, 4)))),
+        faults=tuple(faults),
+        calls_per_s=chance.choice((0.2, 0.5, 1.0)),
+    )
+
+
+class World:
+    """`run` plays it to its end; afterwards `log` holds everything, and `rested` says whether it came to rest."""
+
+    def __init__(self, seed: int, executor: Executor | None = None) -> None:
+        self.seed = seed
+        self.chance = chance = Random(seed)
+        self.plot = draw_plot(chance)
+        self.loop = loop = SimLoop(chance)  # type: ignore[abstract]  # nobody asks for the rest
+        self.wall_offset_s = 0.0
+        self.log = log = Log(loop.time, self.wall)
+        self.memory = Memory(self.wall, self._committed)
+        characters: dict[str, Character] = {}
+        nodes = {f"node{n}": Node(f"node{n}", slots) for n, slots in enumerate(self.plot.nodes)}
+        machines = Machines(loop, chance, log, nodes, characters)
+        gateway = Gateway(loop, chance, log, machines, self.plot.workers)
+        self.site = Site(
+            loop=loop,
+            chance=chance,
+            log=log,
+            wall=self.wall,
+            server=Server(loop, self.memory, chance, executor or Executor()),
+            machines=machines,
+            engine=SimEngine(machines, chance, log),
+            gateway=gateway,
+            routes=File(self._routes_written),
+            keys=File(lambda table: None),
+            characters=characters,
+        )
+        self.controls: dict[str, ControlPlane] = {}
+        self.misfortune = Misfortune(self.site, self.controls, self.start_control, self._shift)
+        self.org = Org("org_1", "acme", "x1", None, BEGIN)
+        self.people = People(self.org, chance, log)
+        self.calm = False
+        self._generation = 0
+        self.rested = False
+
+    def wall(self) -> datetime:
+        return BEGIN + timedelta(seconds=self.loop.time() + self.wall_offset_s)
+
+    def run(self) -> None:
+        self._furnish()
+        self._schedule()
+        end_s = self.plot.active_s + REST_MAX_S
+        self.loop.run(lambda: self.rested, end_s)
+        for error in self.loop.broken:
+            self.log.add("broken", words=repr(error))
+        self.log.add("end", rested=self.rested, unrest=unrest(self.site, self.memory))
+        self.loop.discard()
+
+    def start_control(self, name: str) -> None:
+        running = self.controls.get(name)
+        if running is None or not running.process.alive:
+            self.controls[name] = ControlPlane(self.site, name)
+            self.controls[name].start()
+
+    def _shift(self, seconds: float) -> None:
+        self.wall_offset_s += seconds
+
+    def _furnish(self) -> None:
+        """An org, an architecture, an endpoint and a few versions whose sync is done."""
+        tx = self.site.server.executor.begin(self.memory)
+        now = BEGIN - timedelta(days=1)
+        tx.insert(
+            "orgs", {"id": "org_1", "name": "acme", "s3_external_id": "x1", "created_at": now}
+        )
+        tx.insert(
+            "architectures",
+            {
+                "id": ARCH,
+                "source_uri": "/models/tiny",
+                "base_digest": "b" * 64,
+                "tensors": [],
+                "engine": {"engine": NAME, "start_timeout_s": 12.0},
+                "created_at": now,
+                "updated_at": now,
+            },
+        )
+        replicas, unavailable, surge = self.plot.shape
+        tx.insert(
+            "endpoints",
+            {
+                "id": ENDPOINT,
+                "org_id": "org_1",
+                "arch_id": ARCH,
+                "replicas": replicas,
+                "max_unavailable": unavailable,
+                "max_surge": surge,
+                "created_at": now,
+                "updated_at": now,
+            },
+        )
+        self._versions(tx, now)
+        self.site.server.executor.commit(tx)
+
+    def _versions(self, tx: Transaction, now: datetime) -> None:
+        count = len(self.plot.versions)
+        tx.insert("version_counters", {"org_id": "org_1", "arch_id": ARCH, "last": count})
+        for number, character in enumerate(self.plot.versions, 1):
+            digest = self.site.new_bytes(character)
+            self.site.publish(digest)
+            values = {
+                "id": f"version-{number}-0",
+                "org_id": "org_1",
+                "arch_id": ARCH,
+                "number": number,
+                "weight_uri": f"s3://bucket/{number}",
+                "status": "done",
+                "manifest_digest": digest,
+                "created_at": now,
+                "updated_at": now,
+            }
+            tx.insert("model_versions", values)
+            self.log.add("version", number=number, character=self.site.characters[digest].value)
+        for position, alias in enumerate(ALIASES[: count - 1]):
+            tx.insert(
+                "aliases",
+                {
+                    "org_id": "org_1",
+                    "arch_id": ARCH,
+                    "alias": alias,
+                    "version_id": f"version-{position + 1}-0",
+                    "position": 0,
+                },
+            )
+
+    def _schedule(self) -> None:
+        plot, loop = self.plot, self.loop
+        loop.later(0.0, self.start_control, "a")
+        loop.later(0.5, self._ask, Wish("deploy", 1))
+        for at_s in plot.wishes:
+            loop.later(at_s, self._wish)
+        for at_s, kind in plot.faults:
+            loop.later(at_s, self.misfortune.bring, kind)
+        loop.later(plot.active_s, self._mend)
+        loop.later(3.0, self._call)
+
+    def _wish(self) -> None:
+        self._ask(self.people.draw(len(self.memory.tables["model_versions"])))
+
+    def _ask(self, wish: Wish) -> None:
+        alive = [c for c in self.controls.values() if c.process.alive]
+        if alive:
+            self.people.ask(self.chance.choice(alive), wish)
+
+    def _call(self) -> None:
+        chance = self.chance
+        duration_s = (
+            chance.uniform(5.0, 30.0) if chance.random() < 0.06 else chance.uniform(0.1, 1.5)
+        )
+        self.site.gateway.call(ENDPOINT, "org_1", duration_s)
+        if not self.calm:
+            self.loop.later(chance.expovariate(self.plot.calls_per_s), self._call)
+
+    def _mend(self) -> None:
+        self.calm = True
+        self.misfortune.calm()
+        self.loop.later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        if at_rest(self.site, self.memory):
+            self.rested = True
+        else:
+            self.loop.later(LOOK_S, self._look)
+
+    def _routes_written(self, table: RouteTable) -> None:
+        self.log.add(
+            "routes",
+            generation=table.generation,
+            stale=table.generation <= self._generation,
+            replicas=[r.replica_id for e in table.endpoints for r in e.replicas],
+        )
+        self._generation = max(self._generation, table.generation)
+        self.site.gateway.published(table)
+
+    def _committed(self, tx: Transaction, changes: list[Change]) -> None:
+        process = current_process()
+        name = "" if process is None else process.name
+        for change in changes:
+            if change.table in LOGGED:
+                self.log.add(
+                    "row",
+                    name,
+                    tx.epoch or 0,
+                    table=change.table,
+                    tx=tx.number,
+                    key=change.key[0] if len(change.key) == 1 else change.key,
+                    changed=_difference(change),
+                    change=change,
+                )
+
+
+def _difference(change: Change) -> dict[str, object]:
+    """What a reader of the log wants to see of a change."""
+    if change.after is None:
+        return {}
+    before: dict[str, object] = change.before or {}
+    return {n: v for n, v in change.after.items() if change.before is None or before.get(n) != v}

@@ -1,0 +1,1 @@
+"""Deployments that stay beside their base with a share of the requests."""
