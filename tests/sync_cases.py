@@ -4,6 +4,7 @@ Each case has a folder of its own in one bucket. `code` None means `done`; `word
 """
 
 import base64
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -389,6 +390,7 @@ def crc64(content: bytes) -> str:
     return base64.b64encode(awscrt.checksums.crc64nvme(content).to_bytes(8, "big")).decode()
 
 
+SHA256 = base64.b64encode(hashlib.sha256(GOOD).digest()).decode()
 STATED = {"x-amz-checksum-crc64nvme": crc64(GOOD), "x-amz-checksum-type": "FULL_OBJECT"}
 
 TRANSFER = {
@@ -424,6 +426,11 @@ TRANSFER = {
     "p_length_no_number": Case("S3_PROTOCOL", head={"Content-Length": "many"}),
     "p_checksum_right": Case(None, head=STATED),
     "p_checksum_wrong": Case("CHECKSUM", head=STATED | {"x-amz-checksum-crc64nvme": crc64(b"x")}),
+    "p_sha256_right": Case(None, head={"x-amz-checksum-sha256": SHA256}),
+    "p_sha256_wrong": Case("CHECKSUM", head={"x-amz-checksum-sha256": SHA256[::-1][1:] + "="}),
+    "p_two_checksums_one_wrong": Case(
+        "CHECKSUM", head=STATED | {"x-amz-checksum-sha256": SHA256[::-1][1:] + "="}
+    ),
     "p_checksum_garbage": Case(None, head={"x-amz-checksum-crc64nvme": "!!!"}),
     "p_wrong_bytes_once": Case(None, head=STATED, fault=body("wrong", times=1, after=1)),
     "p_wrong_bytes_always": Case("CHECKSUM", head=STATED, fault=body("wrong", after=1)),

@@ -78,8 +78,12 @@ from weighbridge.storage.database import Database
 from weighbridge.weights.filesystem import FilesystemStore
 
 url, schema, settings, root, steps = sys.argv[1:]
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the logs go
 settings, steps = Settings.model_validate_json(settings), json.loads(steps)
 store = FilesystemStore(Path(root))
+access = S3Access(settings)
+access._s3(access._session(), "us-east-1"), access._sts()  # read what is slow to read once, before the forks
 
 
 def die():
@@ -112,7 +116,7 @@ def arm(point):
 
 async def sync(version_id):
     database = Database(url, schema=schema)
-    reconciler = IngestReconciler(database, store, S3Access(settings), Clock(), settings, holder=version_id)
+    reconciler = IngestReconciler(database, store, access, Clock(), settings, holder=version_id)
     await reconciler._start(version_id)
     await reconciler.idle()
     await reconciler.close()
@@ -129,7 +133,7 @@ for line in sys.stdin:
     version_id, point = json.loads(line)
     if len(running) >= int(os.environ["AT_ONCE"]):
         pid, status = os.wait()
-        print(json.dumps([running.pop(pid), status]), flush=True)
+        print(json.dumps([running.pop(pid), status]), file=answers, flush=True)
     pid = os.fork()
     if pid == 0:
         try:
@@ -139,7 +143,7 @@ for line in sys.stdin:
     running[pid] = version_id
 while running:
     pid, status = os.wait()
-    print(json.dumps([running.pop(pid), status]), flush=True)
+    print(json.dumps([running.pop(pid), status]), file=answers, flush=True)
 '''
 
 

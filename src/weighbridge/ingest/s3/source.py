@@ -3,13 +3,13 @@
 All calls block. They retry inside the limits of reliability B1 and stop when the pulse is stopped.
 """
 
-import base64
 import http.client
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import structlog
@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.response import StreamingBody
 
 from weighbridge.errors import InvalidError
+from weighbridge.ingest.content import stated_checksums
 from weighbridge.ingest.model import ListedObject, PinnedFile, SyncLimits
 from weighbridge.ingest.pulse import Pulse
 from weighbridge.ingest.s3.access import LOOKS_PARALLEL, S3Access
@@ -48,13 +49,6 @@ _FAULTS = (
     OSError,
 )
 _ARCHIVES = frozenset(["GLACIER", "DEEP_ARCHIVE"])
-_CHECKSUMS = {
-    "crc64nvme": ("ChecksumCRC64NVME", 12),
-    "crc32c": ("ChecksumCRC32C", 8),
-    "crc32": ("ChecksumCRC32", 8),
-}
-"""Full-object checksums that combine from parts, strongest first: the answer's member, its base64 length."""
-
 HEAD_BYTES = 64 * 1024
 """First read of a tensor file: most headers are shorter, and what is read beyond them is lost."""
 
@@ -136,8 +130,18 @@ class Source:
             size_bytes=int(answer["ContentLength"]),
             etag=answer["ETag"],
             s3_version_id=None if version == "null" else version,
-            checksum=_checksum(answer),
+            checksum=stated_checksums(answer, partial(self._first_part_bytes, item.key)),
         )
+
+    def _first_part_bytes(self, key: str) -> int:
+        answer = self._ask(
+            "HeadObject",
+            key,
+            lambda client: client.head_object(
+                Bucket=self._reader.source.bucket, Key=key, PartNumber="1"
+            ),
+        )
+        return int(answer.get("ContentLength") or 0)
 
     def each(self, call: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`call` of each item, some at a time, in order; the first failure stops the rest."""
@@ -356,25 +360,6 @@ def _read_into(body: Body | StreamingBody, view: memoryview) -> int:
     chunk = body.read(len(view))
     view[: len(chunk)] = chunk
     return len(chunk)
-
-
-def _checksum(answer: Mapping[str, Any]) -> str | None:
-    if answer.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT":
-        return None
-    for algorithm, (member, length) in _CHECKSUMS.items():
-        value = answer.get(member, "")
-        # A composite one ends in -<parts>; some services answer with the wrong length.
-        if len(value) == length and "-" not in value and _is_base64(value):
-            return f"{algorithm}:{value}"
-    return None
-
-
-def _is_base64(text: str) -> bool:
-    try:
-        base64.b64decode(text, validate=True)
-    except ValueError:
-        return False
-    return True
 
 
 def _protocol(what: str, reason: str) -> SourceError:

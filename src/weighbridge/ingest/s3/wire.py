@@ -44,6 +44,7 @@ _MEMBERS = {
     "x-amz-checksum-crc32c": "ChecksumCRC32C",
     "x-amz-checksum-crc32": "ChecksumCRC32",
     "x-amz-checksum-sha256": "ChecksumSHA256",
+    "x-amz-checksum-sha1": "ChecksumSHA1",
     "x-amz-server-side-encryption": "ServerSideEncryption",
     "x-amz-server-side-encryption-aws-kms-key-id": "SSEKMSKeyId",
     "x-amz-mp-parts-count": "PartsCount",
@@ -51,7 +52,7 @@ _MEMBERS = {
 """Headers of an answer and the names botocore gives them."""
 
 _HEADERS = {"Range": "range", "IfMatch": "if-match", "ChecksumMode": "x-amz-checksum-mode"}
-_QUERY = {"VersionId": "versionId"}
+_QUERY = {"VersionId": "versionId", "PartNumber": "partNumber"}
 
 
 class WiredClient:
