@@ -48,7 +48,7 @@ def test_a_share_names_everybody_once_and_its_version_first_as_often_as_it_says(
     ]
     first = 0
     for step in range(100):
-        mine, rest = groups(here, TrafficShare(version=8, percent=percent), step / 100)
+        mine, rest = groups(here, TrafficShare(version=8, percent=percent), (step + 0.5) / 100)
         assert sorted(r.slot for r in (*mine, *rest)) == list(range(len(here)))
         assert len({r.version == 8 for r in mine}) <= 1
         first += all(r.version == 8 for r in mine) and all(r.version != 8 for r in rest)
