@@ -16,6 +16,8 @@ from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from weighbridge.ingest.s3.policies import WRONG_EXTERNAL_ID
+
 CHUNK_BYTES = 64 * 1024
 STALL_S = 4.0
 """Longer than a test lets a reader wait for a byte."""
@@ -63,6 +65,7 @@ class S3Stub:
     identity: str = "arn:aws:sts::210987654321:assumed-role/weighbridge/session"
     credentials_s: float = 3600.0
     bytes_per_s: float = 0.0
+    roles_are_closed: bool = True
     connections: int = 0
     gets: list[Asked] = field(default_factory=list)
     roles: list[Mapping[str, str]] = field(default_factory=list)
@@ -115,6 +118,10 @@ class _Requests(BaseHTTPRequestHandler):
                 "<GetCallerIdentityResponse><GetCallerIdentityResult>"
                 f"<Arn>{self.state.identity}</Arn></GetCallerIdentityResult></GetCallerIdentityResponse>",
             )
+            return
+        if form.get("ExternalId") == WRONG_EXTERNAL_ID and self.state.roles_are_closed:
+            error = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+            self.answer(403, f"<E>{error}</E>")
             return
         self.state.roles.append(form)
         ends = datetime.now(UTC) + timedelta(seconds=self.state.credentials_s)  # noqa: TID251

@@ -172,7 +172,8 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Stub]:
 
 @pytest.fixture
 async def world(stub: S3Stub, database: Database, tmp_path: Path) -> AsyncIterator[World]:
-    async with start_world(_Stubbed(stub), database, tmp_path, SPECS, syncs_parallel=8) as ready:
+    settings = {"syncs_parallel": 8, "s3_bucket_owner": "first"}
+    async with start_world(_Stubbed(stub), database, tmp_path, SPECS, **settings) as ready:
         yield ready
 
 

@@ -25,7 +25,7 @@ from weighbridge.ingest.s3.access import S3Access
 from weighbridge.ingest.s3.faults import Retry, SourceError
 from weighbridge.ingest.s3.policies import Reader
 from weighbridge.ingest.s3.source import Source
-from weighbridge.ingest.s3.survey import pin_folder, read_headers, tensor_files
+from weighbridge.ingest.s3.survey import is_proven, pin_folder, read_headers, tensor_files
 from weighbridge.ingest.watch import SyncCancelledError, Watch
 from weighbridge.registry.model import SyncStatus
 from weighbridge.storage import lease
@@ -134,6 +134,12 @@ class Sync:
     async def _check_bucket(self, reader: Reader) -> None:
         async with self._parts.database.begin() as tx:
             await bindings.require(tx, reader, self._order.org_id)
+            asked = await bindings.needs_proof(tx, reader, self._order.org_id)
+        access, limits = self._parts.access, self._parts.limits
+        if asked and access.owner_is_proven:
+            proof = partial(is_proven, access, reader, limits, self._watch.pulse)
+            if not await self._in_thread(proof):
+                raise bindings.unproven(reader)
 
     def _base(self) -> tuple[Manifest, Wish]:
         order = self._order

@@ -105,6 +105,16 @@ class Source:
                 )
         return list(objects.values()), folders
 
+    def may_list(self) -> bool:
+        """False when the reader is refused; any other fault is raised."""
+        try:
+            self._list_page(None)
+        except SourceError as error:
+            if error.code in {"ROLE_ACCESS_DENIED", "LIST_ACCESS_DENIED"}:
+                return False
+            raise
+        return True
+
     def pin(self, item: ListedObject, path: str) -> PinnedFile:
         """The object as it is now, by HEAD: what all later reads insist on. SourceError ARCHIVED, SOURCE_CHANGED."""
         answer = self._ask(
