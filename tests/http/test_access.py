@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import httpx
 import pytest
-from control_world import ARCH, Caller, World
 
+from control_world import ARCH, Caller, World
 from weighbridge.accounts import service as accounts
 from weighbridge.accounts.keys import key_text
 from weighbridge.accounts.model import KeyKind, Org

@@ -1,8 +1,8 @@
 """Acceptance probes through the admin API: set, read, refused with the reason, and given to new replicas."""
 
 import pytest
-from control_world import ARCH, Caller, World
 
+from control_world import ARCH, Caller, World
 from weighbridge.acceptance import store
 from weighbridge.accounts.model import Org
 
