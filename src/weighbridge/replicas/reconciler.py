@@ -24,7 +24,7 @@ from weighbridge.replicas.plan import STOP_OVERDUE, Command, Seen, Step, plan
 from weighbridge.replicas.probe import Prober, Question, due
 from weighbridge.replicas.store import Watched
 from weighbridge.replicas.telling import replica_events
-from weighbridge.routing.acks import GatewayView
+from weighbridge.routing.acks import GatewayView, sum_slot
 from weighbridge.runtimes.base import ReplicaStatus, Runtime, RuntimeState
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
@@ -224,6 +224,8 @@ class ReplicaReconciler:
         self, replicas: Sequence[tuple[Watched, Replica]], world: World, guarded: frozenset[str]
     ) -> None:
         now_s = self._clock.monotonic()
+        # Which workers live is asked once a pass, not once a replica.
+        columns = self._acks.columns()
         for one, replica in replicas:
             process = world.processes.get(replica.id)
             url = replica.url if world.away or process is None else process.url
@@ -238,7 +240,7 @@ class ReplicaReconciler:
                 self._prober.asked(replica.id),
                 now_s,
                 self._limits,
-                in_flight=self._acks.in_flight(replica.slot),
+                in_flight=sum_slot(columns, replica.slot),
                 guarded=replica.endpoint_id in guarded,
             )
             if generate is None:
