@@ -16,6 +16,7 @@ NAMES = (
     "latency",
     "endurance",
     "planner",
+    "affinity",
 )
 
 

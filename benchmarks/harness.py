@@ -25,6 +25,20 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Fact:
+    """One figure beside the table; `goal` is what it has to reach, in words."""
+
+    name: str
+    unit: str
+    samples: Sequence[float]
+    goal: str = ""
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """A benchmark's outcome; `candidates` of one result were measured interleaved in one run."""
 
@@ -33,6 +47,7 @@ class Result:
     command: str
     candidates: Sequence[Candidate]
     notes: Sequence[str] = field(default_factory=tuple)
+    facts: Sequence[Fact] = field(default_factory=tuple)
 
 
 def conditions() -> dict[str, object]:
@@ -65,6 +80,7 @@ def write(result: Result) -> Path:
         "conditions": conditions(),
         "notes": list(result.notes),
         "candidates": [{**asdict(one), "medians": one.medians} for one in result.candidates],
+        "facts": [{**asdict(one), "median": one.median} for one in result.facts],
     }
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{result.name}.json"

@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from urllib.request import urlopen
 from xml.sax.saxutils import escape
 
+PIECE_BYTES = 256 * 1024
 ROOT = Path(__file__).parents[1]
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 ROLE_ANSWER = (
@@ -31,10 +32,14 @@ ROLE_ANSWER = (
 
 @dataclass(frozen=True, slots=True)
 class SparseObject:
-    """`head` is how the object begins; the rest of its `size_bytes` reads as zeros."""
+    """`head` is how the object begins; the rest of its `size_bytes` reads as zeros.
+
+    `crc64nvme` is stated as the checksum of the whole.
+    """
 
     head: bytes
     size_bytes: int
+    crc64nvme: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +47,18 @@ class Origin:
     url: str
 
     def bytes_sent(self) -> int:
-        """Bytes of all bodies so far; asking resets the count."""
-        with urlopen(f"{self.url}/-/sent", timeout=10) as answer:
+        """Bytes of all bodies so far; asking resets the count and lets a halted origin go on."""
+        return self._ask("sent")
+
+    def halt_after(self, count: int) -> None:
+        """Send no more than `count` bytes of bodies."""
+        self._ask(f"halt?after={count}")
+
+    def halted(self) -> bool:
+        return bool(self._ask("halted"))
+
+    def _ask(self, what: str) -> int:
+        with urlopen(f"{self.url}/-/{what}", timeout=60) as answer:
             return int(answer.read())
 
 
@@ -58,6 +73,7 @@ def running_origin(
             path.write_bytes(item.head)
             os.truncate(path, item.size_bytes)
             path.with_suffix(".key").write_text(key)
+            path.with_suffix(".crc").write_text(item.crc64nvme)
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.origin", directory, str(delay_s)],
             stdin=subprocess.PIPE,
@@ -76,11 +92,14 @@ def running_origin(
 
 
 class _Served(asyncio.Protocol):
-    """One connection: requests in order, each answered whole."""
+    """One connection: one request at a time. A body goes out, and is counted, as fast as it is taken."""
 
     paths: Mapping[str, Path]
     delay_s: float
     sent = 0
+    limit = sys.maxsize
+    _body: Iterator[bytes] = iter(())
+    _writable = True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -100,30 +119,58 @@ class _Served(asyncio.Protocol):
                 return
             self._buffer = self._buffer[end + 4 + length :]
             method, target, _ = lines[0].split(" ", 2)
-            answer = self._answer(method, target, headers)
-            asyncio.get_running_loop().call_later(self.delay_s, self._transport.write, answer)
+            answer, body = self._answer(method, target, headers)
+            asyncio.get_running_loop().call_later(self.delay_s, self._send, answer, body)
 
-    def _answer(self, method: str, target: str, headers: Mapping[str, str]) -> bytes:
+    def pause_writing(self) -> None:
+        self._writable = False
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._go_on()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._body = iter(())
+
+    def _send(self, answer: bytes, body: Iterator[bytes]) -> None:
+        self._body = body
+        self._transport.write(answer)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        while (
+            self._writable
+            and _Served.sent < _Served.limit
+            and (piece := next(self._body, None)) is not None
+        ):
+            _Served.sent += len(piece)
+            self._transport.write(piece)
+
+    def _answer(
+        self, method: str, target: str, headers: Mapping[str, str]
+    ) -> tuple[bytes, Iterator[bytes]]:
         url = urlsplit(target)
-        if url.path == "/-/sent":
-            body, _Served.sent = str(_Served.sent).encode(), 0
-            return _message(200, body)
+        if url.path.startswith("/-/"):
+            return _message(200, str(_asked(url.path[3:], url.query)).encode()), iter(())
         if method == "POST":
-            return _message(200, ROLE_ANSWER.encode())
+            return _message(200, ROLE_ANSWER.encode()), iter(())
         query = parse_qs(url.query)
         if "list-type" in query:
-            return self._count(_message(200, self._listing(query["prefix"][0])))
+            listing = _message(200, self._listing(query["prefix"][0]))
+            _Served.sent += len(listing)
+            return listing, iter(())
         path = self.paths[unquote(url.path).split("/", 2)[2]]
         size = path.stat().st_size
         about = {"ETag": f'"{hashlib.md5(path.name.encode()).hexdigest()}"'}
+        if checksum := path.with_suffix(".crc").read_text():
+            about |= {"x-amz-checksum-crc64nvme": checksum}
         if method == "HEAD":
-            return _message(200, b"", {**about, "Content-Length": str(size)})
+            return _message(200, b"", {**about, "Content-Length": str(size)}), iter(())
         first, _, last = headers["range"].removeprefix("bytes=").partition("-")
-        with path.open("rb") as file:
-            file.seek(int(first))
-            body = file.read(int(last) + 1 - int(first))
-        about["Content-Range"] = f"bytes {first}-{last}/{size}"
-        return self._count(_message(206, body, about))
+        end = min(size, int(last) + 1)
+        about["Content-Range"] = f"bytes {first}-{end - 1}/{size}"
+        about["Content-Length"] = str(end - int(first))
+        return _message(206, b"", about), _pieces(path, int(first), end)
 
     def _listing(self, prefix: str) -> bytes:
         contents = "".join(
@@ -135,9 +182,23 @@ class _Served(asyncio.Protocol):
             f'<ListBucketResult xmlns="{NAMESPACE}"><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>'
         ).encode()
 
-    def _count(self, answer: bytes) -> bytes:
-        _Served.sent += len(answer)
-        return answer
+
+def _asked(what: str, query: str) -> int:
+    if what == "halt":
+        _Served.limit = int(query.partition("=")[2])
+    if what == "halted":
+        return int(_Served.sent >= _Served.limit)
+    sent = _Served.sent
+    if what == "sent":
+        _Served.sent, _Served.limit = 0, sys.maxsize
+    return sent
+
+
+def _pieces(path: Path, start: int, end: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        for at in range(start, end, PIECE_BYTES):
+            yield file.read(min(PIECE_BYTES, end - at))
 
 
 def _message(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:

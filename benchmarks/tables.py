@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.harness import RESULTS
 
@@ -12,12 +14,14 @@ MARK = re.compile(r"(<!-- bench:([a-z_]+) -->\n).*?(<!-- /bench -->)", re.DOTALL
 
 
 def table(name: str) -> str:
-    """The Markdown table of one result: a row per candidate, a column per figure, medians."""
+    """The Markdown table of one result: a row per candidate, a column per figure, medians; then its facts."""
     result = json.loads((RESULTS / f"{name}.json").read_text())
-    figures = list(result["candidates"][0]["medians"])
+    figures = list(
+        dict.fromkeys(figure for one in result["candidates"] for figure in one["medians"])
+    )
     titles = [figure.replace("_", " ") for figure in figures]
     rows = [
-        "| " + " | ".join([one["name"], *(_number(one["medians"][f]) for f in figures)]) + " |"
+        "| " + " | ".join([one["name"], *(_cell(one["medians"], f) for f in figures)]) + " |"
         for one in result["candidates"]
     ]
     runs = len(next(iter(result["candidates"][0]["samples"].values())))
@@ -31,6 +35,7 @@ def table(name: str) -> str:
             f"| {result['title']} | " + " | ".join(titles) + " |",
             "|---|" + "---:|" * len(figures),
             *rows,
+            *_facts(result.get("facts", ())),
             "",
             source,
             "",
@@ -38,8 +43,30 @@ def table(name: str) -> str:
     )
 
 
+def _facts(facts: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not facts:
+        return []
+    rows = [
+        f"| {one['name']} | {_number(one['median'])} {one['unit']} | {one['goal']} |"
+        for one in facts
+    ]
+    return ["", "| measured in the same run | | goal |", "|---|---:|---|", *rows]
+
+
+def _cell(medians: Mapping[str, float], figure: str) -> str:
+    return _number(medians[figure]) if figure in medians else "–"
+
+
 def rendered(text: str) -> str:
-    return MARK.sub(lambda found: f"{found[1]}{table(found[2])}{found[3]}", text)
+    """Each marked table as measured last; what was never measured stays as it is."""
+    return MARK.sub(
+        lambda found: f"{found[1]}{table(found[2])}{found[3]}" if _measured(found[2]) else found[0],
+        text,
+    )
+
+
+def _measured(name: str) -> bool:
+    return (RESULTS / f"{name}.json").exists()
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import structlog
 
 from simulation.history.checker import check
-from simulation.history.log import Log
 from simulation.history.story import Breach, Limits
 from simulation.memory.database import Executor
 from simulation.memory.shape import UnknownStatementError
@@ -20,8 +19,7 @@ from simulation.world.control import LIMITS, SETTINGS
 from simulation.world.world import World
 from weighbridge.replicas.reconciler import replica_limits
 
-_current: list[Log] = []
-_unknown: list[UnknownStatementError] = []
+_current: list[World] = []
 _EXPECTED = ("replica.stop_overdue",)
 """Errors that the product reports of the world, not of itself."""
 
@@ -51,11 +49,11 @@ def _note(
     """An error of the product is an event of the world that runs; a statement nobody knows ends it."""
     error = sys.exception() if event.get("exc_info") else None
     if isinstance(error, UnknownStatementError):
-        _unknown.append(error)
-    if _current and event["event"] not in _EXPECTED:
+        _current[-1].loop.broken.append(error)
+    elif _current and event["event"] not in _EXPECTED:
         words = {name: value for name, value in event.items() if name != "exc_info"}
         told = "" if error is None else "".join(traceback.format_exception(error)[-2:])
-        _current[-1].add("broken", words=f"{words} {told}")
+        _current[-1].log.add("broken", words=f"{words} {told}")
     raise structlog.DropEvent
 
 
@@ -71,7 +69,7 @@ def silence() -> None:
 def play(seed: int, *, lines: bool = False, executor: Executor | None = None) -> Outcome:
     """The same seed gives the same outcome, in any process."""
     world = World(seed, executor)
-    _current.append(world.log)
+    _current.append(world)
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -80,9 +78,8 @@ def play(seed: int, *, lines: bool = False, executor: Executor | None = None) ->
         _current.pop()
         if collecting:
             gc.enable()
-    for error in (*_unknown, *world.loop.broken):
+    for error in world.loop.broken:
         if isinstance(error, UnknownStatementError):
-            _unknown.clear()
             raise error
     breaches, checks = check(world.log, Limits(LIMITS, replica_limits(SETTINGS)))
     rows = world.memory.tables["deployments"].values()

@@ -1,6 +1,7 @@
 """One local origin for all candidates: nginx serving ranges of files in memory, plain and with TLS.
 
-It states the CRC64NVME of each object as S3 does, so that a client that verifies has what to verify.
+It states the CRC64NVME of each object as S3 does, at HEAD and not at a range of it, so that a client that
+verifies has what to verify.
 """
 
 import base64
@@ -34,8 +35,9 @@ http {{
   uwsgi_temp_path {run}/4; scgi_temp_path {run}/5;
   map_hash_max_size 32768; map_hash_bucket_size 128;
   map $uri $crc64nvme {{ default ""; include {run}/checksums; }}
-  map $crc64nvme $checksum_type {{ "" ""; default FULL_OBJECT; }}
-  add_header x-amz-checksum-crc64nvme $crc64nvme; add_header x-amz-checksum-type $checksum_type;
+  map $request_method $stated {{ HEAD $crc64nvme; default ""; }}
+  map $stated $checksum_type {{ "" ""; default FULL_OBJECT; }}
+  add_header x-amz-checksum-crc64nvme $stated; add_header x-amz-checksum-type $checksum_type;
   server {{ listen 127.0.0.1:{plain} reuseport; }}
   server {{ listen 127.0.0.1:{tls} ssl reuseport; ssl_certificate {run}/cert.pem;
             ssl_certificate_key {run}/key.pem; ssl_protocols TLSv1.3; }}

@@ -13,22 +13,24 @@ from simulation.memory.texts import ACTIVE, Parameters, by_key, number, says
     SELECT e.id, e.org_id, o.name AS org_name, e.arch_id, a.engine, e.limits,
            extract(epoch FROM e.created_at)::bigint AS created_unix_s,
            -- from the first rollout on: while it runs, callers are told to wait (wire.md 8 U)
-           e.base_deployment_id IS NOT NULL OR rollout.runs OR EXISTS (
+           e.base_deployment_id IS NOT NULL OR d.id IS NOT NULL OR EXISTS (
                SELECT 1 FROM replicas r
                WHERE r.endpoint_id = e.id AND r.ready_at IS NOT NULL
            ) AS deployed,
-           rollout.runs AS rolling_out,
+           d.id IS NOT NULL AS rolling_out,
+           d.version_number AS share_version,
+           -- a canary that goes back is asked only where nobody else is ready
+           CASE WHEN d.promoted_at IS NOT NULL OR d.traffic_percent IS NULL THEN NULL
+                WHEN d.status = 'rolling_back' THEN 0
+                ELSE d.traffic_percent
+           END AS share_percent,
            e.gateway,
            coalesce(starts.median_s, 0) AS start_s,
            extract(epoch FROM starting.began) + coalesce(starts.median_s, 0) AS ready_expected_unix_s,
-           e.base_deployment_id IS NOT NULL OR rollout.runs AS restored
+           e.base_deployment_id IS NOT NULL OR d.id IS NOT NULL AS restored
     FROM endpoints e
-    CROSS JOIN LATERAL (
-        SELECT EXISTS (
-            SELECT 1 FROM deployments d
-            WHERE d.endpoint_id = e.id AND d.status IN ('in_progress', 'rolling_back')
-        ) AS runs
-    ) rollout
+    LEFT JOIN deployments d
+           ON d.endpoint_id = e.id AND d.status IN ('in_progress', 'rolling_back')
     CROSS JOIN LATERAL (
         SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY took_s) AS median_s
         FROM (
@@ -53,7 +55,7 @@ from simulation.memory.texts import ACTIVE, Parameters, by_key, number, says
 )
 def routed_endpoints(tx: Transaction, p: Parameters) -> Answer:
     orgs, architectures = tx.view("orgs"), tx.view("architectures")
-    active = {d["endpoint_id"] for d in tx.view("deployments").values() if d["status"] in ACTIVE}
+    active = {d["endpoint_id"]: d for d in tx.view("deployments").values() if d["status"] in ACTIVE}
     rows: list[tuple[object, ...]] = []
     for (name,), e in sorted(tx.view("endpoints").items(), key=by_key):
         if e["deleted_at"] is not None:
@@ -67,11 +69,25 @@ def routed_endpoints(tx: Transaction, p: Parameters) -> Answer:
         created = round(_time(e["created_at"]).timestamp())
         head = (name, e["org_id"], orgs[e["org_id"],]["name"], e["arch_id"])
         middle = (architectures[e["arch_id"],]["engine"], e["limits"], created)
-        tail = (based or runs or served, runs, e["gateway"], start_s, expected, based or runs)
-        rows.append((*head, *middle, *tail))
+        share = _share(active.get(name))
+        tail = (e["gateway"], start_s, expected, based or runs)
+        rows.append((*head, *middle, based or runs or served, runs, *share, *tail))
     names = ("id", "org_id", "org_name", "arch_id", "engine", "limits", "created_unix_s")
-    more = ("deployed", "rolling_out", "gateway", "start_s", "ready_expected_unix_s", "restored")
-    return Answer((*names, *more), rows, len(rows))
+    more = ("deployed", "rolling_out", "share_version", "share_percent", "gateway")
+    times = ("start_s", "ready_expected_unix_s", "restored")
+    return Answer((*names, *more, *times), rows, len(rows))
+
+
+def _share(rollout: Row | None) -> tuple[object, object]:
+    """The version that has a share of the traffic, and how much."""
+    if rollout is None:
+        return None, None
+    percent = rollout["traffic_percent"]
+    if rollout["promoted_at"] is not None or percent is None:
+        percent = None
+    elif rollout["status"] == "rolling_back":
+        percent = 0
+    return rollout["version_number"], percent
 
 
 def _time(value: object) -> datetime:

@@ -87,9 +87,12 @@ def _select(  # noqa: C901 - one step after the other
     query: "selectable.Select[tuple[object, ...]]", binds: Mapping[int, int]
 ) -> Run:
     columns = _columns(query)
-    if any(str(getattr(c, "table", "")).startswith("usage_") for c in columns):
+    parts = (*columns, *query._from_obj, *query._where_criteria)  # noqa: SLF001 - no public reading
+    if any(t.name.startswith("usage_") for part in parts for t in tables_of(part)):
         # What is used is counted beside all this, and is not simulated: there never is any.
         unused = Answer(tuple(_name(c) for c in columns), [], 0)
+        if _counts(query):
+            unused = Answer(("count",), [(0,)], 1)
         return lambda tx, p, records: unused
     tables, loops, scope = _sources(query, binds)
     highest = _highest(columns, scope)

@@ -117,7 +117,7 @@ class World:
         self._furnish()
         self._schedule()
         end_s = self.plot.active_s + REST_MAX_S
-        self.loop.run(lambda: self.rested, end_s)
+        self.loop.run(lambda: self.rested or bool(self.loop.broken), end_s)
         for error in self.loop.broken:
             self.log.add("broken", words=repr(error))
         self.log.add("end", rested=self.rested, unrest=unrest(self.site, self.memory))

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from control_world import ARCH, Caller, World, new_world
 
+from control_world import ARCH, Caller, World, new_world
 from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.storage.database import Database
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import httpx
 import pytest
-from control_world import ARCH, Caller, World
 
+from control_world import ARCH, Caller, World
 from weighbridge.accounts import service as accounts
 from weighbridge.accounts.keys import key_text
 from weighbridge.accounts.model import KeyKind, Org
@@ -66,6 +66,11 @@ ADMIN: Mapping[tuple[str, str], tuple[object, int]] = {
     ("GET", "/admin/v1/architectures"): (None, 200),
     ("GET", "/admin/v1/architectures/{model_arch_id}"): (None, 200),
     ("DELETE", "/admin/v1/architectures/{model_arch_id}"): (None, 409),
+    ("GET", "/admin/v1/architectures/{model_arch_id}/probes"): (None, 200),
+    ("PUT", "/admin/v1/architectures/{model_arch_id}/probes"): ({"probes": []}, 200),
+    ("GET", "/admin/v1/endpoints/{endpoint_id}/probes"): (None, 200),
+    ("PUT", "/admin/v1/endpoints/{endpoint_id}/probes"): ({"probes": []}, 200),
+    ("POST", "/admin/v1/endpoints/{endpoint_id}/probes:run"): ({}, 400),
     ("POST", "/admin/v1/endpoints"): ({"endpoint_id": "new", "org_name": "my-org", "model_arch_id": ARCH}, 200),
     ("GET", "/admin/v1/endpoints"): (None, 200),
     ("GET", "/admin/v1/endpoints/{endpoint_id}"): (None, 200),

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from control_world import ARCH, Caller, World, write_base_model
 
+from control_world import ARCH, Caller, World, write_base_model
 from weighbridge.accounts.model import Org
 from weighbridge.routing.acks import WorkerColumn, open_acks
 from weighbridge.runtimes.base import ReplicaStatus, RuntimeState

@@ -4,11 +4,11 @@ import asyncio
 from dataclasses import dataclass
 
 import pytest
-from control_world import ARCH, Caller, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from control_world import ARCH, Caller, World
 from weighbridge.accounts.model import Org
 from weighbridge.registry.names import ALIASES_MAX
 from weighbridge.storage.tables import alias_history, aliases, model_versions

@@ -1,8 +1,8 @@
 """Deployments are listed in pages and followed by id; an endpoint is scaled by its org as far as it may be."""
 
 import pytest
-from control_world import ARCH, Caller, World
 
+from control_world import ARCH, Caller, World
 from weighbridge.accounts.model import Org
 from weighbridge.rollouts.model import RolloutStatus
 from weighbridge.storage.tables import deployments, replicas

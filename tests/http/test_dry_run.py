@@ -3,9 +3,9 @@
 from datetime import timedelta
 
 import pytest
-from control_world import ARCH, Caller, World
 from sqlalchemy import func, select
 
+from control_world import ARCH, Caller, World
 from weighbridge.accounts.model import Org
 from weighbridge.registry.model import SyncStatus
 from weighbridge.replicas.model import ReplicaState

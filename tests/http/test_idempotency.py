@@ -5,9 +5,9 @@ import json
 
 import httpx
 import pytest
-from control_world import ARCH, Caller, World
 from sqlalchemy import func, select
 
+from control_world import ARCH, Caller, World
 from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.storage import idempotency
 from weighbridge.storage.tables import deployments, model_versions

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from control_world import ARCH, Caller, World
 
+from control_world import ARCH, Caller, World
 from safetensors_files import encode, header_of
 from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.api.inspection.quota import CallQuota

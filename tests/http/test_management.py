@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from control_world import ARCH, Caller, World, new_world
 from sqlalchemy import update
 
+from control_world import ARCH, Caller, World, new_world
 from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.registry.model import SyncStatus
 from weighbridge.rollouts.model import RolloutStatus

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from control_world import ARCH, Caller, World
 
+from control_world import ARCH, Caller, World
 from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.registry.model import SyncStatus
 from weighbridge.storage.database import Database

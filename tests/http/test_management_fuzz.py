@@ -3,9 +3,10 @@
 import json
 
 import httpx
-from control_world import ARCH, Caller, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from control_world import ARCH, Caller, World
 
 MODELS = "/management/v1/orgs/my-org/models"
 SEGMENTS = st.text(min_size=1, max_size=20) | st.sampled_from(

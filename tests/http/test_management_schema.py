@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from control_world import ARCH, Caller, World
 from jsonschema import Draft202012Validator, FormatChecker
 
+from control_world import ARCH, Caller, World
 from weighbridge.accounts.model import Org
 from weighbridge.api.app import routes_app
 from weighbridge.api.schema import schema_text

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from control_world import write_base_model
 
+from control_world import write_base_model
 from weighbridge.accounts.model import KeyKind
 from weighbridge.sdk import (
     AuthenticationError,
@@ -14,6 +14,7 @@ from weighbridge.sdk import (
     Client,
     ConflictError,
     NotFoundError,
+    PermissionDeniedError,
     SyncFailedError,
     VersionName,
     wait_for_sync,
@@ -109,6 +110,52 @@ async def test_a_version_is_deployed_and_the_deployment_cancelled(world, org, cl
             client.endpoints.rollback(ENDPOINT)
         (summary,) = client.endpoints.list("my-org")
         assert (summary.endpoint_id, summary.org_name) == (ENDPOINT, "my-org")
+
+    await blocking(story)
+
+
+async def test_aliases_move_deployments_are_listed_and_endpoints_scaled(world, org, client):
+    for number in (1, 2):
+        await blocking(lambda: client.models.upload("my-org", ARCH, URI))
+        await world.end_sync(org, number)
+
+    def story():
+        moved = client.aliases.move("my-org", ARCH, "production", 1, expected=None)
+        assert (moved.model, moved.previous_model) == (
+            f"orgs/my-org/models/{ARCH}/versions/1",
+            None,
+        )
+        with pytest.raises(ConflictError) as taken:
+            client.aliases.move("my-org", ARCH, "production", 2, expected=None)
+        assert taken.value.code == "alias_moved"
+        assert "version 1" in taken.value.message
+        client.aliases.move("my-org", ARCH, "production", 2, expected=1, idempotency_key="k")
+        newest, first = client.aliases.history("my-org", ARCH, "production").changes
+        assert (newest.cause, newest.to_version) == (
+            "move",
+            f"orgs/my-org/models/{ARCH}/versions/2",
+        )
+        page = client.aliases.history("my-org", ARCH, "production", page_size=1)
+        rest = client.aliases.history("my-org", ARCH, "production", page_token=page.next_page_token)
+        assert rest.changes == (first,)
+
+        name = f"orgs/my-org/models/{ARCH}/versions/production"
+        forecast = client.endpoints.forecast(ENDPOINT, name)
+        assert (forecast.version_id, forecast.expected_status) == (2, "done")
+        assert [step.step for step in forecast.steps] == ["start", "route"]
+        made = [client.endpoints.deploy(ENDPOINT, name).id for _ in range(3)]
+        assert [one.id for one in client.deployments.list(endpoint_id=ENDPOINT)] == made[::-1]
+        assert not list(client.deployments.list(statuses=["done", "error"]))
+        page = client.deployments.page(page_size=2)
+        assert [one.id for one in page.deployments] == made[:0:-1]
+        detail = client.deployments.detail(made[0])
+        assert (detail.replicas, detail.base_version_id) == ((), None)
+
+        with pytest.raises(PermissionDeniedError):
+            client.endpoints.scale(ENDPOINT, 2)
+        assert client.admin.endpoints.update(ENDPOINT, replicas_max=3).replicas_max == 3
+        assert client.endpoints.scale(ENDPOINT, 2).applies == "with_deployment"
+        assert client.admin.endpoints.update(ENDPOINT, replicas_max=0).replicas_max is None
 
     await blocking(story)
 

@@ -5,8 +5,8 @@ import io
 from pathlib import Path
 
 import pytest
-from control_world import ARCH, Caller, World
 
+from control_world import ARCH, Caller, World
 from weighbridge.accounts import service as accounts
 from weighbridge.accounts.model import KeyKind, Org
 from weighbridge.endpoints import service as endpoints

@@ -205,3 +205,14 @@ def test_work_without_end_is_left_incomplete() -> None:
     said = foreseen(toy)
     assert not said.complete
     assert said.steps
+
+
+def test_behind_a_canary_nobody_promotes_no_start_is_foreseen() -> None:
+    toy = IdealToy(Always(), endpoint(4, 0, 1), {f"v{n}": Luck() for n in (1, 2, 3)})
+    toy.serve(deployment(1), 4)
+    toy.submit(deployment(2, traffic_percent=25))
+    toy.submit(deployment(3))
+    said = foreseen(toy)
+    assert (said.status, said.complete, said.steps) == (RolloutStatus.NOT_STARTED, False, ())
+    assert "waits behind d2" in said.reason
+    assert "until it is promoted" in said.reason

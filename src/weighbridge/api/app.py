@@ -13,7 +13,7 @@ from weighbridge.api import endpoints, errors, versions
 from weighbridge.api.admin import architectures, buckets, keys, machines, orgs, store
 from weighbridge.api.admin import endpoints as admin_endpoints
 from weighbridge.api.answers import Problem
-from weighbridge.api.assurance import receipts
+from weighbridge.api.assurance import probes, receipts
 from weighbridge.api.deps import Parts
 from weighbridge.api.edge import Edge
 from weighbridge.api.inspection import diff, explain
@@ -37,6 +37,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     keys.router,
     architectures.router,
     admin_endpoints.router,
+    probes.router,
     machines.router,
     store.router,
     reports.management,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, TypeVar
 
+import aiohttp
 from fastapi import Depends, Header, Request
 from pydantic import BaseModel
 
@@ -38,6 +39,8 @@ class Parts:
     runtime: Runtime
     engines: Mapping[str, Engine]
     acks: GatewayView
+    probe_session: aiohttp.ClientSession | None = None
+    """For questions to replicas; without one none are asked."""
     doctor_calls: CallQuota = field(
         default_factory=lambda: CallQuota(calls_max=6, window_s=60.0, running_max=4)
     )

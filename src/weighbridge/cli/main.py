@@ -11,6 +11,7 @@ from weighbridge.cli import admin, chat, config, endpoints, models, serve
 from weighbridge.cli.demo import command as demo
 from weighbridge.cli.inspection import doctor
 from weighbridge.cli.output import Output, facts, plain
+from weighbridge.cli.probes import command as probes
 from weighbridge.cli.receipts import command as receipts
 from weighbridge.cli.session import AsJson, Exit, UsageError, profile_file, reported
 from weighbridge.cli.usage import report
@@ -40,6 +41,7 @@ def program() -> typer.Typer:
     chat.install(tree)
     report.install(tree)
     admin.install(tree)
+    probes.install(tree)
     settings = typer.Typer()
     settings.command("show")(config_show)
     settings.command("set")(config_set)

@@ -9,9 +9,15 @@ from weighbridge.gateway.errors import model_not_found
 from weighbridge.gateway.limits.estimate import TokenEstimate, estimate_tokens
 from weighbridge.gateway.requests.checks import check_request
 from weighbridge.gateway.requests.content import BODY_BYTES_MAX, read_object
+from weighbridge.gateway.requests.headers import NEWEST_PATCH, queue_threshold_s, version_patch
 from weighbridge.gateway.requests.plain import estimate_plain, read_plain, write_plain
 from weighbridge.gateway.requests.reading import read_request
-from weighbridge.gateway.requests.shapes import ChatRequest, CompletionRequest, InferenceRequest
+from weighbridge.gateway.requests.shapes import (
+    ChatRequest,
+    CompletionRequest,
+    InferenceRequest,
+    StreamOptions,
+)
 from weighbridge.gateway.requests.writing import Body, engine_body, write_body
 from weighbridge.gateway.table import Tables
 from weighbridge.routing.model import EndpointRoute, KeyEntry, ReplicaRoute
@@ -37,6 +43,9 @@ class Admitted(Struct, frozen=True):
     top_logprobs: int = 0
     affinity: str | None = None
     """What it has in common with requests that had better go to the same replica."""
+    shows_usage: bool = True
+    queue_max_s: float | None = None
+    """With a longer queue its caller would rather be refused."""
 
     @property
     def body(self) -> Body:
@@ -60,6 +69,7 @@ class Admitted(Struct, frozen=True):
             created_unix_s,
             self.tier_used,
             self.top_logprobs,
+            self.shows_usage,
         )
 
 
@@ -71,10 +81,17 @@ def admit(
     content_encoding: str,
     tables: Tables,
     key: KeyEntry,
+    patch: str | None = None,
+    queue_threshold: str | None = None,
 ) -> Admitted:
-    """Raises InvalidError, LimitError (413) or NotFoundError; the engine hears nothing of such requests."""
+    """`patch` and `queue_threshold` are header fields (`requests.headers`).
+
+    Raises InvalidError, LimitError (413) or NotFoundError; the engine hears nothing of such requests.
+    """
+    rules = NEWEST_PATCH if patch is None else version_patch(patch)
     plain = (
         path == CHAT_PATH
+        and queue_threshold is None
         and not content_encoding
         and content_type in _PLAIN_TYPES
         and len(body) <= BODY_BYTES_MAX
@@ -86,7 +103,7 @@ def admit(
     endpoint = tables.endpoint(request.model, key.org_id)
     if endpoint is None:
         raise model_not_found(request.model)
-    check_request(request, endpoint)
+    check_request(request, endpoint, rules)
     written = engine_body(request)
     return Admitted(
         path=path,
@@ -98,13 +115,15 @@ def admit(
         tier_used=_tier_used(request),
         top_logprobs=_top_logprobs(request),
         affinity=affinity_key(request, endpoint.affinity),
+        shows_usage=_shows_usage(request.stream_options),
+        queue_max_s=queue_threshold_s(queue_threshold, _tier(request)),
     )
 
 
 def _admit_plain(body: bytes, tables: Tables, key: KeyEntry) -> Admitted | None:
     """None for what has to be looked at in full."""
     request = read_plain(body)
-    if request is None:
+    if request is None or not _shows_usage(request.stream_options):
         return None
     endpoint = tables.endpoint(request.model, key.org_id)
     if endpoint is None or endpoint.affinity is Affinity.PREFIX:
@@ -123,10 +142,18 @@ def _read(path: str, content: dict[str, object]) -> InferenceRequest:
     return read_request(content, CompletionRequest)
 
 
+def _tier(request: InferenceRequest) -> str | None:
+    return request.service_tier if isinstance(request, ChatRequest) else None
+
+
 def _tier_used(request: InferenceRequest) -> str | None:
     """All requests are served alike; the member appears only for those that left the choice to us."""
-    asked_auto = isinstance(request, ChatRequest) and request.service_tier == "auto"
-    return "default" if asked_auto else None
+    return "default" if _tier(request) == "auto" else None
+
+
+def _shows_usage(options: StreamOptions | None) -> bool:
+    """A stream ends with its usage unless the caller says that it is not wanted."""
+    return options is None or options.include_usage is not False
 
 
 def _top_logprobs(request: InferenceRequest) -> int:

@@ -56,6 +56,11 @@ class Tables:
             return None
         return endpoint
 
+    def public_endpoints(self) -> Sequence[EndpointRoute]:
+        """Those that anybody may know of, by id."""
+        shown = (e for e in self.endpoints.values() if e.public and e.deployed)
+        return sorted(shown, key=lambda endpoint: endpoint.endpoint_id)
+
     def endpoints_of(self, org_id: str) -> Sequence[EndpointRoute]:
         """Those the org's callers may name, by id."""
         visible = (e for e in self.endpoints.values() if e.org_id == org_id and e.deployed)

@@ -4,12 +4,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from weighbridge.acceptance.model import Verdict
 from weighbridge.engines.base import ProbeOutcome
 from weighbridge.replicas.model import Replica, ReplicaLimits, ReplicaState
 from weighbridge.runtimes.base import ReplicaStatus, RuntimeState
 
 REASON_CHARS_MAX = 500
 """A reason may hold what an engine, or a stranger on its port, has answered."""
+
+EXAM_GOES_ON = "its acceptance probes are asked"
 
 
 class Command(StrEnum):
@@ -35,6 +38,7 @@ class Seen:
     `process` is None when the runtime knows no such process, and means nothing while `runtime_away`.
     `probe` is an answer that no earlier step has used. `guarded` says that most replicas of the endpoint
     fail their probes at once, so the prober is suspect too (R16). `start_s` is how long the start may take.
+    `exam` is what its acceptance probes have shown, None where it has none; `exam_waits` while they go on.
     """
 
     process: ReplicaStatus | None = None
@@ -44,18 +48,22 @@ class Seen:
     in_flight: int = 0
     guarded: bool = False
     start_s: float = 600.0
+    exam: Verdict | None = None
+    exam_waits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """The replica as it is from now on. A STOP is carried out after `after` is committed, never before.
 
-    `in_flight` are the requests it still had when this was decided, where they were counted.
+    `in_flight` are the requests it still had when this was decided, where they were counted. `exam` is the
+    verdict that this step acts on.
     """
 
     after: Replica
     command: Command | None = None
     in_flight: int | None = None
+    exam: Verdict | None = None
 
 
 def plan(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -> Step:
@@ -116,7 +124,7 @@ def _identify(replica: Replica, seen: Seen, now: datetime) -> Step:
 
 
 def _warm(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -> Step:
-    """Let it in after passes in a row, the first of them with a real token (R15)."""
+    """Let it in after passes in a row, the first of them with a real token (R15), and its acceptance probes."""
     if ended := _ended(replica, seen, now):
         return ended
     probe = seen.probe
@@ -124,16 +132,20 @@ def _warm(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) ->
         return _give_up(replica, probe.detail, now)
     if probe is not None and probe.outcome is ProbeOutcome.READY:
         if probe.generated or replica.probe_passes > 0:
-            replica = replace(replica, probe_passes=replica.probe_passes + 1)
-        if replica.probe_passes >= limits.probe_passes_min:
-            ready = replace(replica, ready_at=now, probe_failures=0)
-            return Step(_become(ready, ReplicaState.READY, "", now))
+            passes = min(replica.probe_passes + 1, limits.probe_passes_min)
+            replica = replace(replica, probe_passes=passes)
     elif probe is not None:
         replica = _say(replace(replica, probe_passes=0), probe.detail)
+    if seen.exam is not None and not seen.exam.passed:
+        return replace(_give_up(replica, seen.exam.detail, now), exam=seen.exam)
+    if replica.probe_passes >= limits.probe_passes_min:
+        if not seen.exam_waits:
+            ready = replace(replica, ready_at=now, probe_failures=0)
+            return Step(_become(ready, ReplicaState.READY, "", now), exam=seen.exam)
+        replica = _say(replica, EXAM_GOES_ON)
     if now >= replica.state_since + timedelta(seconds=limits.warm_s):
-        return _give_up(
-            replica, f"produced no token within {limits.warm_s:g} s: {replica.reason}", now
-        )
+        words = f"was not ready within {limits.warm_s:g} s of answering: {replica.reason}"
+        return _give_up(replica, words, now)
     return Step(replica)
 
 

@@ -7,12 +7,14 @@ from datetime import datetime
 
 import structlog
 
+from weighbridge.acceptance.examiner import Examiner
 from weighbridge.clock import Clock
 from weighbridge.control.wake import Wake
 from weighbridge.engines.base import Engine, ProbeOutcome, find_engine
 from weighbridge.errors import InvalidError, LimitError, NotFoundError, StaleError, UnavailableError
 from weighbridge.receipts import service as receipts
 from weighbridge.replicas import store
+from weighbridge.replicas.accepting import Accepting
 from weighbridge.replicas.launch import (
     OWNER,
     VersionStore,
@@ -23,7 +25,7 @@ from weighbridge.replicas.model import Replica, ReplicaLimits, ReplicaState
 from weighbridge.replicas.plan import STOP_OVERDUE, Command, Seen, Step, plan
 from weighbridge.replicas.probe import Prober, Question, due
 from weighbridge.replicas.store import Watched
-from weighbridge.replicas.telling import replica_events
+from weighbridge.replicas.telling import step_events
 from weighbridge.routing.acks import GatewayView, sum_slot
 from weighbridge.runtimes.base import ReplicaStatus, Runtime, RuntimeState
 from weighbridge.settings import Settings
@@ -77,6 +79,7 @@ class ReplicaReconciler:
         pepper: bytes,
         settings: Settings,
         lease_of: Callable[[], lease.Lease],
+        examiner: Examiner | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -90,6 +93,7 @@ class ReplicaReconciler:
         self._limits = replica_limits(settings)
         self._lease_of = lease_of
         self._prober = Prober(clock.monotonic, wake)
+        self._accepting = Accepting(database, examiner, pepper)
         self._kept_until_s: dict[str, float] = {}
 
     async def reconcile(self) -> float:
@@ -100,6 +104,7 @@ class ReplicaReconciler:
         # Rows first, then processes: a process that is not there cannot be one that started in between.
         world = await self._list()
         self._prober.keep(one.replica.id for one in watched)
+        self._accepting.keep(one.replica.id for one in watched)
         guarded = mass_failures([one.replica for one in watched])
         now = self._clock.now()
         acked = self._acks.routes_acked()
@@ -110,7 +115,7 @@ class ReplicaReconciler:
             if step.command is Command.STOP and one.replica.id not in stale:
                 await self._stop(one.replica.id)
         after = [(one, step.after) for one, step in steps if one.replica.id not in stale]
-        self._probe(after, world, guarded)
+        await self._probe(after, world, guarded)
         if not world.away:
             await self._sweep({one.replica.id for one in watched}, world)
         self._announce(steps, stale)
@@ -120,6 +125,7 @@ class ReplicaReconciler:
 
     async def close(self) -> None:
         await self._prober.close()
+        await self._accepting.close()
 
     async def _list(self) -> World:
         try:
@@ -139,6 +145,7 @@ class ReplicaReconciler:
     ) -> Step:
         replica = one.replica
         draining = replica.state is ReplicaState.DRAINING
+        exam, exam_waits = self._accepting.verdict(one)
         seen = Seen(
             process=world.processes.get(replica.id),
             runtime_away=world.away,
@@ -147,6 +154,8 @@ class ReplicaReconciler:
             in_flight=self._acks.in_flight(replica.slot) if draining else 0,
             guarded=replica.endpoint_id in guarded,
             start_s=one.engine.start_timeout_s + one.size_bytes / self._limits.load_bytes_per_s,
+            exam=exam,
+            exam_waits=exam_waits,
         )
         return plan(replica, seen, now, self._limits)
 
@@ -155,6 +164,8 @@ class ReplicaReconciler:
         if step.command is Command.LAUNCH:
             return await self._launch(one, step, now)
         after = step.after
+        if step.exam is not None:
+            return step  # a failed exam says itself what was wrong; the engine's last words are about other things
         if after.state is not one.replica.state and after.state in (
             ReplicaState.FAILED,
             ReplicaState.FAILING,
@@ -195,7 +206,7 @@ class ReplicaReconciler:
             for one, step in steps
             if step.after != one.replica
         }
-        in_flight = {one.replica.id: step.in_flight for one, step in steps}
+        step_of = {one.replica.id: step for one, step in steps}
         stale: set[str] = set()
         told: dict[str, list[receipts.Payload]] = {}
         if changes:
@@ -208,7 +219,7 @@ class ReplicaReconciler:
                         stale.add(replica_id)
                         continue
                     told.setdefault(before.endpoint_id, []).extend(
-                        replica_events(before, after, now, in_flight=in_flight[replica_id])
+                        step_events(before, step_of[replica_id], now)
                     )
                 for endpoint_id, events in sorted(told.items()):
                     await receipts.tell_of_replicas(tx, endpoint_id, events)
@@ -220,7 +231,7 @@ class ReplicaReconciler:
         except UnavailableError as error:
             log.warning("replica.stop_failed", replica_id=replica_id, reason=error.message)
 
-    def _probe(
+    async def _probe(
         self, replicas: Sequence[tuple[Watched, Replica]], world: World, guarded: frozenset[str]
     ) -> None:
         now_s = self._clock.monotonic()
@@ -232,6 +243,7 @@ class ReplicaReconciler:
             running = world.away or (process is not None and process.state is RuntimeState.RUNNING)
             if not running or url is None or replica.incarnation is None:
                 continue
+            await self._accepting.begin(one, replica, url, self._limits)
             engine = self._engines.get(one.engine.engine)
             if engine is None or not self._prober.free(replica.id):
                 continue

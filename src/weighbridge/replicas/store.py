@@ -30,6 +30,8 @@ class Watched:
     org_id: str
     engine: EngineSettings
     size_bytes: int
+    examined: bool = False
+    """Whether it was started with acceptance probes."""
 
 
 def _replica(row: RowMapping) -> Replica:
@@ -49,6 +51,7 @@ async def watched(tx: Transaction) -> list[Watched]:
             deployments.c.org_id.label("org_id"),
             deployments.c.engine.label("engine"),
             model_versions.c.bytes_total.label("size_bytes"),
+            replicas.c.probes.is_not(None).label("examined"),
         )
         .join(deployments, deployments.c.id == replicas.c.deployment_id)
         .join(model_versions, model_versions.c.id == replicas.c.version_id)
@@ -61,6 +64,7 @@ async def watched(tx: Transaction) -> list[Watched]:
             org_id=row.org_id,
             engine=msgspec.convert(row.engine, EngineSettings),
             size_bytes=row.size_bytes,
+            examined=row.examined,
         )
         for row in await tx.execute(query)
     ]

@@ -4,6 +4,28 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from weighbridge.replicas.model import Replica, ReplicaState
+from weighbridge.replicas.plan import Step
+
+
+def step_events(before: Replica, step: Step, now: datetime) -> list[Mapping[str, object]]:
+    """What a step of the replica reconciler tells: of its exam first, then of what became of it."""
+    told = replica_events(before, step.after, now, in_flight=step.in_flight)
+    exam = step.exam
+    if exam is None:
+        return told
+    event: dict[str, object] = {
+        "event": "acceptance",
+        "at": now.isoformat(),
+        "replica": before.id,
+        "version": before.version_number,
+        "passed": exam.passed,
+        "probes": exam.probes,
+    }
+    if exam.detail:
+        event["detail"] = exam.detail
+    if exam.notes:
+        event["notes"] = list(exam.notes)
+    return [event, *told]
 
 
 def replica_events(

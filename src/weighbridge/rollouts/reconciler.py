@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from weighbridge.acceptance import store as acceptance_store
 from weighbridge.clock import Clock
 from weighbridge.control.wake import Wake
 from weighbridge.errors import StaleError
@@ -261,6 +262,7 @@ class _Step:
             for deployment, slot in zip(starts, free, strict=False)
         ]
         await replica_store.add(tx, new)
+        await acceptance_store.pin(tx, self.row.endpoint.id, [one.id for one in new])
         return new
 
 

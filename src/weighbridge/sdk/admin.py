@@ -15,6 +15,7 @@ from weighbridge.sdk.admin_types import (
     WeightStore,
 )
 from weighbridge.sdk.fields import Fields
+from weighbridge.sdk.probes.resource import Probes
 from weighbridge.sdk.resources import Caller, segment
 from weighbridge.sdk.transport import Json
 from weighbridge.sdk.usage.reports import Usage
@@ -248,6 +249,7 @@ class Admin:
         self.replicas = Replicas(caller)
         self.store = Store(caller)
         self.usage = Usage(caller, "/admin/v1/usage")
+        self.probes = Probes(caller)
 
     def nodes(self) -> Sequence[Json]:
         answer = Fields(self._caller.get("/admin/v1/nodes"), "the nodes")

@@ -43,6 +43,9 @@ class Caller:
             repeatable=idempotency_key is not None,
         )
 
+    def put(self, path: str, body: Json) -> object:
+        return self._transport.request("PUT", path, key=self._key(), body=body)
+
     def patch(self, path: str, body: Json) -> object:
         return self._transport.request("PATCH", path, key=self._key(), body=body)
 

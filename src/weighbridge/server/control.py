@@ -17,6 +17,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from weighbridge.acceptance.examiner import Examiner
 from weighbridge.api.app import create_app
 from weighbridge.api.deps import Parts
 from weighbridge.clock import Clock
@@ -104,6 +105,9 @@ async def serve(settings: Settings) -> None:
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
         session = await stack.enter_async_context(aiohttp.ClientSession())
+        # A question is not asked twice, so none may meet a connection that its engine is closing.
+        asking = aiohttp.TCPConnector(force_close=True)
+        probe_session = await stack.enter_async_context(aiohttp.ClientSession(connector=asking))
         # Nobody else can hold this data directory's lock, so nobody else has this name.
         holder = f"{socket.gethostname()}:{paths.root}"
         keeper = ControllerLease(database, holder)
@@ -121,6 +125,7 @@ async def serve(settings: Settings) -> None:
             runtime=ProcessRuntime(paths.agent_socket),
             engines=engines(session),
             acks=GatewayView(open_acks(paths.acks_file)),
+            probe_session=probe_session,
         )
         versions = NodeVersions(parts.store, marks)
         stack.push_async_callback(asyncio.to_thread, versions.close)
@@ -184,6 +189,7 @@ def _loops(
         pepper=parts.pepper,
         settings=settings,
         lease_of=keeper.current,
+        examiner=None if parts.probe_session is None else Examiner(parts.probe_session, wake),
     )
     stack.push_async_callback(replicas.close)
     routes = RoutesPublisher(

@@ -220,6 +220,16 @@ endpoints = Table(
     CheckConstraint("max_unavailable + max_surge >= 1", name="can_move"),
 )
 
+# What new replicas must answer: one set for each architecture and endpoint that has any.
+acceptance_probes = Table(
+    "acceptance_probes",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("owner_id", Text, primary_key=True),
+    Column("probes", JSONB, nullable=False),
+    time_column("updated_at"),
+)
+
 deployments = Table(
     "deployments",
     metadata,
@@ -285,6 +295,8 @@ replicas = Table(
     Column("probe_passes", Integer, nullable=False, server_default=text("0")),
     Column("probe_failures", Integer, nullable=False, server_default=text("0")),
     Column("flips", ARRAY(DateTime(timezone=True)), nullable=False, server_default=text("'{}'")),
+    # The acceptance probes it was started with; null: none.
+    Column("probes", JSONB),
     Column("failure_counted", Boolean, nullable=False, server_default=text("false")),
     Column("routed_generation", BigInteger),
     time_column("routed_at", nullable=True),

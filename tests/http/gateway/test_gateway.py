@@ -145,7 +145,7 @@ async def test_names_of_others_and_of_nobody_look_the_same(site):
 
 async def test_models_are_the_org_s_deployed_endpoints(site):
     model = {"id": ENDPOINT, "object": "model", "created": 1736700000, "owned_by": "acme"}
-    async with site.session.get(f"{site.gateway.url}/v1/models?format=openrouter") as answer:
+    async with site.session.get(f"{site.gateway.url}/v1/models?format=default") as answer:
         assert await answer.json() == {"object": "list", "data": [model]}
     async with site.session.get(f"{site.gateway.url}/v1/models/{ENDPOINT}") as answer:
         assert await answer.json() == model

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints
 
+from weighbridge.acceptance import store as acceptance
 from weighbridge.accounts import service as accounts
 from weighbridge.api.admin.router import Body, admin_router
 from weighbridge.api.answers import Answer, unix_s
@@ -188,5 +189,6 @@ async def delete(model_arch_id: str, control: Control) -> ArchitectureAnswer:
     """Delete an architecture that no version and no endpoint uses."""
     async with control.database.begin() as tx:
         found = await service.delete_architecture(tx, model_arch_id, now=control.clock.now())
+        await acceptance.clear(tx, acceptance.Scope.ARCHITECTURE, model_arch_id)
         (answer,) = await _answers(tx, [found])
     return answer

@@ -19,12 +19,14 @@ from weighbridge.registry.names import VersionName
 from weighbridge.rollouts.forecast.ideal import course
 from weighbridge.rollouts.forecast.model import Course, History, Step
 from weighbridge.rollouts.forecast.service import Ground, ground
+from weighbridge.rollouts.model import RolloutStatus
 from weighbridge.rollouts.reconciler import rollout_limits
 from weighbridge.weights.base import WeightStore
 
 log = structlog.get_logger()
 
 STEPS_MAX = 500
+NOT_STARTED = RolloutStatus.NOT_STARTED
 
 
 class ForecastStep(Answer):
@@ -71,11 +73,13 @@ class ForecastTimes(Answer):
         pace = history.pace()
         total_s = foreseen.waits_s + foreseen.takes_s
         words = f"Done in about {total_s:.0f} s, if nothing fails and streams end as they did."
-        if not foreseen.complete:
+        if foreseen.status is NOT_STARTED:
+            words = f"Nobody can tell yet: it {foreseen.reason}"
+        elif not foreseen.complete:
             words = "Longer than could be foreseen; the times are those of the steps shown."
         return cls(
             history=True,
-            starts_in_s=round(foreseen.waits_s, 1),
+            starts_in_s=None if foreseen.status is NOT_STARTED else round(foreseen.waits_s, 1),
             takes_s=round(foreseen.takes_s, 1) if foreseen.complete else None,
             replica_start_s=round(pace.start_s, 1),
             replica_route_s=round(pace.route_s, 1),
@@ -101,7 +105,9 @@ class DeployForecast(Answer):
     version_id: int
     base_version_id: int | None = Field(default=None, description="What serves now.")
     queued_behind: int = Field(description="Deployments that end before it starts.")
-    expected_status: str = Field(description="done, if nothing fails; otherwise see `reason`.")
+    expected_status: str = Field(
+        description="done, if nothing fails; not_started where one before it waits for somebody; see `reason`."
+    )
     reason: str
     steps: list[ForecastStep]
     steps_left_out: int = Field(description="Beyond those shown.")

@@ -36,6 +36,8 @@ class AnswerIdentity(Struct, frozen=True):
     created_unix_s: float
     tier_used: str | None = None
     top_logprobs: int = 0
+    shows_usage: bool = True
+    """Of a stream: whether its last chunk tells what it used."""
 
     def check(self, model: str) -> None:
         if model != self.served_name:
@@ -50,16 +52,16 @@ class Elapsed(Struct, frozen=True, gc=False):
 
 
 def usage_of(usage: EngineUsage) -> Usage:
-    completion = usage.completion_tokens or 0
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens or 0
     prompt_details = usage.prompt_tokens_details
     details = usage.completion_tokens_details
     return Usage(
-        prompt_tokens=usage.prompt_tokens,
-        completion_tokens=completion,
-        total_tokens=usage.prompt_tokens + completion,
-        image_tokens=0,
-        prompt_tokens_details=PromptDetails((prompt_details and prompt_details.cached_tokens) or 0),
-        completion_tokens_details=CompletionDetails((details and details.reasoning_tokens) or 0),
+        prompt,
+        completion,
+        prompt + completion,
+        0,
+        PromptDetails((prompt_details and prompt_details.cached_tokens) or 0),
+        CompletionDetails((details and details.reasoning_tokens) or 0),
     )
 
 
@@ -67,10 +69,10 @@ def time_info_of(
     created_unix_s: float, elapsed: Elapsed, timings: EngineTimings | None
 ) -> TimeInfo:
     """The engine's own figures where it gives them; the rest of the total is queueing and transport."""
-    if timings is not None and timings.prompt_ms is not None and timings.predicted_ms is not None:
-        prompt_s, completion_s = timings.prompt_ms / 1000, timings.predicted_ms / 1000
-    else:
-        prompt_s, completion_s = elapsed.first_s, elapsed.total_s - elapsed.first_s
+    if timings is None or timings.prompt_ms is None or timings.predicted_ms is None:
+        first_s, total_s = elapsed.first_s, elapsed.total_s
+        return TimeInfo(0.0, first_s, max(0.0, total_s - first_s), total_s, created_unix_s)
+    prompt_s, completion_s = timings.prompt_ms / 1000, timings.predicted_ms / 1000
     return TimeInfo(
         queue_time=max(0.0, elapsed.total_s - prompt_s - completion_s),
         prompt_time=max(0.0, prompt_s),

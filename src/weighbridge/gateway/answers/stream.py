@@ -61,6 +61,8 @@ class AnswerStream:
         self._identity = identity
         self._parser = SseParser()
         self._repeated = RepeatedEvents()
+        self._is_chat = identity.is_chat
+        self._ordinary = False
         self._finish: dict[int, str] = {}
         self._open: set[int] = set()
         self._tool_calls: dict[int, list[ToolCall]] = {}
@@ -68,6 +70,18 @@ class AnswerStream:
         self._text_index = 0
         self._timings: EngineTimings | None = None
         self._engine_fingerprint: str | None = None
+
+    def feed_ordinary(self, received: bytes) -> bytes:
+        """The frame for exactly one event of the kind that repeats itself; empty for all else, which `feed` is for."""
+        known = self._repeated.frame_whole(received) if self._ordinary else None
+        if known is None:
+            return b""
+        frame, text = known
+        self.events += 1
+        self.chunks += 1
+        if not self._is_chat:
+            self._text_chars[self._text_index] += len(text)
+        return frame
 
     def feed(self, received: bytes, elapsed: Elapsed) -> bytes:
         """Raises UnavailableError when the engine fails or ends early, WrongIdentityError when it is another."""
@@ -81,6 +95,7 @@ class AnswerStream:
         except UnavailableError:
             self.unsent = b"".join(frames)
             raise
+        self._ordinary = not self.complete and self._parser.between_events
         return b"".join(frames)
 
     def _one(self, event: bytes, frames: list[bytes], elapsed: Elapsed) -> None:
@@ -158,7 +173,7 @@ class AnswerStream:
                 chunk.time_info = time_info_of(
                     self._identity.created_unix_s, elapsed, self._timings
                 )
-                if self.usage is not None:
+                if self.usage is not None and self._identity.shows_usage:
                     chunk.usage = usage_of(self.usage)
                 if self._identity.tier_used is not None:
                     chunk.service_tier_used = self._identity.tier_used

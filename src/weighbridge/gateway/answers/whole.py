@@ -30,6 +30,8 @@ from weighbridge.gateway.answers.shapes import (
     finish_word,
 )
 
+_DECODER = msgspec.json.Decoder(EngineAnswer)
+_ENCODER = msgspec.json.Encoder()
 ANSWER_BYTES_MAX = 32 * 1024 * 1024
 _MESSAGE_CHARS_MAX = 500
 _CONTEXT_WORDS = ("context size", "context length", "n_ctx", "maximum context")
@@ -43,7 +45,7 @@ class WholeAnswer(Struct, frozen=True):
 def whole_answer(received: bytes, identity: AnswerIdentity, elapsed: Elapsed) -> WholeAnswer:
     """Raises UnavailableError for what is no answer, WrongIdentityError when another replica gave it."""
     try:
-        answer = msgspec.json.decode(received, type=EngineAnswer)
+        answer = _DECODER.decode(received)
     except UNREADABLE as error:
         raise UnavailableError("The engine's answer is not JSON", code="engine_failed") from error
     identity.check(answer.model)
@@ -60,7 +62,7 @@ def whole_answer(received: bytes, identity: AnswerIdentity, elapsed: Elapsed) ->
         usage=UNSET if answer.usage is None else usage_of(answer.usage),
         service_tier_used=UNSET if identity.tier_used is None else identity.tier_used,
     )
-    return WholeAnswer(msgspec.json.encode(body), answer.usage)
+    return WholeAnswer(_ENCODER.encode(body), answer.usage)
 
 
 def refusal_of(received: bytes, identity: AnswerIdentity) -> InvalidError:
@@ -105,13 +107,13 @@ def _chat_choice(choice: EngineChoice, top: int) -> ChatChoice:
     message = choice.message or EngineMessage()
     reasoning = reasoning_of(message)
     return ChatChoice(
-        finish_reason=finish_word(choice.finish_reason),
-        index=choice.index,
-        message=Message(
-            role=message.role or "assistant",
-            content=message.content,
-            tool_calls=message.tool_calls or None,
-            reasoning=UNSET if reasoning is None else reasoning,
+        finish_word(choice.finish_reason),
+        choice.index,
+        Message(
+            message.role or "assistant",
+            message.content,
+            message.tool_calls or None,
+            UNSET if reasoning is None else reasoning,
         ),
-        logprobs=chat_logprobs(choice.logprobs, top),
+        None if choice.logprobs is None else chat_logprobs(choice.logprobs, top),
     )

@@ -12,12 +12,21 @@ COMPLETION_TOKENS_GUESS = 512
 
 
 class TokenEstimate(Struct, frozen=True, gc=False):
+    """`unlimited` is how many of the answers have no limit of their own; `completion` has a guess for them."""
+
     prompt: int
     completion: int
+    unlimited: int = 0
 
     @property
     def total(self) -> int:
         return self.prompt + self.completion
+
+    def within(self, context_tokens: int | None) -> int:
+        """All of it; an answer without a limit may fill what the prompt leaves of the context, where that is known."""
+        if not self.unlimited or context_tokens is None:
+            return self.prompt + self.completion
+        return self.prompt + self.unlimited * max(0, context_tokens - self.prompt)
 
 
 def estimate_tokens(body: Mapping[str, object]) -> TokenEstimate:
@@ -25,9 +34,9 @@ def estimate_tokens(body: Mapping[str, object]) -> TokenEstimate:
     choices = _whole(body.get("n")) or 1
     limit = _whole(body.get("max_tokens"))
     prompt = _chat_tokens(body.get("messages")) + _prompt_tokens(body.get("prompt"))
-    return TokenEstimate(
-        prompt, choices * (COMPLETION_TOKENS_GUESS if limit is None else max(0, limit))
-    )
+    if limit is None:
+        return TokenEstimate(prompt, choices * COMPLETION_TOKENS_GUESS, choices)
+    return TokenEstimate(prompt, choices * max(0, limit))
 
 
 def _chat_tokens(messages: object) -> int:

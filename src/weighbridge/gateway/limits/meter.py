@@ -5,11 +5,12 @@ record goes to disk and to the other workers by itself.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from weighbridge.clock import Clock
 from weighbridge.gateway.admission import Admitted
 from weighbridge.gateway.answers.shapes import EngineUsage
+from weighbridge.gateway.limits.queue_times import QueueTimes
 from weighbridge.gateway.limits.quotas import Quotas
 from weighbridge.gateway.limits.refusals import QuotaError
 from weighbridge.gateway.limits.turns import Turns
@@ -30,6 +31,7 @@ class Meter:
     spool: Spool
     view: GatewayView
     clock: Clock
+    queue_times: QueueTimes = field(default_factory=QueueTimes)
 
     def refresh(self) -> None:
         """Call every `quotas.REFRESH_S`."""
@@ -45,7 +47,9 @@ class Meter:
             ("endpoint", endpoint.endpoint_id, endpoint.limits),
         )
         try:
-            record.admission = self.quotas.admit(wanted, admitted.tokens.total)
+            record.admission = self.quotas.admit(
+                wanted, admitted.tokens.within(endpoint.context_tokens)
+            )
         except QuotaError as error:
             record.answer_fields = _fields(error.headers)
             raise

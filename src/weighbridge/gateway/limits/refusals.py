@@ -59,6 +59,14 @@ def concurrency_refusal(headers: Mapping[str, str]) -> QuotaError:
     )
 
 
+def threshold_refusal(endpoint_id: str, wait_s: float) -> QuotaError:
+    return QuotaError(
+        f"Requests to {endpoint_id} wait for {wait_s * 1000:.0f} ms now, longer than queue_threshold",
+        code="queue_exceeded",
+        retry_after_s=wait_s,
+    )
+
+
 def queue_refusal(endpoint_id: str) -> QuotaError:
     return QuotaError(
         f"Every replica of {endpoint_id} is busy; try again shortly",

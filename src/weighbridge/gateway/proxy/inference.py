@@ -73,8 +73,12 @@ class InferenceVisit(WaitingVisit):
                 content_encoding=head.values.get("content-encoding", ""),
                 tables=self.desk.tables(),
                 key=self._key,
+                patch=head.values.get("x-cerebras-version-patch"),
+                queue_threshold=head.values.get("queue_threshold"),
             )
             self.record.endpoint_id = admitted.endpoint.endpoint_id
+            if admitted.queue_max_s is not None:
+                self._check_queue(admitted.queue_max_s)
             self.desk.meter.admit(self._key, admitted, self.record)
             self._ask_first(len(body))
         except WeighbridgeError as error:
@@ -141,6 +145,14 @@ class InferenceVisit(WaitingVisit):
             self._attempt_failed(engine_failed(f"A replica answered {status}"))
 
     def answer_data(self, data: bytes) -> None:
+        answer = self._answer
+        if self._state is _STREAMING and answer is not None:
+            frame = answer.feed_ordinary(data)
+            if frame:
+                self.client.write_chunk(frame)
+                if self.desk.clock.monotonic() - self._waiting_since_s > IDLE_GRAIN_S:
+                    self._wait(self.desk.limits.idle_s)
+                return
         if self._state >= _PROVING:
             self._events(data)
             return

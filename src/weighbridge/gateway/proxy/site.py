@@ -1,22 +1,28 @@
 """The public listener's paths: which visit a request becomes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 from weighbridge.errors import InvalidError, WeighbridgeError
 from weighbridge.gateway.admission import INFERENCE_PATHS
+from weighbridge.gateway.catalog.formats import (
+    Format,
+    Model,
+    listed_model,
+    public_model,
+    read_format,
+)
 from weighbridge.gateway.errors import model_not_found
 from weighbridge.gateway.metrics.access import AccessRecord
 from weighbridge.gateway.proxy.answering import Answering, Desk
 from weighbridge.gateway.proxy.control import ControlVisit, is_control_path
 from weighbridge.gateway.proxy.inference import InferenceVisit
 from weighbridge.gateway.proxy.replicas import Replicas
-from weighbridge.gateway.table import Tables
 from weighbridge.gateway.wire.heads import RequestHead
 from weighbridge.gateway.wire.upstream import Address, Upstreams
 from weighbridge.gateway.wire.visits import Client, Visit
-from weighbridge.routing.model import EndpointRoute, KeyEntry
+from weighbridge.routing.model import EndpointRoute
 
 MODELS_PATH = "/v1/models"
 PUBLIC_MODELS_PATH = "/public/v1/models"
@@ -53,15 +59,14 @@ class PublicSite:
         if path == WARMING_PATH:
             return {"status": "ok"}
         if path == MODELS_PATH or path.startswith(f"{MODELS_PATH}/"):
-            if head.method != "GET":
-                raise InvalidError("This path takes GET only", code="method_not_allowed")
+            _get_only(head)
             key = self.desk.caller(head, record)
-            return _models(self.desk.tables(), key, unquote(path[len(MODELS_PATH) + 1 :]))
-        if path == PUBLIC_MODELS_PATH:
-            # Every endpoint here is dedicated to an org, so none is public.
-            return {"object": "list", "data": []}
-        if path.startswith(f"{PUBLIC_MODELS_PATH}/"):
-            raise model_not_found(unquote(path[len(PUBLIC_MODELS_PATH) + 1 :]))
+            visible = self.desk.tables().endpoints_of(key.org_id)
+            return _models(head, path[len(MODELS_PATH) + 1 :], visible, listed_model)
+        if path == PUBLIC_MODELS_PATH or path.startswith(f"{PUBLIC_MODELS_PATH}/"):
+            _get_only(head)
+            visible = self.desk.tables().public_endpoints()
+            return _models(head, path[len(PUBLIC_MODELS_PATH) + 1 :], visible, public_model)
         return None
 
 
@@ -116,20 +121,28 @@ def _route_name(path: str, head: RequestHead | None) -> str:
     return "malformed" if head is None else "unrouted"
 
 
-def _models(tables: Tables, key: KeyEntry, wanted: str) -> Mapping[str, object]:
-    if wanted:
-        endpoint = tables.endpoint(wanted, key.org_id)
-        if endpoint is None:
-            raise model_not_found(wanted)
-        return _model(endpoint)
-    visible = tables.endpoints_of(key.org_id)
-    return {"object": "list", "data": [_model(endpoint) for endpoint in visible]}
+def _get_only(head: RequestHead) -> None:
+    if head.method != "GET":
+        raise InvalidError("This path takes GET only", code="method_not_allowed")
 
 
-def _model(endpoint: EndpointRoute) -> Mapping[str, object]:
-    return {
-        "id": endpoint.endpoint_id,
-        "object": "model",
-        "created": endpoint.created_unix_s,
-        "owned_by": endpoint.org_name,
-    }
+def _models(
+    head: RequestHead,
+    name: str,
+    visible: Sequence[EndpointRoute],
+    write: Callable[[EndpointRoute, Format], Model],
+) -> Model:
+    """All of them, or the one that is named in the path."""
+    wanted = read_format(_format_of(head.target))
+    if not name:
+        return {"object": "list", "data": [write(endpoint, wanted) for endpoint in visible]}
+    model = unquote(name)
+    found = next((endpoint for endpoint in visible if endpoint.endpoint_id == model), None)
+    if found is None:
+        raise model_not_found(model)
+    return write(found, wanted)
+
+
+def _format_of(target: str) -> str | None:
+    values = parse_qs(target.partition("?")[2]).get("format")
+    return values[-1] if values else None

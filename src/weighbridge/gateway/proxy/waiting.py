@@ -5,7 +5,7 @@ from abc import abstractmethod
 from weighbridge.errors import UnavailableError, WeighbridgeError
 from weighbridge.gateway.admission import Admitted
 from weighbridge.gateway.limits.holds import Held, Holds, Waiter
-from weighbridge.gateway.limits.refusals import NotReadyError, queue_refusal
+from weighbridge.gateway.limits.refusals import NotReadyError, queue_refusal, threshold_refusal
 from weighbridge.gateway.limits.turns import Turn
 from weighbridge.gateway.metrics.access import AccessRecord
 from weighbridge.gateway.proxy.answering import STREAM_FIELDS, Answering, Desk
@@ -156,10 +156,23 @@ class WaitingVisit(Answering):
     def _leave_line(self) -> None:
         turn, self._turn = self._turn, None
         if turn is not None:
-            self.record.queued_s = self.desk.clock.monotonic() - self._waiting_since_s
+            now_s = self.desk.clock.monotonic()
+            self.record.queued_s = now_s - self._waiting_since_s
+            self.desk.meter.queue_times.add(turn.endpoint_id, self.record.queued_s, now_s)
             self.desk.meter.turns.leave(turn)
         if self._hold is not None:
             self._hold.leave()
+
+    def _check_queue(self, queue_max_s: float) -> None:
+        """Raises LimitError where callers have lately waited longer than this one would."""
+        endpoint, meter, holds = self._admitted.endpoint, self.desk.meter, self._replicas.holds
+        wait_s = 0.0
+        if holds.busy(endpoint.endpoint_id):
+            wait_s = holds.ready_in_s(endpoint)
+        elif meter.turns.busy(endpoint.endpoint_id):
+            wait_s = meter.queue_times.mean_s(endpoint.endpoint_id, self.desk.clock.monotonic())
+        if wait_s > queue_max_s:
+            raise threshold_refusal(endpoint.endpoint_id, wait_s)
 
     def _enter_hold(self) -> None:
         """Wait for a replica that comes back. Raises NotReadyError where that is not worth it."""

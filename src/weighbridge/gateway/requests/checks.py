@@ -3,9 +3,10 @@
 An option that an engine would ignore is refused here, never dropped in silence.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from weighbridge.errors import InvalidError
+from weighbridge.gateway.requests.headers import NEWEST_PATCH, VersionPatch
 from weighbridge.gateway.requests.schemas import check_schema
 from weighbridge.gateway.requests.shapes import (
     PROMPTS_MAX,
@@ -24,17 +25,23 @@ from weighbridge.gateway.requests.shapes import (
 from weighbridge.routing.model import EndpointRoute
 
 
-def check_request(request: InferenceRequest, endpoint: EndpointRoute) -> None:
-    """Raises InvalidError naming the member and, where there is one, what to send instead."""
+def check_request(
+    request: InferenceRequest, endpoint: EndpointRoute, patch: VersionPatch = NEWEST_PATCH
+) -> None:
+    """Raises InvalidError naming the member and, where there is one, what to send instead.
+
+    Version 1 of the API's rules leaves open how messages and tool calls follow each other, whether a
+    `tool_choice` has tools, and what a strict schema looks like (wire.md §3.6).
+    """
     if isinstance(request, ChatRequest):
-        _check_chat(request, endpoint)
+        _check_chat(request, endpoint, strict=patch > 1)
     else:
         _check_completion(request, endpoint)
 
 
-def _check_chat(request: ChatRequest, endpoint: EndpointRoute) -> None:
-    _check_messages(request.messages)
-    _check_tools(request, endpoint)
+def _check_chat(request: ChatRequest, endpoint: EndpointRoute, *, strict: bool) -> None:
+    _check_messages(request.messages, strict=strict)
+    _check_tools(request, endpoint, strict=strict)
     _check_reasoning(request, endpoint)
     if request.model_parameters:
         raise _unsupported("model_parameters")
@@ -52,7 +59,7 @@ def _check_chat(request: ChatRequest, endpoint: EndpointRoute) -> None:
             raise _unsupported("response_format")
         check_schema(
             wanted.json_schema.schema,
-            strict=wanted.json_schema.strict is True,
+            strict=strict and wanted.json_schema.strict is True,
             where="body.response_format.json_schema.schema",
         )
 
@@ -89,8 +96,18 @@ def _prompt_count(prompt: str | Sequence[object]) -> int:
     return len(prompt)
 
 
-def _check_messages(messages: Sequence[Message]) -> None:
-    """Every call of a tool is answered right after it, once; no answer without a call (version 2 rules)."""
+def _check_messages(messages: Sequence[Message], *, strict: bool) -> None:
+    """If `strict`: every call of a tool is answered right after it, once; no answer without a call."""
+    for index, message in enumerate(messages):
+        if isinstance(message, User):
+            _check_text_only(message, f"messages[{index}]")
+        elif isinstance(message, Assistant):
+            _check_assistant(message, f"messages[{index}]")
+    if strict:
+        _check_calls(messages)
+
+
+def _check_calls(messages: Sequence[Message]) -> None:
     open_calls: set[str] = set()
     seen_calls: set[str] = set()
     for index, message in enumerate(messages):
@@ -104,10 +121,7 @@ def _check_messages(messages: Sequence[Message]) -> None:
             raise _invalid(
                 where, "stands where a tool call of the message before it needs an answer"
             )
-        if isinstance(message, User):
-            _check_text_only(message, where)
         if isinstance(message, Assistant):
-            _check_assistant(message, where)
             for call in message.tool_calls or ():
                 if call.id in seen_calls:
                     raise _invalid(where, "uses the id of an earlier tool call")
@@ -130,9 +144,9 @@ def _check_assistant(message: Assistant, where: str) -> None:
         raise _invalid(where, "has neither content nor tool_calls")
 
 
-def _check_tools(request: ChatRequest, endpoint: EndpointRoute) -> None:
+def _check_tools(request: ChatRequest, endpoint: EndpointRoute, *, strict: bool) -> None:
     if not request.tools:
-        if request.tool_choice not in (None, "none"):
+        if strict and request.tool_choice not in (None, "none"):
             raise _invalid("tool_choice", "needs 'tools'")
         if not endpoint.tools and any(_is_of_tools(message) for message in request.messages):
             raise _unsupported("messages of role 'tool'")
@@ -149,7 +163,7 @@ def _check_tools(request: ChatRequest, endpoint: EndpointRoute) -> None:
     for index, tool in enumerate(request.tools):
         check_schema(
             tool.function.parameters or {},
-            strict=tool.function.strict is True,
+            strict=strict and tool.function.strict is True,
             where=f"body.tools[{index}].function.parameters",
         )
 
@@ -161,19 +175,16 @@ def _is_of_tools(message: Message) -> bool:
 
 
 def _check_reasoning(request: ChatRequest, endpoint: EndpointRoute) -> None:
-    for name in _reasoning_asked(request):
-        if not endpoint.reasoning:
-            raise _unsupported(name)
-
-
-def _reasoning_asked(request: ChatRequest) -> Iterator[str]:
-    """The members that need an engine that reasons; asking for none of it is honoured by all."""
-    if request.reasoning_effort not in (None, "none"):
-        yield "reasoning_effort"
-    if request.reasoning_format not in (None, "none"):
-        yield "reasoning_format"
+    """Asking for no reasoning is honoured by all. An engine that reasons keeps its reasoning apart from the answer;
+    none is told to mix, hide, or remember it.
+    """
+    parsed = ("parsed", "text_parsed") if endpoint.reasoning else ()
+    if request.reasoning_effort not in (None, "none") and not endpoint.reasoning:
+        raise _unsupported("reasoning_effort")
+    if request.reasoning_format not in (None, "none", *parsed):
+        raise _unsupported(f"reasoning_format '{request.reasoning_format}'")
     if request.clear_thinking is False:
-        yield "clear_thinking"
+        raise _unsupported("clear_thinking")
 
 
 def _check_same(value: int | None, other: int | None, name: str) -> None:

@@ -110,4 +110,6 @@ def estimate_plain(request: PlainChat) -> TokenEstimate:
         else:
             prompt += sum(-(-len(part.text) // CHARS_PER_TOKEN) for part in content)
     limit = request.max_tokens
-    return TokenEstimate(prompt, COMPLETION_TOKENS_GUESS if limit is None else limit)
+    if limit is None:
+        return TokenEstimate(prompt, COMPLETION_TOKENS_GUESS, 1)
+    return TokenEstimate(prompt, limit)

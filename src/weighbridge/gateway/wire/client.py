@@ -7,8 +7,8 @@ import asyncio
 from typing import cast
 
 from weighbridge.clock import Clock
-from weighbridge.errors import InvalidError, LimitError, WeighbridgeError
-from weighbridge.gateway.wire.framing import ChunkedBody, LengthBody, request_body
+from weighbridge.errors import InvalidError, WeighbridgeError
+from weighbridge.gateway.wire.framing import ChunkedBody, LengthBody, request_body, too_large
 from weighbridge.gateway.wire.heads import (
     HeadPattern,
     HeadPatterns,
@@ -152,8 +152,12 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
         elif self._stalled:
             self._phase = _FLUSHING
         else:
-            self._idle()
-            self._advance()
+            self._phase = _IDLE
+            due_s = self.due_s = self._clients.clock.monotonic() + self._clients.limits.keepalive_s
+            if due_s < self.due_tick * TICK_S:
+                self._clients.timers.set(self, due_s)
+            if self._ahead or self._paused:
+                self._advance()
 
     def close(self) -> None:
         if self._transport is not None:
@@ -230,7 +234,7 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
                 self._decoder = LengthBody(size) if size > 0 else request_body(head)
             self._limit = visit.accept()
             if size > self._limit:
-                raise _too_large(self._limit)
+                raise too_large(self._limit)
             if size < 0:
                 self._judge(head, received)
         except WeighbridgeError as error:
@@ -250,7 +254,7 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
 
     def _judge(self, head: RequestHead, received: int) -> None:
         if isinstance(self._decoder, LengthBody) and self._decoder.left_bytes > self._limit:
-            raise _too_large(self._limit)
+            raise too_large(self._limit)
         expect = head.values.get("expect", "").lower()
         if expect not in ("", "100-continue"):
             raise InvalidError("Expect can only be 100-continue", code="expectation_failed")
@@ -280,7 +284,7 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
             self._body = bytearray()
         self._body += piece
         if len(self._body) > self._limit:
-            self._refuse(_too_large(self._limit))
+            self._refuse(too_large(self._limit))
         elif decoder.done:
             self._whole(bytes(self._body), decoder.rest)
         else:
@@ -394,7 +398,3 @@ class Clients:
     def abort(self) -> None:
         for client in list(self.open):
             client.abort()
-
-
-def _too_large(size_bytes_max: int) -> LimitError:
-    return LimitError(f"The body is over {size_bytes_max} bytes", code="body_too_large")

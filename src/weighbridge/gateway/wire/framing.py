@@ -6,6 +6,7 @@ A decoder is fed bytes as they come and gives back the body's bytes; `rest` is w
 import re
 from enum import IntEnum
 
+from weighbridge.errors import LimitError
 from weighbridge.gateway.wire.heads import (
     AnswerHead,
     MalformedError,
@@ -16,6 +17,7 @@ from weighbridge.gateway.wire.heads import (
 from weighbridge.gateway.wire.limits import CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX
 
 CHUNK_DIGITS_MAX = 8
+_SIZES_KEPT_MAX = 4096
 _HEX_DIGITS = b"0123456789abcdefABCDEF"
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,%d})(?:[\t ]*;[\t -~\x80-\xff]*)?" % CHUNK_DIGITS_MAX)
 _BODYLESS = frozenset({204, 304})
@@ -92,11 +94,19 @@ class ChunkedBody:
 
     def feed(self, received: bytes) -> bytes:
         """Raises MalformedError as soon as the bytes cannot be a chunked body."""
-        if self._at is _SIZE and not self._held:
-            whole = _one_chunk(received)
-            if whole:
-                return whole
-        return self._chunks(self._held + received if self._held else received)
+        return self.feed_one(received) or self._chunks(
+            self._held + received if self._held else received
+        )
+
+    def feed_one(self, received: bytes) -> bytes:
+        """The data of exactly one chunk, as a stream's events come; empty for anything else, which `feed` is for."""
+        if self._at is not _SIZE or self._held:
+            return b""
+        end = received.find(b"\r\n", 0, CHUNK_DIGITS_MAX + 2)
+        size = _SIZES.get(received[:end]) or _read_size(received[:end])
+        if size and len(received) == end + size + 4 and received.endswith(b"\r\n"):
+            return received[end + 2 : -2]
+        return b""
 
     def _chunks(self, data: bytes) -> bytes:
         pieces: list[bytes] = []
@@ -175,6 +185,10 @@ def request_body(head: RequestHead) -> LengthBody | ChunkedBody:
     return ChunkedBody()
 
 
+def too_large(size_bytes_max: int) -> LimitError:
+    return LimitError(f"The body is over {size_bytes_max} bytes", code="body_too_large")
+
+
 def answer_body(head: AnswerHead, method: str) -> Body:
     """The decoder for the body of an answer to `method`; raises MalformedError."""
     coding, length = head.values.get("transfer-encoding"), head.length
@@ -187,16 +201,18 @@ def answer_body(head: AnswerHead, method: str) -> Body:
     return CloseBody() if length is None else LengthBody(read_length(length))
 
 
-def _one_chunk(received: bytes) -> bytes:
-    """The data of exactly one chunk, as a stream's events come; empty for anything else."""
-    end = received.find(b"\r\n", 0, CHUNK_DIGITS_MAX + 2)
-    digits = received[:end]
-    if end < 1 or digits.translate(None, _HEX_DIGITS):
-        return b""
+_SIZES: dict[bytes, int] = {}
+"""Chunk sizes as they were written before."""
+
+
+def _read_size(digits: bytes) -> int:
+    """0 for what is no size."""
+    if not digits or digits.translate(None, _HEX_DIGITS):
+        return 0
     size = int(digits, 16)
-    if len(received) != end + size + 4 or not received.endswith(b"\r\n"):
-        return b""
-    return received[end + 2 : -2]
+    if len(_SIZES) < _SIZES_KEPT_MAX:
+        _SIZES[digits] = size
+    return size
 
 
 def _line(data: bytes, start: int, size_bytes_max: int) -> bytes | None:

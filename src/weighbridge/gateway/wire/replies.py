@@ -8,7 +8,7 @@ SERVER = "weighbridge"
 """What answers call their server."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LAST_CHUNK = b"0\r\n\r\n"
-_LINES = {
+STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\nserver: {SERVER}\r\ndate: ".encode()
     for status in HTTPStatus
 }
@@ -21,7 +21,7 @@ def http_date(unix_s: float) -> bytes:
 
 def reply_head(status: int, date: bytes, fields: bytes) -> bytes:
     """Up to and with the empty line; each of `fields` ends with CR LF."""
-    return b"%b%b\r\n%b\r\n" % (_LINES[status], date, fields)
+    return b"%b%b\r\n%b\r\n" % (STATUS_LINES[status], date, fields)
 
 
 def foreign_head(status: int, reason: str, fields: Iterable[tuple[str, str]]) -> bytes:

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from weighbridge.clock import monotonic_s
 from weighbridge.errors import UnavailableError
-from weighbridge.gateway.wire.framing import Body, LengthBody, answer_body
+from weighbridge.gateway.wire.framing import Body, ChunkedBody, LengthBody, answer_body
 from weighbridge.gateway.wire.heads import (
     AnswerHead,
     HeadPattern,
@@ -140,7 +140,7 @@ class UpstreamConnection(asyncio.Protocol):
     """`reused` and `began` tell a connection that had been closed unnoticed from an upstream that fails."""
 
     __slots__ = (
-        "_asker", "_decoder", "_held", "_interim", "_keep", "_method", "_pattern", "_phase", "_request",
+        "_asker", "_chunks", "_decoder", "_held", "_interim", "_keep", "_method", "_pattern", "_phase", "_request",
         "_transport", "_upstreams", "address", "began", "due_s", "due_tick", "reused",
     )  # fmt: skip
 
@@ -161,6 +161,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._keep = False
         self._pattern: HeadPattern[AnswerHead] | None = None
         self._decoder: Body = _NO_BODY
+        self._chunks: ChunkedBody | None = None
 
     # What the asker calls.
 
@@ -217,7 +218,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._phase is _BODY:
-            self._feed(data)
+            chunks, asker = self._chunks, self._asker
+            if chunks is not None and asker is not None and (piece := chunks.feed_one(data)):
+                asker.answer_data(piece)
+            else:
+                self._feed(data)
         elif self._phase is _HEAD:
             self.began = True
             pattern = self._pattern
@@ -268,7 +273,8 @@ class UpstreamConnection(asyncio.Protocol):
                     self._skip_interim(head.status)
                     self._held = data[end + 4 :]
                     continue
-                self._decoder = answer_body(head, self._method)
+                decoder = self._decoder = answer_body(head, self._method)
+                self._chunks = decoder if isinstance(decoder, ChunkedBody) else None
             except MalformedError as error:
                 self.lost(f"sent what is not HTTP: {error.message}")
                 return

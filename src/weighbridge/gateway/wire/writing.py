@@ -5,7 +5,9 @@ from abc import abstractmethod
 
 from weighbridge.gateway.wire.heads import AnswerHead, Fields
 from weighbridge.gateway.wire.outbox import Outbox
-from weighbridge.gateway.wire.replies import LAST_CHUNK, foreign_head, reply_head
+from weighbridge.gateway.wire.replies import LAST_CHUNK, STATUS_LINES, foreign_head, reply_head
+
+_CLOSE = b"connection: close\r\n"
 
 
 class AnswerWriter:
@@ -22,9 +24,15 @@ class AnswerWriter:
         self._chunked = False
 
     def answer(self, status: int, fields: bytes, body: bytes) -> None:
-        lines = b"%bcontent-length: %d\r\n%b" % (fields, len(body), self._closing_line())
-        head = reply_head(status, self._date(), lines)
-        self.write(head if self._bodyless else head + body)
+        head = b"%b%b\r\n%bcontent-length: %d\r\n%b\r\n" % (
+            STATUS_LINES[status],
+            self._date(),
+            fields,
+            len(body),
+            b"" if self.keep else _CLOSE,
+        )
+        if self._transport is not None:
+            self._outbox.put(self._transport, head if self._bodyless else head + body)
         self._answered()
 
     def begin_stream(self, fields: bytes, first: bytes) -> None:
@@ -35,7 +43,11 @@ class AnswerWriter:
         self.write_chunk(first)
 
     def write_chunk(self, data: bytes) -> None:
-        self.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        transport = self._transport
+        if transport is not None:
+            if self._chunked:
+                data = b"%x\r\n%b\r\n" % (len(data), data)
+            self._outbox.put(transport, data)
 
     def end_stream(self) -> None:
         if self._chunked:
@@ -61,7 +73,7 @@ class AnswerWriter:
             self._transport.abort()
 
     def _closing_line(self) -> bytes:
-        return b"" if self.keep else b"connection: close\r\n"
+        return b"" if self.keep else _CLOSE
 
     @abstractmethod
     def _date(self) -> bytes: ...

@@ -26,7 +26,9 @@ def course(outlook: Outlook, pace: Pace, now: datetime, limits: RolloutLimits) -
     """What the last deployment of the queue would do, once those before it have ended as well as they can."""
     world = _World(outlook, pace, now, limits)
     for deployment in outlook.queue[:-1]:
-        world.run(deployment)
+        ahead = world.run(deployment)
+        if not ahead.status.final:
+            return _unreached(ahead, (world.now - now).total_seconds())
     began = world.now
     new = outlook.queue[-1]
     world.watch()
@@ -43,6 +45,12 @@ def course(outlook: Outlook, pace: Pace, now: datetime, limits: RolloutLimits) -
         gap_s=world.gap_s,
         complete=ended.status.final,
     )
+
+
+def _unreached(ahead: Deployment, waits_s: float) -> Course:
+    """The new deployment does not begin as far as one can see."""
+    words = f"waits behind {ahead.id}: {ahead.reason}"
+    return Course((), RolloutStatus.NOT_STARTED, words, waits_s, 0.0, 0, 0, 0, 0.0, complete=False)
 
 
 @dataclass
@@ -97,11 +105,18 @@ class _World:
             for replica_id in decision.counted:
                 self._put(replace(self.replicas[replica_id], failure_counted=True))
             self._act(decision.actions, known)
-            if not turned and not decision.actions and not self._wait(decision.next_at):
+            if turned or decision.actions:
+                continue
+            if self._stands(deployment) or not self._wait(decision.next_at):
                 break
         if deployment.status is RolloutStatus.DONE:
             self.base = deployment
         return deployment
+
+    def _stands(self, deployment: Deployment) -> bool:
+        """A whole canary goes on only when somebody promotes it."""
+        whole = deployment.canary and deployment.updated_replicas >= deployment.canary_replicas
+        return whole and all(self._due(one) is None for one in self.replicas.values())
 
     def _act(self, actions: Sequence[Action], known: dict[str, Deployment]) -> None:
         moved: list[tuple[StepKind, int]] = []

@@ -21,6 +21,13 @@ def upgrade() -> None:
     sa.Column('deleted_at', sa.DateTime(timezone=True), nullable=True),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_architectures'))
     )
+    op.create_table('acceptance_probes',
+    sa.Column('scope', sa.Text(), nullable=False),
+    sa.Column('owner_id', sa.Text(), nullable=False),
+    sa.Column('probes', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+    sa.Column('updated_at', sa.DateTime(timezone=True), nullable=False),
+    sa.PrimaryKeyConstraint('scope', 'owner_id', name=op.f('pk_acceptance_probes'))
+    )
     op.create_table('counters',
     sa.Column('name', sa.Text(), nullable=False),
     sa.Column('value', sa.BigInteger(), nullable=False),
@@ -249,6 +256,7 @@ def upgrade() -> None:
     sa.Column('probe_passes', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('probe_failures', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('flips', postgresql.ARRAY(sa.DateTime(timezone=True)), server_default=sa.text("'{}'"), nullable=False),
+    sa.Column('probes', postgresql.JSONB(astext_type=sa.Text()), nullable=True),
     sa.Column('failure_counted', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.Column('routed_generation', sa.BigInteger(), nullable=True),
     sa.Column('routed_at', sa.DateTime(timezone=True), nullable=True),

@@ -1,0 +1,1 @@
+"""Acceptance probes: what a new replica must answer before it serves anybody."""

@@ -1,0 +1,1 @@
+"""What callers are told of endpoints: the lists of models, in each of their formats."""

@@ -1,0 +1,1 @@
+"""Acceptance probes through the admin API."""
