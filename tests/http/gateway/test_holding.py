@@ -281,3 +281,36 @@ async def test_the_openai_client_reads_a_held_stream(site):
         await asyncio.sleep(0.8)
         await site.route(1, hold_s=HOLD_S)
         assert await reading == "w0 w1 w2 w3 w4 "
+
+
+async def test_an_engine_s_refusal_after_the_head_is_an_error_event(site):
+    site.engines[1].mode = "context"
+    await site.route(hold_s=HOLD_S)
+    held = asyncio.create_task(site.post({**BODY, "stream": True}))
+    await waiting(site, 1)
+    await asyncio.sleep(0.6)
+    await site.route(1, hold_s=HOLD_S)
+    answer, text = await held
+    assert answer.status == 200
+    *comments, event = [part for part in text.split("\n\n") if part]
+    assert set(comments) == {": hold"}
+    error = json.loads(event.removeprefix("data: "))
+    assert (error["status_code"], error["error"]["code"]) == (400, "context_length_exceeded")
+    await until(lambda: bool(ended(site)), site.gateway)
+    assert ended(site)[0]["status"] == 400
+
+
+async def test_a_held_stream_whose_replica_dies_before_a_token_is_asked_again(site):
+    site.engines[1].mode = "drop"
+    await site.route(hold_s=HOLD_S)
+    held = asyncio.create_task(site.post({**BODY, "stream": True}))
+    await waiting(site, 1)
+    await asyncio.sleep(0.6)
+    await site.route(1, hold_s=HOLD_S)
+    await until(lambda: bool(site.engines[1].bodies), site.gateway)
+    await site.route(2, hold_s=HOLD_S)
+    answer, text = await held
+    assert answer.status == 200
+    assert text.endswith("data: [DONE]\n\n")
+    assert "error" not in text
+    assert len(site.engines[2].bodies) == 1

@@ -90,6 +90,8 @@ def _refusal_message(received: bytes) -> str:
 def _choices(
     choices: Sequence[EngineChoice], identity: AnswerIdentity
 ) -> Sequence[ChatChoice] | Sequence[TextChoice]:
+    if identity.is_chat and len(choices) == 1:
+        return (_chat_choice(choices[0], identity.top_logprobs),)
     if identity.is_chat:
         return [_chat_choice(choice, identity.top_logprobs) for choice in choices]
     return [

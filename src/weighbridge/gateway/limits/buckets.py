@@ -85,8 +85,8 @@ _LINE = (
 
 def tightest(subjects: Sequence[Sequence[Bucket]]) -> Sequence[Bucket]:
     """Of each window the bucket with least left."""
-    found: dict[int, Bucket] = {}
-    for buckets in subjects:
+    found = {bucket.place: bucket for bucket in subjects[0]}
+    for buckets in subjects[1:]:
         for bucket in buckets:
             known = found.get(bucket.place)
             if known is None or bucket.limit - bucket.used < known.limit - known.used:

@@ -84,7 +84,7 @@ class Meter:
         started_s, first_s = record.started_s, record.first_byte_s
         duration_s = self.clock.monotonic() - started_s
         return UsageEvent(
-            round(arrived_unix_s + duration_s, 3),
+            _ms(arrived_unix_s + duration_s),
             record.org_id,
             record.key_id,
             record.endpoint_id,

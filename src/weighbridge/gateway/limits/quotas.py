@@ -136,8 +136,9 @@ class Quotas:
         cells[row + REQUESTS] += 1
         cells[row + TOKENS] += tokens
         for bucket in subject.buckets:
-            bucket.used += tokens if bucket.counts_tokens else 1
-        self._show(subject)
+            used = bucket.used = bucket.used + (tokens if bucket.counts_tokens else 1)
+            cells[row + bucket.cell] = used
+        cells[row + VIEW_UNIX_S] = subject.at_s + self._unix_offset_s
 
     def settle(self, admission: Admission, tokens: int, *, answered: bool) -> None:
         """End of a request: correct its tokens; one that was not answered costs no request. Once is enough."""
@@ -158,7 +159,8 @@ class Quotas:
                     bucket.used = max(0.0, bucket.used + more)
                 elif not answered:
                     bucket.used = max(0.0, bucket.used - 1)
-            self._show(subject)
+                cells[row + bucket.cell] = bucket.used
+            cells[row + VIEW_UNIX_S] = subject.at_s + self._unix_offset_s
 
     def _look_for_workers(self) -> None:
         """A worker that has just begun counts as alive until the next `refresh`."""

@@ -52,13 +52,16 @@ class Desk:
         return self.current.tables
 
     def caller(self, head: RequestHead, record: AccessRecord) -> KeyEntry:
-        tables, now_unix_s = self.tables(), self.clock.unix_s()
+        tables = self.tables()
         # More than one header are joined by a comma here, which no key has.
         authorization = head.values.get("authorization", "")
         key = tables.callers.get(authorization)
-        if key is None or (key.expires_unix_s is not None and key.expires_unix_s <= now_unix_s):
-            key = authenticate(head.every("authorization"), tables, self.pepper, now_unix_s)
-            tables.remember(authorization, key)
+        if key is None or key.expires_unix_s is not None:
+            key = authenticate(
+                head.every("authorization"), tables, self.pepper, self.clock.unix_s()
+            )
+            if key.expires_unix_s is None:
+                tables.remember(authorization, key)
         record.org_id, record.key_id = key.org_id, key.key_id
         return key
 

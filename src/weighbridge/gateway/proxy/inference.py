@@ -71,7 +71,8 @@ class InferenceVisit(WaitingVisit):
                 body,
                 content_type=head.values.get("content-type", ""),
                 content_encoding=head.values.get("content-encoding", ""),
-                tables=self.desk.tables(),
+                # `accept` has seen that there are tables; these may be newer.
+                tables=self.desk.current.tables,
                 key=self._key,
                 patch=head.values.get("x-cerebras-version-patch"),
                 queue_threshold=head.values.get("queue_threshold"),
@@ -231,7 +232,8 @@ class InferenceVisit(WaitingVisit):
         # Nothing comes between choice and count: whoever waits for a drained slot sees this request (G5).
         self._replica = replica
         self._replicas.counts[replica.slot] += 1
-        self._leave_line()
+        if self._turn is not None or self._hold is not None:
+            self._leave_line()
         self._identity = self._admitted.identity(replica, record.request_id, self._created_unix_s)
         self._ask(fresh=False)
 

@@ -40,18 +40,19 @@ class AnswerWriter:
         coding = b"transfer-encoding: chunked\r\n" if self._chunked else b""
         lines = b"%b%b%b" % (fields, coding, self._closing_line())
         self.write(reply_head(200, self._date(), lines))
+        self._outbox.flush()
         self.write_chunk(first)
 
     def write_chunk(self, data: bytes) -> None:
+        """Not by the outbox, which is empty of this answer: events come one by one, nothing is to be waited for."""
         transport = self._transport
-        if transport is not None:
-            if self._chunked:
-                data = b"%x\r\n%b\r\n" % (len(data), data)
-            self._outbox.put(transport, data)
+        if transport is not None and not transport.is_closing():
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end_stream(self) -> None:
-        if self._chunked:
-            self.write(LAST_CHUNK)
+        transport = self._transport
+        if self._chunked and transport is not None and not transport.is_closing():
+            transport.write(LAST_CHUNK)
         self._answered()
 
     def pass_on(self, head: AnswerHead, fields: Fields, *, length_known: bool) -> None:
@@ -62,6 +63,7 @@ class AnswerWriter:
         if not self.keep:
             fields = [*fields, ("connection", "close")]
         self.write(foreign_head(head.status, head.reason, fields))
+        self._outbox.flush()
 
     def write(self, data: bytes) -> None:
         if self._transport is not None:
