@@ -26,7 +26,7 @@ from weighbridge.replicas.plan import STOP_OVERDUE, Command, Seen, Step, plan
 from weighbridge.replicas.probe import Prober, Question, due
 from weighbridge.replicas.store import Watched
 from weighbridge.replicas.telling import step_events
-from weighbridge.routing.acks import GatewayView, sum_slot
+from weighbridge.routing.acks import GatewayView
 from weighbridge.runtimes.base import ReplicaStatus, Runtime, RuntimeState
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
@@ -236,7 +236,7 @@ class ReplicaReconciler:
     ) -> None:
         now_s = self._clock.monotonic()
         # Which workers live is asked once a pass, not once a replica.
-        columns = self._acks.columns()
+        in_flight = self._acks.counter()
         for one, replica in replicas:
             process = world.processes.get(replica.id)
             url = replica.url if world.away or process is None else process.url
@@ -252,7 +252,7 @@ class ReplicaReconciler:
                 self._prober.asked(replica.id),
                 now_s,
                 self._limits,
-                in_flight=sum_slot(columns, replica.slot),
+                in_flight=in_flight(replica.slot),
                 guarded=replica.endpoint_id in guarded,
             )
             if generate is None:
