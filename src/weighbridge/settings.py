@@ -172,6 +172,10 @@ class Settings(BaseSettings):
         default=None,
         description="Role assumed to read customers' buckets; an org's own role replaces it.",
     )
+    s3_bucket_owner: Literal["proven", "first"] = Field(
+        default="proven",
+        description="Which org may read a bucket, where there are several: one that is let in alone, or the first.",
+    )
     s3_role_session_s: int = Field(
         default=3600, ge=900, le=43200, description="Lifetime asked of STS."
     )

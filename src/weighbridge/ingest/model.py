@@ -72,7 +72,8 @@ class ListedObject:
 class PinnedFile:
     """One object as it was when the sync looked: every read of it is conditional on this (W3).
 
-    `checksum` is `<algorithm>:<base64>` of the whole object where S3 offers one we can verify.
+    `checksum` are those that S3 states and we can verify, with a space between them: `<algorithm>:<base64>` of the
+    whole object, or `<algorithm>@<bytes of a part>:<base64>-<parts>` of its parts' checksums.
     `digest` is set once the weight store holds the file.
     """
 
@@ -83,6 +84,12 @@ class PinnedFile:
     s3_version_id: str | None
     checksum: str | None = None
     digest: str | None = None
+
+    @property
+    def content_checksum(self) -> str | None:
+        """One that equal contents share and others do not, for all that happens by chance."""
+        stated = (self.checksum or "").split(" ")
+        return next((one for one in stated if one.startswith(("crc64nvme:", "sha256:"))), None)
 
     @property
     def ident(self) -> str:

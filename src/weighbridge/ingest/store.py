@@ -165,7 +165,7 @@ async def known_digests(
 ) -> Mapping[str, str]:
     """By key, the digests this org's syncs, this one included, have found for the same content (W4: own org only).
 
-    The same content is the same revision of the same object, or equal size and CRC64 as S3 states them.
+    The same content is the same revision of the same object, or equal size and CRC64 or SHA-256 as S3 states them.
     """
     rows = await tx.execute(
         text(
@@ -175,9 +175,11 @@ async def known_digests(
             JOIN sync_files f ON f.size_bytes = m.size_bytes AND f.digest IS NOT NULL
             JOIN model_versions v ON v.id = f.version_id AND v.org_id = :org
             WHERE m.version_id = :id AND m.key = ANY(CAST(:keys AS text[]))
-              AND f.checksum IS NOT DISTINCT FROM m.checksum
-              AND (m.checksum LIKE 'crc64nvme:%'
-                   OR (f.key = m.key AND f.etag = m.etag
+              AND (string_to_array(f.checksum, ' ') && ARRAY(
+                       SELECT one FROM unnest(string_to_array(m.checksum, ' ')) AS one
+                       WHERE one LIKE 'crc64nvme:%' OR one LIKE 'sha256:%')
+                   OR (f.checksum IS NOT DISTINCT FROM m.checksum
+                       AND f.key = m.key AND f.etag = m.etag
                        AND f.s3_version_id IS NOT DISTINCT FROM m.s3_version_id
                        AND split_part(v.weight_uri, '/', 3) = :bucket))
             ORDER BY m.key, f.version_id = m.version_id AND f.key = m.key DESC

@@ -85,6 +85,12 @@ async def read(tx: Transaction, deployment_id: str) -> Stored | None:
     return Stored(head, await store.entries_of(tx, deployment_id, head.entries))
 
 
+async def sealed_head(tx: Transaction, deployment_id: str) -> str | None:
+    """The final hash of a sealed receipt; None before."""
+    head = await store.find(tx, deployment_id)
+    return None if head is None or head.sealed_at is None else head.head
+
+
 async def _append(tx: Transaction, head: store.Head, payloads: Sequence[Payload]) -> None:
     if head.sealed_at is not None:
         return

@@ -26,7 +26,7 @@ from weighbridge.rollouts.moves import (
 )
 from weighbridge.rollouts.plan import Plan, Seen, plan
 from weighbridge.rollouts.steady import steady_plan
-from weighbridge.rollouts.telling import deployment_events
+from weighbridge.rollouts.telling import deployment_events, gate_event
 from weighbridge.routing.model import SLOTS_MAX
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
@@ -177,6 +177,8 @@ class _Step:
         turned = decision.after.status is not self.active.status
         if turned and decision.after.status is RolloutStatus.DONE:
             await store.set_base(tx, self.row.endpoint, self.active.id, self.now)
+        if turned and self.figures:
+            told.append(gate_event(self.figures, decision.after, self.now))
         events = deployment_events(self.active, decision.after, self.base, self.now)
         began = turned and self.active.status is RolloutStatus.NOT_STARTED
         await receipts.tell(

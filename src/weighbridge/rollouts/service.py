@@ -236,6 +236,8 @@ class DeploymentDetail:
     deployment: Deployment
     base_version: int | None
     replicas: Sequence[tuple[int, ReplicaState, int]]
+    receipt_head: str | None = None
+    """The last hash of its receipt, once that is sealed."""
 
 
 async def detail(tx: Transaction, deployment_id: str, *, org_id: str) -> DeploymentDetail:
@@ -244,7 +246,8 @@ async def detail(tx: Transaction, deployment_id: str, *, org_id: str) -> Deploym
     base_id = found.base_deployment_id
     base = None if base_id is None else await store.find(tx, base_id)
     counts = await replica_store.counts_of(tx, found.endpoint_id)
-    return DeploymentDetail(found, None if base is None else base.version_number, counts)
+    head = await receipts.sealed_head(tx, deployment_id)
+    return DeploymentDetail(found, None if base is None else base.version_number, counts, head)
 
 
 async def page(

@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from weighbridge.rollouts.model import Deployment, RolloutStatus
+from weighbridge.usage.model import VersionFigures
 
 
 def submitted(deployment: Deployment, *, asked_by: str | None) -> Mapping[str, object]:
     """`asked_by` is the id of the key that asked; None where no key did."""
+    percent = deployment.traffic_percent
     return {
+        **({} if percent is None else {"traffic_percent": percent}),
         "event": "submitted",
         "at": deployment.created_at.isoformat(),
         "endpoint": deployment.endpoint_id,
@@ -60,6 +63,27 @@ def deployment_events(
             }
         )
     return events
+
+
+def gate_event(
+    figures: Mapping[int, VersionFigures], after: Deployment, now: datetime
+) -> Mapping[str, object]:
+    """What the gate had seen of each version when the rollout took a turn."""
+    return {
+        "event": "gate",
+        "at": now.isoformat(),
+        "outcome": after.status.value,
+        "figures": [
+            {
+                "version": version,
+                "requests": seen.requests,
+                "errors": seen.errors,
+                "empty": seen.empty,
+                "ttft_p95_ms": round(seen.ttft_p95_s * 1000) if seen.ttft_count else None,
+            }
+            for version, seen in sorted(figures.items())
+        ],
+    }
 
 
 def _counts(before: Deployment, after: Deployment) -> Mapping[str, int]:

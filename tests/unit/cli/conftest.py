@@ -67,7 +67,7 @@ def server() -> Iterator[Server]:
             self.end_headers()
             self.wfile.write(content.encode())
 
-        do_GET = do_POST = do_PATCH = do_DELETE = handle_any  # noqa: N815 (the library's names)
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any  # noqa: N815 (the library's names)
 
         def log_message(self, *_: object) -> None:
             pass

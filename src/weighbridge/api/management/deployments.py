@@ -43,6 +43,9 @@ class DeploymentStatus(DeployedModel):
     )
     started: int | None = None
     finished: int | None = None
+    receipt_head: str | None = Field(
+        default=None, description="The last hash of its receipt, once that is sealed."
+    )
     replicas: list[ReplicaCount] = Field(
         description="The endpoint's replicas that have not ended, by version and state."
     )
@@ -56,6 +59,7 @@ class DeploymentStatus(DeployedModel):
             base_version_id=found.base_version,
             started=None if started is None else unix_s(started),
             finished=None if finished is None else unix_s(finished),
+            receipt_head=found.receipt_head,
             replicas=[
                 ReplicaCount(version_id=number, state=state.value, count=count)
                 for number, state, count in found.replicas

@@ -1,0 +1,63 @@
+"""A replica with acceptance probes: it waits for its exam, is let in by it or given up for it."""
+
+from datetime import timedelta
+
+from toy_world import START, replica
+from weighbridge.acceptance.model import Verdict
+from weighbridge.engines.base import ProbeOutcome
+from weighbridge.replicas.model import Replica, ReplicaLimits, ReplicaState
+from weighbridge.replicas.plan import EXAM_GOES_ON, Command, Probe, Seen, plan
+from weighbridge.replicas.telling import step_events
+from weighbridge.runtimes.base import ReplicaStatus, RuntimeState
+
+NOW = START + timedelta(hours=1)
+LIMITS = ReplicaLimits()
+S = ReplicaState
+RUNNING = ReplicaStatus("r", RuntimeState.RUNNING, {}, "i1", "n", url="http://toy")
+PASS = Probe(ProbeOutcome.READY)
+PASSED = Verdict(passed=True, detail="", probes=3, notes=("drift: not checked",))
+FAILED = Verdict(passed=False, detail="acceptance probe 'who' failed: differs", probes=3)
+
+
+def warm(passes: int = 2) -> Replica:
+    one = replica("r", state=S.WARMING, incarnation="i1", state_since=NOW)
+    for probe in (Probe(ProbeOutcome.READY, generated=True), PASS)[:passes]:
+        seen = Seen(process=RUNNING, probe=probe, exam_waits=True)
+        one = plan(one, seen, NOW, LIMITS).after
+    return one
+
+
+def test_a_warm_replica_waits_for_its_exam_and_says_so() -> None:
+    one = warm()
+    assert (one.state, one.reason, one.probe_passes) == (S.WARMING, EXAM_GOES_ON, 2)
+    again = plan(one, Seen(process=RUNNING, probe=PASS, exam_waits=True), NOW, LIMITS).after
+    assert again == one
+
+
+def test_a_passed_exam_lets_it_in_once_its_probes_have_passed_too() -> None:
+    early = plan(warm(1), Seen(process=RUNNING, exam=PASSED), NOW, LIMITS)
+    assert early.after.state is S.WARMING
+    step = plan(warm(), Seen(process=RUNNING, exam=PASSED), NOW, LIMITS)
+    assert step.after.state is S.READY
+    told = step_events(warm(), step, NOW)
+    assert [one["event"] for one in told] == ["acceptance", "replica"]
+    assert (told[0]["passed"], told[0]["notes"]) == (True, ["drift: not checked"])
+
+
+def test_a_failed_exam_ends_it_with_the_difference_as_its_reason() -> None:
+    step = plan(warm(), Seen(process=RUNNING, exam=FAILED), NOW, LIMITS)
+    assert (step.after.state, step.after.reason) == (S.FAILING, FAILED.detail)
+    assert step.command is Command.STOP
+    told = step_events(warm(), step, NOW)
+    assert (told[0]["event"], told[0]["passed"], told[0]["detail"]) == (
+        "acceptance",
+        False,
+        FAILED.detail,
+    )
+
+
+def test_an_exam_that_does_not_end_is_not_waited_for_for_ever() -> None:
+    late = NOW + timedelta(seconds=LIMITS.warm_s)
+    step = plan(warm(), Seen(process=RUNNING, exam_waits=True), late, LIMITS)
+    assert step.after.state is S.FAILING
+    assert EXAM_GOES_ON in step.after.reason
