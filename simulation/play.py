@@ -81,6 +81,8 @@ def play(seed: int, *, lines: bool = False, executor: Executor | None = None) ->
     for error in world.loop.broken:
         if isinstance(error, UnknownStatementError):
             raise error
+    if executor is not None:
+        executor.finished(world.memory)
     breaches, checks = check(world.log, Limits(LIMITS, replica_limits(SETTINGS)))
     rows = world.memory.tables["deployments"].values()
     return Outcome(
