@@ -77,6 +77,11 @@ class DataDir:
         return self.run / "gateway.acks"
 
     @property
+    def figures_file(self) -> Path:
+        """The control plane's figures, for the probe port."""
+        return self.run / "control.prom"
+
+    @property
     def quotas_file(self) -> Path:
         """What limited keys and endpoints have used; without it every quota begins anew."""
         return self.run / "gateway.quotas"

@@ -1,7 +1,7 @@
 """Weight syncs as values: where weights come from, what is pinned there, and the limits of a sync."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -142,3 +142,15 @@ class SyncLimits:
     objects_max: int = 2_000
     pages_max: int = 100
     file_tries_max: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SyncFigures:
+    """Of all versions that are not deleted; `bytes_per_s` is what the running syncs read together."""
+
+    by_status: Mapping[str, int]
+    by_error: Mapping[str, int]
+    bytes_done: int
+    files_done: int
+    retries: int
+    bytes_per_s: int

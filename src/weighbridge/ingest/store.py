@@ -1,12 +1,12 @@
 """SQL of weight syncs: claims, pinned files, progress and final states. Nothing here commits."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import text
 
 from weighbridge.errors import StaleError
-from weighbridge.ingest.model import OpenSync, PinnedFile, SyncOrder
+from weighbridge.ingest.model import OpenSync, PinnedFile, SyncFigures, SyncOrder
 from weighbridge.registry.model import SyncStatus
 from weighbridge.storage import lease
 from weighbridge.storage.database import Transaction
@@ -343,6 +343,34 @@ async def version_names(tx: Transaction, manifests: Sequence[str]) -> Mapping[st
     for row in rows:
         names[row.digest].append(row.name)
     return names
+
+
+async def sync_figures(tx: Transaction) -> SyncFigures:
+    rows = (
+        await tx.execute(
+            text(
+                """
+                SELECT status, COALESCE(error_code, '') AS code, count(*) AS syncs,
+                       sum(bytes_done) AS bytes, sum(files_done) AS files, sum(retries) AS retries,
+                       COALESCE(sum(bytes_per_s), 0) AS rate
+                FROM model_versions WHERE deleted_at IS NULL GROUP BY 1, 2
+                """
+            )
+        )
+    ).all()
+    by_status, by_error = Counter[str](), Counter[str]()
+    for row in rows:
+        by_status[row.status] += row.syncs
+        if row.code:
+            by_error[row.code] += row.syncs
+    return SyncFigures(
+        by_status,
+        by_error,
+        bytes_done=sum(int(row.bytes) for row in rows),
+        files_done=sum(int(row.files) for row in rows),
+        retries=sum(int(row.retries) for row in rows),
+        bytes_per_s=round(sum(row.rate for row in rows)),
+    )
 
 
 async def _guard(tx: Transaction, held: Lease, version_id: str) -> None:
