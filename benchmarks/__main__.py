@@ -15,6 +15,7 @@ NAMES = (
     "replacement",
     "latency",
     "endurance",
+    "planner",
     "affinity",
 )
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from simulation.play import Outcome, play, silence
+from simulation.postgres import BesidePostgres
 from simulation.soak import run_seeds
 
 LAST_EVENTS = 30
@@ -22,7 +23,11 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--evidence", action="store_true", help="write docs/evidence/simulation.*")
+    parser.add_argument("--postgres", help="also execute each statement there; a URL")
+    parser.add_argument("--schema", default="public", help="the migrated schema to use there")
     asked = parser.parse_args(words)
+    if asked.postgres is not None:
+        return _beside(asked.postgres, asked.schema, range(asked.first, asked.first + asked.seeds))
     if asked.seed is not None:
         return _replay(asked.seed)
     summary = run_seeds(
@@ -41,6 +46,23 @@ def _replay(seed: int) -> int:
     _show_breaches(outcome)
     print(f"log {outcome.digest}")
     return 1 if outcome.breaches else 0
+
+
+def _beside(url: str, schema: str, seeds: range) -> int:
+    """Each seed in memory alone and beside PostgreSQL: the same log, and never another answer."""
+    silence()
+    executor = BesidePostgres(url, schema)
+    for seed in seeds:
+        executor.clear()
+        alone, beside = play(seed, lines=True), play(seed, lines=True, executor=executor)
+        if alone.digest != beside.digest:
+            pairs = zip(alone.lines, beside.lines, strict=False)
+            first = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
+            print(f"seed {seed}: the logs differ\nin memory:  {first[0]}\nPostgreSQL: {first[1]}")
+            return 1
+        print(f"seed {seed}: {beside.events} events, {executor.statements} statements so far agree")
+    executor.close()
+    return 0
 
 
 def _show(outcome: Outcome) -> None:

@@ -87,6 +87,8 @@ def play(seed: int, *, lines: bool = False, executor: Executor | None = None) ->
     """The same seed gives the same outcome, in any process."""
     world = World(seed, executor)
     breaches, checks = run(world)
+    if executor is not None:
+        executor.finished(world.memory)
     rows = world.memory.tables["deployments"].values()
     return Outcome(
         seed=seed,

@@ -12,11 +12,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from weighbridge.ingest.s3.policies import WRONG_EXTERNAL_ID
 
 CHUNK_BYTES = 64 * 1024
+STALL_S = 4.0
+"""Longer than a test lets a reader wait for a byte."""
 
 
 @dataclass(slots=True)
@@ -46,7 +50,7 @@ class S3Stub:
     """`fault(asked, number)` names what goes wrong with the number-th object GET (from 0), or returns "".
 
     `refusal(request)` may answer any request with a status and an S3 error code instead. `head_members` are
-    more headers of an object's HEAD.
+    more headers of an object's HEAD; an empty one is left out. `page(query)` may answer a listing.
     """
 
     endpoint_url: str = ""
@@ -54,12 +58,14 @@ class S3Stub:
     checksums: dict[str, str] = field(default_factory=dict)
     fault: Callable[[Asked, int], str] = lambda asked, number: ""
     list_pages: list[str] = field(default_factory=list)
+    page: Callable[[Mapping[str, str]], str | None] = lambda query: None
     refusal: Callable[["Request"], tuple[int, str] | None] = lambda request: None
     head_members: dict[str, dict[str, str]] = field(default_factory=dict)
     storage_classes: dict[str, str] = field(default_factory=dict)
     identity: str = "arn:aws:sts::210987654321:assumed-role/weighbridge/session"
     credentials_s: float = 3600.0
     bytes_per_s: float = 0.0
+    roles_are_closed: bool = True
     connections: int = 0
     gets: list[Asked] = field(default_factory=list)
     roles: list[Mapping[str, str]] = field(default_factory=list)
@@ -113,6 +119,10 @@ class _Requests(BaseHTTPRequestHandler):
                 f"<Arn>{self.state.identity}</Arn></GetCallerIdentityResult></GetCallerIdentityResponse>",
             )
             return
+        if form.get("ExternalId") == WRONG_EXTERNAL_ID and self.state.roles_are_closed:
+            error = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
+            self.answer(403, f"<E>{error}</E>")
+            return
         self.state.roles.append(form)
         ends = datetime.now(UTC) + timedelta(seconds=self.state.credentials_s)  # noqa: TID251
         credentials = {
@@ -161,20 +171,24 @@ class _Requests(BaseHTTPRequestHandler):
             return
         content = self.state.objects[key]
         self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", etag_of(content))
+        members = {"Content-Length": str(len(content)), "ETag": etag_of(content)}
         if key in self.state.checksums:
-            self.send_header("x-amz-checksum-crc64nvme", self.state.checksums[key])
-            self.send_header("x-amz-checksum-type", "FULL_OBJECT")
-        for name, value in self.state.head_members.get(key, {}).items():
-            self.send_header(name, value)
+            members["x-amz-checksum-crc64nvme"] = self.state.checksums[key]
+            members["x-amz-checksum-type"] = "FULL_OBJECT"
+        for name, value in (members | self.state.head_members.get(key, {})).items():
+            if value:
+                self.send_header(name, value)
         self.end_headers()
 
     def do_GET(self) -> None:
         query = parse_qs(urlsplit(self.path).query)
         if "list-type" in query:
             if not self.refused("ListObjectsV2"):
-                self.list_page(query.get("prefix", [""])[0])
+                page = self.state.page({name: values[0] for name, values in query.items()})
+                if page is None:
+                    self.list_page(query.get("prefix", [""])[0])
+                else:
+                    self.answer(200, page)
             return
         if "location" in parse_qs(urlsplit(self.path).query, keep_blank_values=True):
             if not self.refused("GetBucketLocation"):
@@ -204,6 +218,13 @@ class _Requests(BaseHTTPRequestHandler):
             self.answer(412, "<Error><Code>PreconditionFailed</Code></Error>")
         elif fault == "reset":
             self.close_connection = True
+        elif fault == "error body":
+            self.answer(200, "<Error><Code>InternalError</Code><Message>late</Message></Error>")
+        elif fault == "redirect":
+            self.send_response(307)
+            self.send_header("Location", "http://169.254.169.254/latest/meta-data/")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         else:
             self.body(asked, content, fault)
 
@@ -211,13 +232,23 @@ class _Requests(BaseHTTPRequestHandler):
         whole = fault == "range ignored"
         part = content if whole else content[asked.start : asked.end]
         self.send_response(200 if whole else 206)
-        self.send_header("ETag", etag_of(content))
-        self.send_header("Content-Length", str(len(part)))
+        self.send_header("ETag", '"other"' if fault == "other etag" else etag_of(content))
+        if fault == "gzip":
+            self.send_header("Content-Encoding", "gzip")
+        if fault == "no length":
+            self.close_connection = True
+        else:
+            more = {"long": 1, "length short": -1}.get(fault, 0)
+            self.send_header("Content-Length", str(len(part) + more))
         if not whole:
             shift = 1 if fault == "other range" else 0
             span = f"{asked.start + shift}-{asked.end - 1}"
             self.send_header("Content-Range", f"bytes {span}/{len(content)}")
         self.end_headers()
+        if fault == "stall":
+            time.sleep(STALL_S)
+            self.close_connection = True
+            return
         if fault == "short":
             part = part[: len(part) // 2]
             self.close_connection = True
@@ -234,7 +265,7 @@ class _Requests(BaseHTTPRequestHandler):
             self.answer(200, self.state.list_pages[0])
             return
         contents = "".join(
-            f"<Contents><Key>{escape(key)}</Key><Size>{len(content)}</Size><ETag>x</ETag>"
+            f"<Contents><Key>{quote(key, safe='/')}</Key><Size>{len(content)}</Size><ETag>x</ETag>"
             f"<StorageClass>{self.state.storage_classes.get(key, 'STANDARD')}</StorageClass></Contents>"
             for key, content in sorted(self.state.objects.items())
             if key.startswith(prefix) and "/" not in key.removeprefix(prefix)
@@ -245,10 +276,11 @@ class _Requests(BaseHTTPRequestHandler):
             if key.startswith(prefix) and "/" in key.removeprefix(prefix)
         }
         beneath = "".join(
-            f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>"
+            f"<CommonPrefixes><Prefix>{quote(name, safe='/')}</Prefix></CommonPrefixes>"
             for name in sorted(folders)
         )
-        self.answer(200, listing(contents + beneath))
+        encoded = "<EncodingType>url</EncodingType>"
+        self.answer(200, listing(encoded + contents + beneath))
 
     def answer(self, status: int, text: str) -> None:
         body = text.encode()
@@ -263,6 +295,7 @@ class _Requests(BaseHTTPRequestHandler):
         return "/".join(unquote(urlsplit(self.path).path).split("/")[2:])
 
 
+@cache
 def etag_of(content: bytes) -> str:
     return f'"{hashlib.md5(content).hexdigest()}"'
 

@@ -34,6 +34,12 @@ class Executor:
     def begin(self, memory: Memory) -> Rows:
         return memory.begin()
 
+    def furnished(self, memory: Memory) -> None:
+        """The world's first rows are there."""
+
+    def finished(self, memory: Memory) -> None:
+        """The world is over; nothing is open any more."""
+
     def execute(self, rows: Rows, statement: Executable, parameters: object) -> Answer:
         """Raises BlockedError when the statement has to wait for other transactions."""
         if isinstance(statement, TextClause):

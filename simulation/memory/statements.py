@@ -118,7 +118,7 @@ def _select(  # noqa: C901 - one step after the other
             return Answer(("count",), [(len(rows),)], 1)
         if highest is not None:
             return Answer(("max",), [(highest(tx, p, rows),)], 1)
-        for key, reverse in sorts:
+        for key, reverse in reversed(sorts):
             rows.sort(key=partial(_sorted_by, key, tx, p), reverse=reverse)
         if limit_at is not None:
             rows = rows[: int(str(p[limit_at]))]

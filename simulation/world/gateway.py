@@ -1,5 +1,6 @@
 """Gateway workers and their callers: routed by the published table and the real balance, counted per slot."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
@@ -36,6 +37,9 @@ class SimGatewayView(GatewayView):
 
     def routes_acked(self) -> int | None:
         return min((w.tables.routes_generation for w in self._workers if w.alive), default=None)
+
+    def counter(self) -> Callable[[int], int]:
+        return self.in_flight
 
     def in_flight(self, slot: int) -> int:
         return sum(max(0, w.counts.get(slot, 0)) for w in self._workers if w.alive)

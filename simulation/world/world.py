@@ -152,7 +152,7 @@ class World:
 
     def _furnish(self) -> None:
         """An org, an architecture, an endpoint and a few versions whose sync is done."""
-        tx = self.site.server.executor.begin(self.memory)
+        tx = self.memory.begin()
         now = BEGIN - timedelta(days=1)
         tx.insert(
             "orgs", {"id": "org_1", "name": "acme", "s3_external_id": "x1", "created_at": now}
@@ -184,7 +184,8 @@ class World:
             },
         )
         self._versions(tx, now)
-        self.site.server.executor.commit(tx)
+        tx.commit()
+        self.site.server.executor.furnished(self.memory)
 
     def _versions(self, tx: Transaction, now: datetime) -> None:
         count = len(self.plot.versions)

@@ -77,6 +77,11 @@ class DataDir:
         return self.run / "gateway.acks"
 
     @property
+    def figures_file(self) -> Path:
+        """The control plane's figures, for the probe port."""
+        return self.run / "control.prom"
+
+    @property
     def quotas_file(self) -> Path:
         """What limited keys and endpoints have used; without it every quota begins anew."""
         return self.run / "gateway.quotas"
@@ -171,6 +176,10 @@ class Settings(BaseSettings):
     s3_role_arn: str | None = Field(
         default=None,
         description="Role assumed to read customers' buckets; an org's own role replaces it.",
+    )
+    s3_bucket_owner: Literal["proven", "first"] = Field(
+        default="proven",
+        description="Which org may read a bucket, where there are several: one that is let in alone, or the first.",
     )
     s3_role_session_s: int = Field(
         default=3600, ge=900, le=43200, description="Lifetime asked of STS."

@@ -1,15 +1,19 @@
 """A bucket belongs to the org that proved it can read it; nobody else's upload reads it (T7, threat 2)."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
 from ingest_world import SPECS, World, start_world
-from s3_stub import S3Stub, running_stub
+from s3_stub import Request, S3Stub, running_stub
 from safetensors_files import safetensors_file
 from weighbridge.clock import new_uuid
+from weighbridge.ingest.model import S3Prefix
+from weighbridge.ingest.s3.access import S3Access
+from weighbridge.ingest.s3.policies import Reader
 from weighbridge.storage.database import Database
 
 pytestmark = pytest.mark.system
@@ -31,7 +35,23 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Stub]:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "own-secret")
     with running_stub() as server:
         server.objects["m/model.safetensors"] = safetensors_file(SPECS)
+        server.refusal = lambda request: refuse_strangers(server, request)
         yield server
+
+
+SESSIONS = {
+    Reader(S3Prefix("acme", "m"), SHARED, external_id, shared=True).session_name
+    for external_id in ("external-id-of-acme", "x-2")
+}
+
+
+def refuse_strangers(stub: S3Stub, request: Request) -> tuple[int, str] | None:
+    """As a bucket policy that names the sessions of its org; here either org's, so that the binding is what decides."""
+    if request.operation != "ListObjectsV2":
+        return None
+    number = int(request.headers["X-Amz-Security-Token"].partition("-")[2])
+    known = stub.roles[number - 1]["RoleSessionName"] in SESSIONS
+    return None if known else (403, "AccessDenied")
 
 
 @pytest.fixture
@@ -94,4 +114,41 @@ async def test_sessions_of_two_orgs_have_names_that_a_bucket_policy_can_tell_apa
     await sync(world, "org_2", role_arn=OWN)
     names = {request["RoleSessionName"] for request in stub.roles}
     assert len(names) == 2
+    assert {request["ExternalId"] for request in stub.roles} == {"external-id-of-acme", "x-2"}
     assert all(name.startswith("weighbridge-") for name in names)
+
+
+async def test_a_bucket_that_lets_every_org_in_is_read_for_none(world: World, stub: S3Stub) -> None:
+    """Before the owner has uploaded anything, nobody else can be first at his bucket."""
+    stub.refusal = lambda request: None
+    assert await sync(world, "org_2") == ("error", "BUCKET_UNPROVEN")
+    assert stub.gets == []
+    assert len({request["RoleSessionName"] for request in stub.roles} & SESSIONS) == 0
+    stub.refusal = lambda request: refuse_strangers(stub, request)
+    assert await sync(world, "org_1") == ("done", None)
+    stub.refusal = lambda request: None
+    assert await sync(world, "org_1") == ("done", None), "it is bound, and asked no more"
+
+
+async def test_a_role_that_takes_any_external_id_is_not_used(world: World, stub: S3Stub) -> None:
+    stub.roles_are_closed = False
+    stub.refusal = lambda request: None
+    assert await sync(world, "org_2", role_arn=OWN) == ("error", "ROLE_OPEN")
+    assert stub.gets == []
+
+
+async def test_an_operator_may_let_the_first_reader_have_a_bucket(
+    world: World, stub: S3Stub
+) -> None:
+    stub.refusal = lambda request: None
+    settings = world.settings.model_copy(update={"s3_bucket_owner": "first"})
+    world.reconciler._parts = replace(world.reconciler._parts, access=S3Access(settings))
+    assert await sync(world, "org_2") == ("done", None)
+    assert await sync(world, "org_1") == ("error", "BUCKET_BOUND")
+
+
+async def test_without_a_role_nothing_can_be_proven(world: World, stub: S3Stub) -> None:
+    settings = world.settings.model_copy(update={"s3_role_arn": None})
+    world.reconciler._parts = replace(world.reconciler._parts, access=S3Access(settings))
+    assert await sync(world, "org_2") == ("error", "BUCKET_UNPROVEN")
+    assert (stub.gets, stub.roles) == ([], [])

@@ -18,7 +18,7 @@ from weighbridge.ingest.doctor.examine import Doctor
 from weighbridge.ingest.doctor.model import Report, Step
 from weighbridge.ingest.model import S3Prefix
 from weighbridge.ingest.s3.access import S3Access
-from weighbridge.ingest.s3.policies import Reader
+from weighbridge.ingest.s3.policies import WRONG_EXTERNAL_ID, Reader
 from weighbridge.storage.database import Database
 from weighbridge.weights.tensors import TensorSpec
 from weighbridge.weights.verdict import Wish
@@ -220,7 +220,8 @@ async def test_a_key_that_may_not_be_used_is_told_apart_from_the_object(
 
 
 async def test_a_role_that_asks_for_no_external_id_is_a_warning(world: World, stub: S3Stub) -> None:
-    for open_to in ({None}, {None, "weighbridge-doctor-wrong-external-id"}):
+    stub.roles_are_closed = False
+    for open_to in ({None}, {None, WRONG_EXTERNAL_ID}):
         stub.refusal = lambda r, to=open_to: (
             DENIED
             if r.operation == "AssumeRole" and r.form.get("ExternalId") not in {*to, EXTERNAL_ID}
@@ -361,7 +362,16 @@ async def test_a_bucket_of_another_org_is_not_touched_with_the_shared_role(
     assert (await examine(world, role=ROLE)).ok
 
 
-async def test_a_bucket_that_passed_is_bound_to_the_org(world: World) -> None:
+async def test_a_bucket_that_passed_is_bound_to_the_org(world: World, stub: S3Stub) -> None:
+    def refuse_strangers(request: Request) -> tuple[int, str] | None:
+        if request.operation != "ListObjectsV2":
+            return None
+        number = int(request.headers["X-Amz-Security-Token"].partition("-")[2])
+        reader = Reader(S3Prefix("acme", "m"), SHARED, EXTERNAL_ID, shared=True)
+        known = stub.roles[number - 1]["RoleSessionName"] == reader.session_name
+        return None if known else DENIED
+
+    stub.refusal = refuse_strangers
     await world.execute(
         "INSERT INTO orgs (id, name, s3_external_id, created_at) VALUES ('org_2', 'beta', 'x-2', now())"
     )

@@ -1,7 +1,7 @@
 """Weight syncs as values: where weights come from, what is pinned there, and the limits of a sync."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -72,7 +72,8 @@ class ListedObject:
 class PinnedFile:
     """One object as it was when the sync looked: every read of it is conditional on this (W3).
 
-    `checksum` is `<algorithm>:<base64>` of the whole object where S3 offers one we can verify.
+    `checksum` are those that S3 states and we can verify, with a space between them: `<algorithm>:<base64>` of the
+    whole object, or `<algorithm>@<bytes of a part>:<base64>-<parts>` of its parts' checksums.
     `digest` is set once the weight store holds the file.
     """
 
@@ -83,6 +84,12 @@ class PinnedFile:
     s3_version_id: str | None
     checksum: str | None = None
     digest: str | None = None
+
+    @property
+    def content_checksum(self) -> str | None:
+        """One that equal contents share and others do not, for all that happens by chance."""
+        stated = (self.checksum or "").split(" ")
+        return next((one for one in stated if one.startswith(("crc64nvme:", "sha256:"))), None)
 
     @property
     def ident(self) -> str:
@@ -135,3 +142,15 @@ class SyncLimits:
     objects_max: int = 2_000
     pages_max: int = 100
     file_tries_max: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SyncFigures:
+    """Of all versions that are not deleted; `bytes_per_s` is what the running syncs read together."""
+
+    by_status: Mapping[str, int]
+    by_error: Mapping[str, int]
+    bytes_done: int
+    files_done: int
+    retries: int
+    bytes_per_s: int

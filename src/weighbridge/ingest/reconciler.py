@@ -1,6 +1,7 @@
 """The ingest reconciler: claims weight syncs, runs them, and removes the bytes that nobody names any more."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -33,6 +34,8 @@ IDLE_S = 5.0
 BUSY_S = 1.0
 COLLECT_PERIOD_S = 30.0
 VERIFY_PERIOD_S = 600.0
+CRASHES_MAX = 5
+"""A sync that failed this often in a way nobody foresaw will not do better: it is given up (W5)."""
 CLAIMS_MAX = 100
 """A sync that was claimed this often without an end takes its process down: it is given up (W5)."""
 
@@ -88,6 +91,7 @@ class IngestReconciler:
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, int] = {}
+        self._crashes: Counter[str] = Counter()
         self._not_before: dict[str, float] = {}
         self._first_seen: dict[str, float] = {}
         self._collected_at: float | None = None
@@ -177,7 +181,7 @@ class IngestReconciler:
     def _remember(self, open_ids: set[str], now: float) -> None:
         for version_id in open_ids:
             self._first_seen.setdefault(version_id, now)
-        for memory in (self._first_seen, self._failures, self._not_before):
+        for memory in (self._first_seen, self._failures, self._not_before, self._crashes):
             for version_id in memory.keys() - open_ids:
                 del memory[version_id]
 
@@ -188,7 +192,7 @@ class IngestReconciler:
                 "CANCELLED",
                 "The sync was cancelled, or its version deleted.",
             )
-        if sync.claim_epoch >= CLAIMS_MAX:
+        if sync.claim_epoch >= CLAIMS_MAX or self._crashes[sync.version_id] >= CRASHES_MAX:
             message = (
                 f"The sync was started {sync.claim_epoch} times and never ended. Tell the operator."
             )
@@ -230,6 +234,7 @@ class IngestReconciler:
             raise
         except Exception:
             log.exception("sync.crashed", version_id=version_id)
+            self._crashes[version_id] += 1
         else:
             self._failures.pop(version_id, None)
             if self._wake is not None:

@@ -1,12 +1,12 @@
 """SQL of weight syncs: claims, pinned files, progress and final states. Nothing here commits."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import text
 
 from weighbridge.errors import StaleError
-from weighbridge.ingest.model import OpenSync, PinnedFile, SyncOrder
+from weighbridge.ingest.model import OpenSync, PinnedFile, SyncFigures, SyncOrder
 from weighbridge.registry.model import SyncStatus
 from weighbridge.storage import lease
 from weighbridge.storage.database import Transaction
@@ -165,7 +165,7 @@ async def known_digests(
 ) -> Mapping[str, str]:
     """By key, the digests this org's syncs, this one included, have found for the same content (W4: own org only).
 
-    The same content is the same revision of the same object, or equal size and CRC64 as S3 states them.
+    The same content is the same revision of the same object, or equal size and CRC64 or SHA-256 as S3 states them.
     """
     rows = await tx.execute(
         text(
@@ -175,9 +175,11 @@ async def known_digests(
             JOIN sync_files f ON f.size_bytes = m.size_bytes AND f.digest IS NOT NULL
             JOIN model_versions v ON v.id = f.version_id AND v.org_id = :org
             WHERE m.version_id = :id AND m.key = ANY(CAST(:keys AS text[]))
-              AND f.checksum IS NOT DISTINCT FROM m.checksum
-              AND (m.checksum LIKE 'crc64nvme:%'
-                   OR (f.key = m.key AND f.etag = m.etag
+              AND (string_to_array(f.checksum, ' ') && ARRAY(
+                       SELECT one FROM unnest(string_to_array(m.checksum, ' ')) AS one
+                       WHERE one LIKE 'crc64nvme:%' OR one LIKE 'sha256:%')
+                   OR (f.checksum IS NOT DISTINCT FROM m.checksum
+                       AND f.key = m.key AND f.etag = m.etag
                        AND f.s3_version_id IS NOT DISTINCT FROM m.s3_version_id
                        AND split_part(v.weight_uri, '/', 3) = :bucket))
             ORDER BY m.key, f.version_id = m.version_id AND f.key = m.key DESC
@@ -341,6 +343,34 @@ async def version_names(tx: Transaction, manifests: Sequence[str]) -> Mapping[st
     for row in rows:
         names[row.digest].append(row.name)
     return names
+
+
+async def sync_figures(tx: Transaction) -> SyncFigures:
+    rows = (
+        await tx.execute(
+            text(
+                """
+                SELECT status, COALESCE(error_code, '') AS code, count(*) AS syncs,
+                       sum(bytes_done) AS bytes, sum(files_done) AS files, sum(retries) AS retries,
+                       COALESCE(sum(bytes_per_s), 0) AS rate
+                FROM model_versions WHERE deleted_at IS NULL GROUP BY 1, 2
+                """
+            )
+        )
+    ).all()
+    by_status, by_error = Counter[str](), Counter[str]()
+    for row in rows:
+        by_status[row.status] += row.syncs
+        if row.code:
+            by_error[row.code] += row.syncs
+    return SyncFigures(
+        by_status,
+        by_error,
+        bytes_done=sum(int(row.bytes) for row in rows),
+        files_done=sum(int(row.files) for row in rows),
+        retries=sum(int(row.retries) for row in rows),
+        bytes_per_s=round(sum(row.rate for row in rows)),
+    )
 
 
 async def _guard(tx: Transaction, held: Lease, version_id: str) -> None:

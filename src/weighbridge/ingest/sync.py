@@ -1,12 +1,11 @@
 """One weight sync from its claim to its end: list, pin, verdict, fetch, publish (reliability B1, rows 3 to 9)."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import structlog
@@ -14,6 +13,7 @@ import structlog
 from weighbridge.errors import InvalidError, StaleError, WeighbridgeError
 from weighbridge.ingest import store
 from weighbridge.ingest.base_model import read_wish
+from weighbridge.ingest.content import check_header, check_staged
 from weighbridge.ingest.model import PinnedFile, S3Prefix, SyncLimits, SyncOrder
 from weighbridge.ingest.pump.fetch import fetch, reserve
 from weighbridge.ingest.pump.staged import FetchOrder, Whole
@@ -25,16 +25,14 @@ from weighbridge.ingest.s3.access import S3Access
 from weighbridge.ingest.s3.faults import Retry, SourceError
 from weighbridge.ingest.s3.policies import Reader
 from weighbridge.ingest.s3.source import Source
-from weighbridge.ingest.s3.survey import pin_folder, read_headers, tensor_files
+from weighbridge.ingest.s3.survey import is_proven, pin_folder, read_headers, tensor_files
 from weighbridge.ingest.watch import SyncCancelledError, Watch
 from weighbridge.registry.model import SyncStatus
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
 from weighbridge.storage.lease import Lease
 from weighbridge.weights.base import MissingBlobError, WeightStore
-from weighbridge.weights.disk.verification import Readable
 from weighbridge.weights.manifest import FileEntry, Manifest
-from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
 from weighbridge.weights.shard_index import INDEX_FILE
 from weighbridge.weights.tensors import TensorSpec
 from weighbridge.weights.verdict import Wish, judge
@@ -136,6 +134,12 @@ class Sync:
     async def _check_bucket(self, reader: Reader) -> None:
         async with self._parts.database.begin() as tx:
             await bindings.require(tx, reader, self._order.org_id)
+            asked = await bindings.needs_proof(tx, reader, self._order.org_id)
+        access, limits = self._parts.access, self._parts.limits
+        if asked and access.owner_is_proven:
+            proof = partial(is_proven, access, reader, limits, self._watch.pulse)
+            if not await self._in_thread(proof):
+                raise bindings.unproven(reader)
 
     def _base(self) -> tuple[Manifest, Wish]:
         order = self._order
@@ -210,7 +214,7 @@ class Sync:
             return False
         try:
             with closing(weights.open_blob(digest)) as content:
-                _check_header(file, specs, content)
+                check_header(file, specs, content)
         except (SourceError, FileNotFoundError):
             return False
         return True
@@ -218,23 +222,41 @@ class Sync:
     async def _fetch(
         self, reader: Reader, tensors: Sequence[PinnedFile], checked: _Checked
     ) -> None:
-        """Fetch what is missing; a full disk is waited for, within its limit."""
         self._watch.step = "fetch"
-        since = self._parts.monotonic()
         loop = asyncio.get_running_loop()
-        while missing := [file for file in tensors if file.key not in self._digests]:
-            orders = [self._fetch_order(reader, file, checked, loop) for file in missing]
+
+        async def fetch_missing() -> None:
+            if missing := [file for file in tensors if file.key not in self._digests]:
+                orders = [self._fetch_order(reader, file, checked, loop) for file in missing]
+                await self._in_thread(partial(self._fetch_now, self._source(reader), orders, loop))
+
+        await self._while_disk_fails(fetch_missing, sum(file.size_bytes for file in tensors))
+
+    async def _while_disk_fails(
+        self, attempt: Callable[[], Awaitable[Result]], size_bytes: int
+    ) -> Result:
+        """A disk that is full or fails is waited for, within its limit; then it is the sync's SourceError."""
+        since = self._parts.monotonic()
+        while True:
             done_before = self._watch.pulse.bytes_done
             try:
-                await self._in_thread(partial(self._fetch_now, self._source(reader), orders, loop))
-            except SourceError as error:
+                return await attempt()
+            except TimeoutError:
+                raise  # of the database
+            except (OSError, SourceError) as error:
+                free_bytes = self._parts.store.free_bytes()
+                fault = (
+                    disk_fault(error, size_bytes, free_bytes)
+                    if isinstance(error, OSError)
+                    else error
+                )
                 waited_s = self._parts.monotonic() - since
-                if error.retry is not Retry.DISK or waited_s >= self._parts.limits.disk_wait_s:
-                    raise
-                self._log.warning("sync.waits_for_disk", code=error.code, waited_s=round(waited_s))
-                await asyncio.sleep(DISK_RETRY_S)
-                self._watch.check()
-                self._watch.restart(bytes_done=min(done_before, self._watch.pulse.bytes_done))
+                if fault.retry is not Retry.DISK or waited_s >= self._parts.limits.disk_wait_s:
+                    raise fault from error
+            self._log.warning("sync.waits_for_disk", code=fault.code, waited_s=round(waited_s))
+            await asyncio.sleep(DISK_RETRY_S)
+            self._watch.check()
+            self._watch.restart(bytes_done=min(done_before, self._watch.pulse.bytes_done))
 
     def _fetch_order(
         self, reader: Reader, file: PinnedFile, checked: _Checked, loop: asyncio.AbstractEventLoop
@@ -249,7 +271,7 @@ class Sync:
         return FetchOrder(
             file,
             self._parts.store.staging_file(f"{self._id}/{file.ident}"),
-            partial(_check_staged, file, checked.headers[file.path]),
+            partial(check_staged, file, checked.headers[file.path]),
             partial(turn.enter, here),
             turn.leave,
         )
@@ -269,11 +291,7 @@ class Sync:
             digests = {whole.file.key: whole.digest for whole in wholes}
             recorded = asyncio.run_coroutine_threadsafe(self._record(digests), loop)
             recorded.result(RECORD_TIMEOUT_S)
-            try:
-                weights.publish_blobs({whole.staged: whole.digest for whole in wholes})
-            except OSError as error:
-                size = sum(whole.file.size_bytes for whole in wholes)
-                raise disk_fault(error, size, weights.free_bytes()) from error
+            weights.publish_blobs({whole.staged: whole.digest for whole in wholes})
             loop.call_soon_threadsafe(self._note, digests)
 
         fetch(
@@ -314,12 +332,13 @@ class Sync:
         for file in tensors:
             entries[file.path] = FileEntry(file.path, file.size_bytes, self._digests[file.key])
         if checked.index is not None:
-            put = partial(self._parts.store.put_bytes, checked.index)
-            digest, size_bytes = await self._in_thread(put)
+            put = partial(self._in_thread, partial(self._parts.store.put_bytes, checked.index))
+            digest, size_bytes = await self._while_disk_fails(put, len(checked.index))
             entries[INDEX_FILE] = FileEntry(INDEX_FILE, size_bytes, digest)
         manifest = Manifest.of(entries.values())
         publishing = await self._lease_manifest(manifest.digest)
-        await self._in_thread(partial(self._parts.store.publish, manifest))
+        publish = partial(self._in_thread, partial(self._parts.store.publish, manifest))
+        await self._while_disk_fails(publish, 0)
         async with self._parts.database.begin() as tx:
             await lease.require(tx, publishing)
             await store.finish(tx, self._held, self._id, SyncStatus.DONE)
@@ -375,23 +394,3 @@ class Sync:
             self._watch.stop(StaleError(f"the sync of {self._id} was interrupted"))
             await asyncio.wait([future])
             raise
-
-
-def _check_staged(file: PinnedFile, specs: Sequence[TensorSpec], path: Path) -> None:
-    with path.open("rb") as content:
-        _check_header(file, specs, content)
-
-
-def _check_header(file: PinnedFile, specs: Sequence[TensorSpec], content: Readable) -> None:
-    """The bytes that were stored start with the header the verdict was given on."""
-    first = content.read(LENGTH_BYTES) or b""
-    try:
-        head = first + (content.read(header_length(first)) or b"")
-        same = parse_header(head, file.size_bytes) == specs
-    except InvalidError:
-        same = False
-    if not same:
-        raise SourceError(
-            f"{file.key} arrived with another header than S3 had shown before. Upload it to the bucket again.",
-            code="CHECKSUM",
-        )

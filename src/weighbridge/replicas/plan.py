@@ -161,7 +161,9 @@ def _watch(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -
     if probe.outcome is ProbeOutcome.WRONG_IDENTITY:
         return _give_up(replica, probe.detail, now)
     if probe.outcome is ProbeOutcome.READY:
-        return Step(_say(replace(replica, probe_failures=0), ""))
+        if replica.probe_failures or replica.reason:
+            replica = _say(replace(replica, probe_failures=0), "")
+        return Step(replica)
     return _doubt(replica, probe, seen, now, limits)
 
 

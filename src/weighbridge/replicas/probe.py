@@ -1,8 +1,10 @@
 """Probes of running replicas: when one is due, and the tasks that make them without holding a pass up."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -14,6 +16,7 @@ from weighbridge.replicas.plan import Probe
 log = structlog.get_logger()
 
 PROBES_PARALLEL_MAX = 32
+"""Probes at once; the others wait in a line, replicas on their way up or in doubt before those that serve."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class Prober:
         self._monotonic = monotonic
         self._wake = wake
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._line: OrderedDict[str, tuple[Engine, Question]] = OrderedDict()
         self._answers: dict[str, tuple[str, Probe]] = {}
         self._asked: dict[str, Asked] = {}
 
@@ -77,23 +81,18 @@ class Prober:
         return self._asked.get(replica_id)
 
     def free(self, replica_id: str) -> bool:
-        """Whether a probe of this replica may begin: none runs, no answer waits, and there is room."""
-        return (
-            replica_id not in self._tasks
-            and replica_id not in self._answers
-            and len(self._tasks) < PROBES_PARALLEL_MAX
-        )
+        """Whether this replica may be asked: no probe of it runs or is in line, and no answer waits."""
+        return not any(replica_id in one for one in (self._tasks, self._line, self._answers))
 
     def ask(self, engine: Engine, question: Question) -> None:
         now_s = self._monotonic()
         before = self._asked.get(question.replica_id)
         generated_s = now_s if question.generate or before is None else before.generated_s
         self._asked[question.replica_id] = Asked(now_s, generated_s)
-        task = asyncio.get_running_loop().create_task(
-            self._probe(engine, question), name=f"probe {question.replica_id}"
-        )
-        self._tasks[question.replica_id] = task
-        task.add_done_callback(lambda done: self._finish(question, done))
+        self._line[question.replica_id] = (engine, question)
+        if question.expected is not ProbeOutcome.READY:
+            self._line.move_to_end(question.replica_id, last=False)
+        self._begin()
 
     def take(self, replica_id: str, incarnation: str | None) -> Probe | None:
         """The answer that waits, once; one of an earlier process counts for nothing."""
@@ -105,15 +104,26 @@ class Prober:
         kept = set(replica_ids)
         for replica_id in [one for one in self._asked if one not in kept]:
             del self._asked[replica_id]
+            self._line.pop(replica_id, None)
             self._answers.pop(replica_id, None)
             if task := self._tasks.get(replica_id):
                 task.cancel()
 
     async def close(self) -> None:
+        self._line.clear()
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self) -> None:
+        while self._line and len(self._tasks) < PROBES_PARALLEL_MAX:
+            replica_id, (engine, question) = self._line.popitem(last=False)
+            task = asyncio.get_running_loop().create_task(
+                self._probe(engine, question), name=f"probe {replica_id}"
+            )
+            self._tasks[replica_id] = task
+            task.add_done_callback(partial(self._finish, question))
 
     async def _probe(self, engine: Engine, question: Question) -> None:
         try:
@@ -133,5 +143,6 @@ class Prober:
         del self._tasks[question.replica_id]
         if question.replica_id not in self._asked:
             self._answers.pop(question.replica_id, None)
+        self._begin()
         if not task.cancelled() and (error := task.exception()):
             log.error("replica.probe_broke", replica_id=question.replica_id, error=repr(error))

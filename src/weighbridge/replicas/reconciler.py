@@ -235,6 +235,8 @@ class ReplicaReconciler:
         self, replicas: Sequence[tuple[Watched, Replica]], world: World, guarded: frozenset[str]
     ) -> None:
         now_s = self._clock.monotonic()
+        # Which workers live is asked once a pass, not once a replica.
+        in_flight = self._acks.counter()
         for one, replica in replicas:
             process = world.processes.get(replica.id)
             url = replica.url if world.away or process is None else process.url
@@ -250,7 +252,7 @@ class ReplicaReconciler:
                 self._prober.asked(replica.id),
                 now_s,
                 self._limits,
-                in_flight=self._acks.in_flight(replica.slot),
+                in_flight=in_flight(replica.slot),
                 guarded=replica.endpoint_id in guarded,
             )
             if generate is None:

@@ -101,6 +101,27 @@ _ENDPOINTS = text(
     """
 )
 
+_REPLICAS = text(
+    """
+    SELECT id, endpoint_id, state = 'ready' AS ready,
+           CASE state WHEN 'ready' THEN routed_generation ELSE unrouted_generation END
+               IS NOT NULL AS noted,
+           slot, coalesce(url, '') AS url, coalesce(incarnation, '') AS incarnation,
+           digest, version_number, fingerprint
+    FROM replicas
+    WHERE state = 'ready' OR (state = 'draining' AND unrouted_generation IS NULL)
+    ORDER BY endpoint_id, created_at, id
+    """
+)
+
+_NEXT_GENERATION = text(
+    """
+    INSERT INTO counters (name, value) VALUES (:name, :above + 1)
+    ON CONFLICT (name) DO UPDATE SET value = greatest(counters.value, :above) + 1
+    RETURNING value
+    """
+)
+
 
 async def endpoints(tx: Transaction) -> Sequence[RoutedEndpoint]:
     rows = await tx.execute(_ENDPOINTS, {"starts_max": STARTS_MAX})
@@ -129,20 +150,7 @@ async def endpoints(tx: Transaction) -> Sequence[RoutedEndpoint]:
 
 async def replicas(tx: Transaction) -> Sequence[RoutedReplica]:
     """Ready ones, and draining ones that wait for the table that leaves them out; one query."""
-    rows = await tx.execute(
-        text(
-            """
-            SELECT id, endpoint_id, state = 'ready' AS ready,
-                   CASE state WHEN 'ready' THEN routed_generation ELSE unrouted_generation END
-                       IS NOT NULL AS noted,
-                   slot, coalesce(url, '') AS url, coalesce(incarnation, '') AS incarnation,
-                   digest, version_number, fingerprint
-            FROM replicas
-            WHERE state = 'ready' OR (state = 'draining' AND unrouted_generation IS NULL)
-            ORDER BY endpoint_id, created_at, id
-            """
-        )
-    )
+    rows = await tx.execute(_REPLICAS)
     return [RoutedReplica(*row) for row in rows]
 
 
@@ -151,13 +159,7 @@ async def next_generation(tx: Transaction, name: str, above: int) -> int:
     parameters: Mapping[str, object] = {"name": name, "above": above}
     row = (
         await tx.execute(
-            text(
-                """
-                INSERT INTO counters (name, value) VALUES (:name, :above + 1)
-                ON CONFLICT (name) DO UPDATE SET value = greatest(counters.value, :above) + 1
-                RETURNING value
-                """
-            ),
+            _NEXT_GENERATION,
             parameters,
         )
     ).one()

@@ -19,6 +19,40 @@ _NAMES = tuple(field.name for field in fields(Deployment))
 _COLUMNS = tuple(deployments.c[name] for name in _NAMES)
 _FIXED = frozenset({"id", "endpoint_id", "created_at", "updated_at", "revision"})
 
+_RESTLESS = text(
+    """
+    WITH alive AS (
+        SELECT r.endpoint_id,
+               count(*) AS wanted,
+               count(*) FILTER (
+                   WHERE r.state <> 'ready'
+                     AND (b.id IS NULL
+                          OR (r.version_id, r.settings_digest)
+                             <> (b.version_id, b.settings_digest))
+               ) AS strays
+        FROM replicas r
+        JOIN endpoints e ON e.id = r.endpoint_id
+        LEFT JOIN deployments b ON b.id = e.base_deployment_id
+        WHERE r.state IN ('pending', 'starting', 'warming', 'ready')
+        GROUP BY r.endpoint_id
+    )
+    SELECT e.id
+    FROM endpoints e
+    LEFT JOIN alive a ON a.endpoint_id = e.id
+    WHERE EXISTS (
+              SELECT 1 FROM deployments d
+              WHERE d.endpoint_id = e.id
+                AND d.status IN ('not_started', 'in_progress', 'rolling_back')
+          )
+       OR a.strays > 0
+       OR (e.deleted_at IS NOT NULL AND a.wanted > 0)
+       OR (e.deleted_at IS NULL AND a.wanted > e.replicas)
+       OR (e.deleted_at IS NULL AND e.base_deployment_id IS NOT NULL
+           AND coalesce(a.wanted, 0) < e.replicas)
+    ORDER BY e.id
+    """
+)
+
 
 # What every step of a rollout asks is put together once: that costs more than to ask it.
 _OPEN_OF = (
@@ -204,39 +238,5 @@ async def withdrawn(tx: Transaction, deployment: Deployment) -> bool:
 
 async def restless(tx: Transaction) -> Sequence[str]:
     """Endpoints for which a planner could have something to do; one query, however many endpoints there are."""
-    rows = await tx.execute(
-        text(
-            """
-            WITH alive AS (
-                SELECT r.endpoint_id,
-                       count(*) AS wanted,
-                       count(*) FILTER (
-                           WHERE r.state <> 'ready'
-                             AND (b.id IS NULL
-                                  OR (r.version_id, r.settings_digest)
-                                     <> (b.version_id, b.settings_digest))
-                       ) AS strays
-                FROM replicas r
-                JOIN endpoints e ON e.id = r.endpoint_id
-                LEFT JOIN deployments b ON b.id = e.base_deployment_id
-                WHERE r.state IN ('pending', 'starting', 'warming', 'ready')
-                GROUP BY r.endpoint_id
-            )
-            SELECT e.id
-            FROM endpoints e
-            LEFT JOIN alive a ON a.endpoint_id = e.id
-            WHERE EXISTS (
-                      SELECT 1 FROM deployments d
-                      WHERE d.endpoint_id = e.id
-                        AND d.status IN ('not_started', 'in_progress', 'rolling_back')
-                  )
-               OR a.strays > 0
-               OR (e.deleted_at IS NOT NULL AND a.wanted > 0)
-               OR (e.deleted_at IS NULL AND a.wanted > e.replicas)
-               OR (e.deleted_at IS NULL AND e.base_deployment_id IS NOT NULL
-                   AND coalesce(a.wanted, 0) < e.replicas)
-            ORDER BY e.id
-            """
-        )
-    )
+    rows = await tx.execute(_RESTLESS)
     return rows.scalars().all()

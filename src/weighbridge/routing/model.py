@@ -5,7 +5,7 @@ import msgspec
 from weighbridge.routing.limits import NO_LIMITS, UsageLimits
 from weighbridge.routing.options import Affinity
 
-SLOTS_MAX = 4096
+SLOTS_MAX = 16_384
 """Replica slots of the shared in-flight counts; also the most replicas one installation runs."""
 
 

@@ -38,6 +38,7 @@ from weighbridge.routing.tokens import load_pepper
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.runtimes.processes import hold_lock
 from weighbridge.runtimes.wire import private_listener
+from weighbridge.server.figures import FiguresWriter
 from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
 from weighbridge.storage.database import Database
@@ -213,6 +214,7 @@ def _loops(
         "replicas": replicas.reconcile,
         "routes": routes.reconcile,
         "usage": usage.reconcile,
+        "figures": FiguresWriter(database, parts.store, settings.paths.figures_file).reconcile,
         "receipts": sealing.reconcile,
     }
     pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)

@@ -10,6 +10,32 @@ from weighbridge.storage.database import Transaction
 LEASE_TTL_S = 15.0
 LEASE_RENEW_S = 5.0
 
+_ACQUIRE = text(
+    """
+    INSERT INTO leases (name, holder, epoch, expires_at)
+    VALUES (:name, :holder, 1, clock_timestamp() + make_interval(secs => :ttl))
+    ON CONFLICT (name) DO UPDATE
+        SET holder = :holder, epoch = leases.epoch + 1,
+            expires_at = clock_timestamp() + make_interval(secs => :ttl)
+        WHERE leases.expires_at < clock_timestamp() OR leases.holder = :holder
+    RETURNING epoch
+    """
+)
+
+_RENEW = text(
+    """
+    UPDATE leases SET expires_at = clock_timestamp() + make_interval(secs => :ttl)
+    WHERE name = :name AND epoch = :epoch AND expires_at >= clock_timestamp()
+    """
+)
+
+_REQUIRE = text(
+    """
+    SELECT 1 FROM leases
+    WHERE name = :name AND epoch = :epoch AND expires_at >= clock_timestamp() FOR SHARE
+    """
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -28,17 +54,7 @@ async def acquire(
     """
     row = (
         await tx.execute(
-            text(
-                """
-                INSERT INTO leases (name, holder, epoch, expires_at)
-                VALUES (:name, :holder, 1, clock_timestamp() + make_interval(secs => :ttl))
-                ON CONFLICT (name) DO UPDATE
-                    SET holder = :holder, epoch = leases.epoch + 1,
-                        expires_at = clock_timestamp() + make_interval(secs => :ttl)
-                    WHERE leases.expires_at < clock_timestamp() OR leases.holder = :holder
-                RETURNING epoch
-                """
-            ),
+            _ACQUIRE,
             {"name": name, "holder": holder, "ttl": ttl_s},
         )
     ).one_or_none()
@@ -48,12 +64,7 @@ async def acquire(
 async def renew(tx: Transaction, lease: Lease, *, ttl_s: float = LEASE_TTL_S) -> bool:
     """Keep a lease; False means that it is lost and every decision made under it is void."""
     result = await tx.execute(
-        text(
-            """
-            UPDATE leases SET expires_at = clock_timestamp() + make_interval(secs => :ttl)
-            WHERE name = :name AND epoch = :epoch AND expires_at >= clock_timestamp()
-            """
-        ),
+        _RENEW,
         {"name": lease.name, "epoch": lease.epoch, "ttl": ttl_s},
     )
     return result.rowcount == 1
@@ -70,12 +81,7 @@ async def require(tx: Transaction, lease: Lease) -> None:
     """Fence this transaction: StaleError unless the lease is still held, and nobody takes it before commit."""
     row = (
         await tx.execute(
-            text(
-                """
-                SELECT 1 FROM leases
-                WHERE name = :name AND epoch = :epoch AND expires_at >= clock_timestamp() FOR SHARE
-                """
-            ),
+            _REQUIRE,
             {"name": lease.name, "epoch": lease.epoch},
         )
     ).one_or_none()

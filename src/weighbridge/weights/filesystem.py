@@ -53,13 +53,14 @@ class FilesystemStore:
         self.verifications = Verifications(root / "verified")
         self.locks = Locks(root / "locks")
         self._collector = Collector(self._blobs, root / "aside", self._named)
-        for directory in (
-            self._blobs,
-            self._manifests,
-            self._versions,
-            self._staging,
-        ):
-            directory.mkdir(parents=True, exist_ok=True)
+        made = [
+            ensure_directory(directory)
+            for directory in (self._blobs, self._manifests, self._versions, self._staging)
+        ]
+        if any(made):
+            # What is published in them later is no more durable than they are.
+            fsync_directory(root)
+            fsync_directory(root.parent)
 
     def has_blob(self, digest: str) -> bool:
         return self.blob_path(digest).is_file()

@@ -171,6 +171,18 @@ def test_a_worker_that_joins_knows_what_the_others_used(host: Host) -> None:
     assert passed(host, 0, limits, 5) == 0
 
 
+def test_what_the_last_view_goes_on_with_has_everybody_s_charges(host: Host) -> None:
+    limits = UsageLimits(requests_day=60)
+    first, _ = host.start(0), host.start(1)
+    admission = ask(first, limits)
+    assert passed(host, 1, limits, 20) == 20
+    host.time_s += 0.1
+    first.settle(admission, 10, answered=True)
+    host.quotas.clear()
+    host.start(0)
+    assert passed(host, 0, limits, 60) == 39
+
+
 def test_a_changed_limit_counts_for_what_was_used_before(host: Host) -> None:
     quotas = host.start(0)
     assert passed(host, 0, UsageLimits(requests_day=10), 20) == 10

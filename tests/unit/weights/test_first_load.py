@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -92,11 +93,18 @@ def test_a_long_hashing_is_waited_for_by_asking_again(
     manifest = published(FilesystemStore(tmp_path / "store"))
     marks = LoadMarks(tmp_path / "marks")
     versions = NodeVersions(FilesystemStore(tmp_path / "store", marks), marks)
-    monkeypatch.setattr(node_versions, "QUICK_S", 0.0)
-    monkeypatch.setattr(node_versions, "FULL_RATE", 100.0)
+    may_go_on = Event()
+    real = node_versions.hash_at_rate
+
+    def slow(*arguments: object) -> str:
+        assert may_go_on.wait(LIMIT_S)
+        return real(*arguments)
+
+    monkeypatch.setattr(node_versions, "hash_at_rate", slow)
     with pytest.raises(UnavailableError) as refusal:
         versions.version_dir(manifest.digest)
     assert refusal.value.code == "weights_on_their_way"
+    may_go_on.set()
     assert load(versions, manifest).is_dir()
     versions.close()
 

@@ -149,6 +149,9 @@ class Quotas:
         cells = self._cells
         for subject in admission.subjects:
             self._refill(subject, now_s)
+            if self._others:
+                # The newest view is what a restart goes on from, so it must have everybody's charges.
+                self._take_in(subject)
             row = subject.row
             cells[row + IN_FLIGHT] -= 1
             cells[row + TOKENS] += more

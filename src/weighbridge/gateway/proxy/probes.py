@@ -1,5 +1,6 @@
 """The operator's listener, in the gateway's parent: /livez, /readyz and /metrics."""
 
+import time
 from pathlib import Path
 
 from weighbridge.errors import WeighbridgeError
@@ -10,6 +11,12 @@ from weighbridge.gateway.wire.visits import Client, Visit
 
 _TEXT = b"content-type: text/plain; charset=utf-8\r\n"
 _PROMETHEUS = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
+
+
+CONTROL_FIGURES = "control.prom"
+"""Written by the control process; `DataDir.figures_file`."""
+FIGURES_AGE_MAX_S = 60.0
+"""Older ones are of a control process that is gone."""
 
 
 class ProbeSite:
@@ -39,7 +46,8 @@ class _ProbeVisit:
         elif self._path == "/readyz":
             self._client.answer(503, _TEXT, b"no worker has loaded its tables yet\n")
         elif self._path == "/metrics":
-            self._client.answer(200, _PROMETHEUS, prometheus_text(workers).encode())
+            text = prometheus_text(workers).encode() + _control_figures(self._run)
+            self._client.answer(200, _PROMETHEUS, text)
         else:
             self._client.answer(404, _TEXT, b"")
 
@@ -58,3 +66,12 @@ class _ProbeVisit:
 
     def let_go(self) -> None:
         """As `held_back`."""
+
+
+def _control_figures(run: Path) -> bytes:
+    path = run / CONTROL_FIGURES
+    try:
+        fresh = time.time() - path.stat().st_mtime <= FIGURES_AGE_MAX_S
+        return path.read_bytes() if fresh else b""
+    except FileNotFoundError:
+        return b""

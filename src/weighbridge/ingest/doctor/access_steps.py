@@ -13,6 +13,7 @@ from weighbridge.ingest.s3.access import S3Access, located
 from weighbridge.ingest.s3.faults import SourceError
 from weighbridge.ingest.s3.policies import (
     SERVER_UNKNOWN,
+    WRONG_EXTERNAL_ID,
     Reader,
     Statement,
     list_statement,
@@ -22,8 +23,6 @@ from weighbridge.ingest.s3.policies import (
 )
 
 log = structlog.get_logger()
-
-WRONG_EXTERNAL_ID = "weighbridge-doctor-wrong-external-id"
 
 Listed = Mapping[str, Any]
 """One entry of a listing, or the answer of a HEAD, as botocore gives it."""

@@ -8,7 +8,7 @@ import urllib3.exceptions
 from botocore.exceptions import BotoCoreError, ClientError
 
 from weighbridge.ingest.doctor.model import LookAlike, Step
-from weighbridge.ingest.s3.faults import SourceError, translate
+from weighbridge.ingest.s3.faults import UNREADABLE, SourceError, translate
 from weighbridge.ingest.s3.policies import Reader, Statement
 
 PROBE_S = 12.0
@@ -56,7 +56,7 @@ class Asking:
             raise TimeIsUpError
         try:
             return call(self.client)
-        except _FAULTS as error:
+        except (*_FAULTS, *UNREADABLE) as error:
             raise translate(error, self.reader, operation, key) from error
 
     def page(self, prefix: str, *, pays: bool = False) -> Any:

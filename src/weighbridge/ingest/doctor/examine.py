@@ -24,7 +24,7 @@ from weighbridge.ingest.s3.access import S3Access
 from weighbridge.ingest.s3.faults import SourceError
 from weighbridge.ingest.s3.policies import Reader
 from weighbridge.ingest.s3.source import Source
-from weighbridge.ingest.s3.survey import pin_folder, read_headers, tensor_files
+from weighbridge.ingest.s3.survey import is_proven, pin_folder, read_headers, tensor_files
 from weighbridge.storage.database import Database
 from weighbridge.weights.shard_index import Problem
 from weighbridge.weights.verdict import Wish, judge
@@ -67,6 +67,9 @@ class Doctor:
             async with self.database.begin() as tx:
                 await bindings.require(tx, reader, org.id)
                 bound = await bindings.bound_to(tx, reader, org.id)
+                asked = await bindings.needs_proof(tx, reader, org.id)
+            if asked and reader.shared and not await asyncio.to_thread(self._proven, reader):
+                raise bindings.unproven(reader)
         except SourceError as error:
             return Report((Step("bucket", False, error.message, error.code),))
         # Through a role that other orgs share, names beside the folder are shown to the bucket's org alone.
@@ -75,14 +78,23 @@ class Doctor:
         await asyncio.to_thread(self._probe, asking, looks_around)
         verdict = None
         if all(step.ok for step in asking.steps):
+            open_role = any(step.code == "ROLE_OPEN" for step in asking.steps)
             try:
                 async with self.database.begin() as tx:
-                    await bindings.bind(tx, reader, org.id)
+                    # A role that lets others in proves nothing.
+                    if not open_role or not await bindings.needs_proof(tx, reader, org.id):
+                        await bindings.bind(tx, reader, org.id)
             except SourceError as error:
                 return Report((Step("bucket", False, error.message, error.code),))
             if wish is not None:
                 verdict = await asyncio.to_thread(self._judge, asking, wish)
         return Report(tuple(asking.steps), tuple(asking.look_alikes), verdict)
+
+    def _proven(self, reader: Reader) -> bool:
+        """An org's own role is examined by a step of its own; here it is about the shared one."""
+        if not self.access.owner_is_proven:
+            return True
+        return is_proven(self.access.hurried(), reader, _LIMITS, Pulse(self.monotonic))
 
     def _probe(self, asking: Asking, looks_around: bool) -> None:
         access = self.access.hurried()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import awscrt.checksums
 from blake3 import blake3
 
+COMBINED = frozenset(["crc64nvme", "crc32c", "crc32"])
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -48,17 +50,19 @@ class Sums:
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """The checksum S3 states of a whole object."""
+    """A checksum that S3 states of a whole object and that combines from its parts'."""
 
     algorithm: str
     value: int
 
     @staticmethod
     def parse(text: str | None) -> "Stated | None":
-        if text is None:
-            return None
-        algorithm, _, value = text.partition(":")
-        return Stated(algorithm, int.from_bytes(base64.b64decode(value), "big"))
+        """The first of them, which is the strongest; None where there is none."""
+        for one in (text or "").split(" "):
+            algorithm, _, value = one.partition(":")
+            if algorithm in COMBINED:
+                return Stated(algorithm, int.from_bytes(base64.b64decode(value), "big"))
+        return None
 
     def is_of(self, parts: Sequence[Part]) -> bool:
         """Whether the parts, in order, are an object with this checksum."""

@@ -39,6 +39,6 @@ class Turn:
 
 def identity(org_id: str, bucket: str, file: PinnedFile) -> str:
     """Equal for two files that are surely the same content, as far as S3 tells."""
-    if file.checksum is not None and file.checksum.startswith("crc64nvme:"):
-        return f"{org_id}:{file.checksum}:{file.size_bytes}"
+    if file.content_checksum is not None:
+        return f"{org_id}:{file.content_checksum}:{file.size_bytes}"
     return f"{org_id}:{bucket}:{file.ident}"

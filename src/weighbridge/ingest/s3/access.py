@@ -46,6 +46,7 @@ class S3Access:
         self._endpoint_url = settings.s3_endpoint_url
         self._region = settings.s3_region
         self._role_arn = settings.s3_role_arn
+        self.owner_is_proven = settings.s3_bucket_owner == "proven"
         self._store_bucket = (settings.store_url or "").removeprefix("s3://").partition("/")[0]
         self._session_s = settings.s3_role_session_s
         # Shared because reading botocore's service descriptions is most of a client's cost.

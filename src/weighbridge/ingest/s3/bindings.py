@@ -1,5 +1,6 @@
 """Which org has proven that it may read a bucket (T7): SQL only, nothing here commits."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import text
 
 from weighbridge.ingest.s3.faults import SourceError
-from weighbridge.ingest.s3.policies import Reader
+from weighbridge.ingest.s3.policies import Reader, bucket_policy, trust_policy
 from weighbridge.storage.database import Transaction
 
 
@@ -25,6 +26,14 @@ async def require(tx: Transaction, reader: Reader, org_id: str) -> None:
     """SourceError BUCKET_BOUND where the shared role would read another org's bucket for this one."""
     if reader.shared and await _owner(tx, reader.source.bucket) not in (None, org_id):
         raise bucket_bound(reader)
+
+
+async def needs_proof(tx: Transaction, reader: Reader, org_id: str) -> bool:
+    """Whether the org has yet to show that the reader is let in for it alone; with one org there is nobody else."""
+    if await _owner(tx, reader.source.bucket) == org_id:
+        return False
+    orgs = await tx.execute(text("SELECT count(*) FROM orgs"))
+    return int(orgs.scalar_one()) > 1
 
 
 async def bind(tx: Transaction, reader: Reader, org_id: str) -> None:
@@ -68,6 +77,26 @@ async def release(tx: Transaction, bucket: str) -> bool:
         text("DELETE FROM bucket_bindings WHERE bucket = :bucket"), {"bucket": bucket}
     )
     return result.rowcount == 1
+
+
+def unproven(reader: Reader) -> SourceError:
+    """The bucket, or the role, lets others in who are not this org."""
+    if reader.role_arn is not None and not reader.shared:
+        return SourceError(
+            f"The role {reader.role_arn} can be assumed with a wrong external id, so others could read through it. "
+            f"Its trust policy must be: {json.dumps(trust_policy(reader))}",
+            code="ROLE_OPEN",
+        )
+    how = (
+        f"Replace what its policy allows {reader.role_arn} by: {json.dumps(bucket_policy(reader))}"
+        if reader.role_arn is not None
+        else "Ask your operator to set a role of your own that the bucket's owner lets in."
+    )
+    return SourceError(
+        f"Nothing shows that the bucket {reader.source.bucket} is your organization's: other organizations of this "
+        f"server are let in like you. {how}",
+        code="BUCKET_UNPROVEN",
+    )
 
 
 def bucket_bound(reader: Reader) -> SourceError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import botocore.exceptions
+import botocore.parsers
 import urllib3.exceptions
 
 from weighbridge.errors import WeighbridgeError
@@ -70,39 +71,50 @@ _NETWORK_ERRORS = (
 )
 
 
+UNREADABLE = (ValueError, botocore.parsers.ResponseParserError)
+"""What botocore raises for an answer that is not what its description says."""
+
+
 def translate(error: Exception, reader: Reader, operation: str, key: str | None) -> SourceError:
     """The SourceError for what botocore or its transport raised; re-raises what is neither's."""
     match error:
         case SourceError():
-            return error
+            fault = error
         case botocore.exceptions.ClientError():
-            return _from_answer(error, reader, operation, key)
+            fault = _from_answer(error, reader, operation, key)
         case (
             botocore.exceptions.NoCredentialsError() | botocore.exceptions.PartialCredentialsError()
         ):
-            return SourceError(
+            fault = SourceError(
                 "The Weighbridge server has no AWS credentials of its own. Its operator must supply them.",
                 code="NO_CREDENTIALS",
             )
         case botocore.exceptions.SSLError():
-            return SourceError(
+            fault = SourceError(
                 f"The TLS certificate of the S3 service for {reader.source.bucket} is not trusted: "
                 "the operator must check WEIGHBRIDGE_S3_ENDPOINT_URL and the CA bundle.",
                 code="TLS",
             )
         case botocore.exceptions.BotoCoreError() if not isinstance(error, _NETWORK_ERRORS):
-            return SourceError(
+            fault = SourceError(
                 f"{operation} on {reader.source} could not be asked: {shown(str(error), 200)}",
                 code="S3_REQUEST",
             )
         case _ if isinstance(error, _NETWORK_ERRORS):
-            return SourceError(
+            fault = SourceError(
                 f"The S3 service for {reader.source.bucket} did not answer {operation} ({type(error).__name__}).",
                 code="UNREACHABLE",
                 retry=Retry.TRANSIENT,
             )
+        case _ if isinstance(error, UNREADABLE):
+            fault = SourceError(
+                f"The S3 service answered {operation} on {reader.source} with something that cannot be read: "
+                f"{shown(str(error), 200)}",
+                code="S3_PROTOCOL",
+            )
         case _:
             raise error
+    return fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +192,8 @@ def _gone(answer: _Answer) -> SourceError:
 
 def _expired(answer: _Answer) -> SourceError:
     return SourceError(
-        f"The credentials for {answer.reader.source} expired.",
+        f"The S3 service calls the credentials for {answer.reader.source} expired, new ones too. "
+        "The operator must check the server's clock.",
         code="TOKEN_EXPIRED",
         retry=Retry.TRANSIENT,
     )
@@ -246,6 +259,7 @@ def _who(reader: Reader) -> str:
 
 
 _RULES: tuple[tuple[Callable[[_Answer], bool], Callable[[_Answer], SourceError]], ...] = (
+    (lambda a: a.operation == "AssumeRole" and a.code in _EXPIRED_CODES, _bad_identity),
     (lambda a: a.code in _EXPIRED_CODES, _expired),
     (lambda a: a.transient, _unavailable),
     (lambda a: a.operation == "AssumeRole" and a.code in _IDENTITY_CODES, _bad_identity),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from blake3 import blake3
 
@@ -11,6 +11,7 @@ from weighbridge.ingest.model import S3Prefix
 
 SESSION_POLICY_CHARACTERS_MAX = 2048
 POLICY_VERSION = "2012-10-17"
+WRONG_EXTERNAL_ID = "weighbridge-wrong-external-id"
 SERVER_UNKNOWN = "<the identity of the Weighbridge server>"
 
 Statement = Mapping[str, object]
@@ -24,6 +25,13 @@ class Reader:
     role_arn: str | None
     external_id: str
     shared: bool = False
+    stranger: bool = False
+
+    def as_stranger(self) -> "Reader":
+        """Who must be refused if the bucket, or the role, is to be this org's alone (T7)."""
+        if self.shared:
+            return replace(self, stranger=True)
+        return replace(self, external_id=WRONG_EXTERNAL_ID, stranger=True)
 
     @property
     def partition(self) -> str:
@@ -36,7 +44,8 @@ class Reader:
     @property
     def session_name(self) -> str:
         """Names the org in every session, so that a bucket's policy can tell orgs apart where they share a role."""
-        return f"weighbridge-{blake3(self.external_id.encode()).hexdigest()[:20]}"
+        name = f"{self.external_id} a stranger" if self.stranger else self.external_id
+        return f"weighbridge-{blake3(name.encode()).hexdigest()[:20]}"
 
     @property
     def principal(self) -> str:

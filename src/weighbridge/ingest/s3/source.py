@@ -3,13 +3,13 @@
 All calls block. They retry inside the limits of reliability B1 and stop when the pulse is stopped.
 """
 
-import base64
 import http.client
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import structlog
@@ -18,10 +18,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.response import StreamingBody
 
 from weighbridge.errors import InvalidError
+from weighbridge.ingest.content import stated_checksums
 from weighbridge.ingest.model import ListedObject, PinnedFile, SyncLimits
 from weighbridge.ingest.pulse import Pulse
 from weighbridge.ingest.s3.access import LOOKS_PARALLEL, S3Access
 from weighbridge.ingest.s3.faults import (
+    UNREADABLE,
     Retry,
     SourceError,
     archived,
@@ -47,13 +49,6 @@ _FAULTS = (
     OSError,
 )
 _ARCHIVES = frozenset(["GLACIER", "DEEP_ARCHIVE"])
-_CHECKSUMS = {
-    "crc64nvme": ("ChecksumCRC64NVME", 12),
-    "crc32c": ("ChecksumCRC32C", 8),
-    "crc32": ("ChecksumCRC32", 8),
-}
-"""Full-object checksums that combine from parts, strongest first: the answer's member, its base64 length."""
-
 HEAD_BYTES = 64 * 1024
 """First read of a tensor file: most headers are shorter, and what is read beyond them is lost."""
 
@@ -110,6 +105,16 @@ class Source:
                 )
         return list(objects.values()), folders
 
+    def may_list(self) -> bool:
+        """False when the reader is refused; any other fault is raised."""
+        try:
+            self._list_page(None)
+        except SourceError as error:
+            if error.code in {"ROLE_ACCESS_DENIED", "LIST_ACCESS_DENIED"}:
+                return False
+            raise
+        return True
+
     def pin(self, item: ListedObject, path: str) -> PinnedFile:
         """The object as it is now, by HEAD: what all later reads insist on. SourceError ARCHIVED, SOURCE_CHANGED."""
         answer = self._ask(
@@ -126,6 +131,8 @@ class Source:
             raise archived(self._uri(item.key))
         if not answer.get("ETag"):
             raise _protocol(self._uri(item.key), "HEAD without an ETag")
+        if answer.get("ContentLength") is None:
+            raise _protocol(self._uri(item.key), "HEAD without a size")
         version = answer.get("VersionId")
         return PinnedFile(
             key=item.key,
@@ -133,8 +140,18 @@ class Source:
             size_bytes=int(answer["ContentLength"]),
             etag=answer["ETag"],
             s3_version_id=None if version == "null" else version,
-            checksum=_checksum(answer),
+            checksum=stated_checksums(answer, partial(self._first_part_bytes, item.key)),
         )
+
+    def _first_part_bytes(self, key: str) -> int:
+        answer = self._ask(
+            "HeadObject",
+            key,
+            lambda client: client.head_object(
+                Bucket=self._reader.source.bucket, Key=key, PartNumber="1"
+            ),
+        )
+        return int(answer.get("ContentLength") or 0)
 
     def each(self, call: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
         """`call` of each item, some at a time, in order; the first failure stops the rest."""
@@ -279,7 +296,7 @@ class Source:
             self._pulse.check()
             try:
                 answer = call(self._current_client())
-            except _FAULTS as error:
+            except (*_FAULTS, *UNREADABLE) as error:
                 failures += 1
                 if _throttled(error):
                     self._pulse.slow_down()
@@ -353,25 +370,6 @@ def _read_into(body: Body | StreamingBody, view: memoryview) -> int:
     chunk = body.read(len(view))
     view[: len(chunk)] = chunk
     return len(chunk)
-
-
-def _checksum(answer: Mapping[str, Any]) -> str | None:
-    if answer.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT":
-        return None
-    for algorithm, (member, length) in _CHECKSUMS.items():
-        value = answer.get(member, "")
-        # A composite one ends in -<parts>; some services answer with the wrong length.
-        if len(value) == length and "-" not in value and _is_base64(value):
-            return f"{algorithm}:{value}"
-    return None
-
-
-def _is_base64(text: str) -> bool:
-    try:
-        base64.b64decode(text, validate=True)
-    except ValueError:
-        return False
-    return True
 
 
 def _protocol(what: str, reason: str) -> SourceError:

@@ -44,6 +44,7 @@ _MEMBERS = {
     "x-amz-checksum-crc32c": "ChecksumCRC32C",
     "x-amz-checksum-crc32": "ChecksumCRC32",
     "x-amz-checksum-sha256": "ChecksumSHA256",
+    "x-amz-checksum-sha1": "ChecksumSHA1",
     "x-amz-server-side-encryption": "ServerSideEncryption",
     "x-amz-server-side-encryption-aws-kms-key-id": "SSEKMSKeyId",
     "x-amz-mp-parts-count": "PartsCount",
@@ -51,7 +52,7 @@ _MEMBERS = {
 """Headers of an answer and the names botocore gives them."""
 
 _HEADERS = {"Range": "range", "IfMatch": "if-match", "ChecksumMode": "x-amz-checksum-mode"}
-_QUERY = {"VersionId": "versionId"}
+_QUERY = {"VersionId": "versionId", "PartNumber": "partNumber"}
 
 
 class WiredClient:
@@ -110,6 +111,8 @@ class Body:
         if self._answer.isclosed() and not self._answer.will_close:
             self._wire.keep(kept)
         else:
+            # An answer without a length has taken the socket over.
+            self._answer.close()
             kept.close()
 
 
@@ -176,7 +179,8 @@ class _Wire:
         for name, value in answer.getheaders():
             if member := _MEMBERS.get(name.lower()):
                 found[member] = value
-        if length := answer.getheader("Content-Length"):
+        length = answer.getheader("Content-Length", "")
+        if length.isdecimal():
             found["ContentLength"] = int(length)
         return found
 
