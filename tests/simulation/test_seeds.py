@@ -4,7 +4,7 @@ import pytest
 
 from simulation_process import simulate
 
-SEEDS = 400
+SEEDS = 800
 LANES = 8
 """Test cases, so that they spread over the workers of a run."""
 

@@ -43,21 +43,23 @@ def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Replica]:
     return [_replica(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name
 
 
+_WATCHED = (
+    select(
+        *_COLUMNS,
+        deployments.c.org_id.label("org_id"),
+        deployments.c.engine.label("engine"),
+        model_versions.c.bytes_total.label("size_bytes"),
+        replicas.c.probes.is_not(None).label("examined"),
+    )
+    .join(deployments, deployments.c.id == replicas.c.deployment_id)
+    .join(model_versions, model_versions.c.id == replicas.c.version_id)
+    .where(replicas.c.state.not_in(FINAL))
+    .order_by(replicas.c.created_at, replicas.c.id)
+)
+
+
 async def watched(tx: Transaction) -> list[Watched]:
     """Every replica that is not final, oldest first."""
-    query = (
-        select(
-            *_COLUMNS,
-            deployments.c.org_id.label("org_id"),
-            deployments.c.engine.label("engine"),
-            model_versions.c.bytes_total.label("size_bytes"),
-            replicas.c.probes.is_not(None).label("examined"),
-        )
-        .join(deployments, deployments.c.id == replicas.c.deployment_id)
-        .join(model_versions, model_versions.c.id == replicas.c.version_id)
-        .where(replicas.c.state.not_in(FINAL))
-        .order_by(replicas.c.created_at, replicas.c.id)
-    )
     return [
         Watched(
             replica=_replica(row._mapping),  # noqa: SLF001 - SQLAlchemy's public name
@@ -66,7 +68,7 @@ async def watched(tx: Transaction) -> list[Watched]:
             size_bytes=row.size_bytes,
             examined=row.examined,
         )
-        for row in await tx.execute(query)
+        for row in await tx.execute(_WATCHED)
     ]
 
 
