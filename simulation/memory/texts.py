@@ -66,6 +66,8 @@ def _ttl(tx: Transaction, p: Parameters) -> object:
         SET holder = :holder, epoch = leases.epoch + 1,
             expires_at = clock_timestamp() + make_interval(secs => :ttl)
         WHERE leases.expires_at < clock_timestamp() OR leases.holder = :holder
+           -- written before the server's clock was set back
+           OR leases.expires_at > clock_timestamp() + make_interval(secs => :ttl)
     RETURNING epoch
     """
 )
@@ -77,7 +79,8 @@ def acquire_lease(tx: Transaction, p: Parameters) -> Answer:
         wanted = {"name": p["name"], "holder": p["holder"], "epoch": 1, "expires_at": _ttl(tx, p)}
         tx.insert("leases", wanted)
         return Answer(("epoch",), [(1,)], 1)
-    if not (_before(row["expires_at"], tx) or row["holder"] == p["holder"]):
+    ahead = row["expires_at"] > _ttl(tx, p)  # type: ignore[operator]  # times
+    if not (_before(row["expires_at"], tx) or row["holder"] == p["holder"] or ahead):
         return Answer(("epoch",), [], 0)
     epoch = number(row["epoch"]) + 1
     change = {"holder": p["holder"], "epoch": epoch, "expires_at": _ttl(tx, p)}

@@ -18,6 +18,8 @@ _ACQUIRE = text(
         SET holder = :holder, epoch = leases.epoch + 1,
             expires_at = clock_timestamp() + make_interval(secs => :ttl)
         WHERE leases.expires_at < clock_timestamp() OR leases.holder = :holder
+           -- written before the server's clock was set back
+           OR leases.expires_at > clock_timestamp() + make_interval(secs => :ttl)
     RETURNING epoch
     """
 )
@@ -50,7 +52,8 @@ async def acquire(
     """Take a free or expired lease, or one this very holder left behind; None while another has it.
 
     Each acquisition raises the epoch, so what an earlier holder still tries is refused by `require`. A
-    holder's name must be one that two live processes cannot share.
+    holder's name must be one that two live processes cannot share. A lease that ends later than any made now
+    counts as expired (D6).
     """
     row = (
         await tx.execute(

@@ -57,7 +57,11 @@ async def test_failures_of_long_ago_do_not_slow_the_next_replacement_down(
         await machine.rollouts().reconcile()
         for pending in await machine.rows(ReplicaState.PENDING):
             async with machine.database.begin() as tx:
-                await store.save(tx, pending, replace(pending, state=ReplicaState.STOPPING))
+                leaving = replace(pending, state=ReplicaState.STOPPING)
+                await store.save(tx, pending, leaving)
+                leaving = replace(leaving, revision=pending.revision + 1)
+                # Until then it holds its slot, and nothing replaces it.
+                await store.save(tx, leaving, replace(leaving, state=ReplicaState.STOPPED))
     await fail(machine, "new", timedelta(seconds=2))
     await machine.rollouts().reconcile()
     assert len(await machine.rows(ReplicaState.PENDING)) == 1

@@ -42,6 +42,16 @@ async def test_a_restarted_holder_takes_its_own_lease_at_once_and_fences_its_for
             await lease.require(tx, before)
 
 
+async def test_a_lease_from_before_the_clock_was_set_back_is_free(database: Database) -> None:
+    """Its holder may be dead, and nobody would lead for as long as the clock jumped (D6)."""
+    async with database.begin() as tx:
+        first = await lease.acquire(tx, "controller", "a", ttl_s=86_400)
+        second = await lease.acquire(tx, "controller", "b")
+    assert first is not None
+    assert second is not None
+    assert second.epoch == first.epoch + 1
+
+
 async def test_a_released_lease_is_free(database: Database) -> None:
     async with database.begin() as tx:
         held = await lease.acquire(tx, "controller", "a")
