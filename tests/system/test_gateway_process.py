@@ -65,7 +65,9 @@ class Load:
         except aiohttp.ClientError as error:
             self.faults.append(repr(error))
             return
-        parts = [part.removeprefix("data: ") for part in text.strip().split("\n\n")]
+        events = text.strip().split("\n\n")
+        # A stream that stalls for long gets comments.
+        parts = [event.removeprefix("data: ") for event in events if not event.startswith(":")]
         if answer.status != 200 or parts[-1] != "[DONE]":
             self.faults.append(f"{answer.status} {parts[-1]}")
             return

@@ -13,14 +13,13 @@ import structlog
 
 from weighbridge.clock import Clock
 from weighbridge.errors import SetupError
-from weighbridge.gateway.options import Options, read_options
+from weighbridge.gateway.options import EXIT_SETUP, Options, read_options
 from weighbridge.gateway.port import DataDirLock, PortReservation, listen
 from weighbridge.gateway.proxy.probes import ProbeSite
 from weighbridge.gateway.wire.client import Clients
 from weighbridge.gateway.wire.limits import Limits
 from weighbridge.gateway.wire.outbox import Outbox
 from weighbridge.gateway.wire.timers import Timers
-from weighbridge.gateway.worker import EXIT_SETUP
 from weighbridge.routing.acks import WORKERS_MAX, GatewayView, clear_column, open_acks
 from weighbridge.settings import Settings
 from weighbridge.telemetry.logs import configure_logs

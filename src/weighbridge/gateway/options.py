@@ -7,6 +7,9 @@ from pathlib import Path
 
 from weighbridge.settings import DataDir, Settings
 
+EXIT_SETUP = 78
+"""EX_CONFIG of sysexits.h: starting again without a change will not help."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:

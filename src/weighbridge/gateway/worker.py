@@ -26,7 +26,7 @@ from weighbridge.gateway.limits.quotas import Quotas
 from weighbridge.gateway.limits.turns import QueueLimits, Turns
 from weighbridge.gateway.metrics.access import AccessLog
 from weighbridge.gateway.metrics.figures import Figures, WorkerFigures, write_figures
-from weighbridge.gateway.options import Options, read_options
+from weighbridge.gateway.options import EXIT_SETUP, Options, read_options
 from weighbridge.gateway.port import listen
 from weighbridge.gateway.proxy.answering import Desk
 from weighbridge.gateway.proxy.choosing import COLUMNS_REFRESH_S, Choice
@@ -47,8 +47,6 @@ from weighbridge.usage.spool import Spool
 
 log = structlog.get_logger()
 
-EXIT_SETUP = 78
-"""EX_CONFIG of sysexits.h: starting again without a change will not help."""
 DRAIN_POLL_S = 0.05
 COLLECTOR_THRESHOLDS = (20_000, 20, 50)
 """Requests leave no reference cycles, so the collector need not look for them after every few."""
