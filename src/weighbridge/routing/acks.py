@@ -1,8 +1,8 @@
 """Shared memory between gateway workers and the control plane: applied generations and in-flight counts.
 
 One column per worker, written by that worker alone, so there are no locks. A reader sums the columns of the
-workers that live. Worker w's column: pid, start time, routes generation, keys generation, then one in-flight
-count per replica slot.
+workers that live. Worker w's column: a head (pid, start time, routes generation, keys generation) and one
+in-flight count per replica slot. The heads lie together: who asks which workers live touches no counts.
 """
 
 import mmap
@@ -17,14 +17,14 @@ from pathlib import Path
 from weighbridge.routing.model import SLOTS_MAX
 
 WORKERS_MAX = 64
-_MAGIC = b"WBACKS01"
+_MAGIC = b"WBACKS02"
 _HEADER_BYTES = 64
 _WORKER_HEAD = struct.Struct("<qqqq")  # pid, start time in clock ticks, routes gen, keys gen
-_COUNTS_OFFSET = 64
+_HEAD_BYTES = 64
+_COUNTS_OFFSET = 8192
 _COUNT_BYTES = 4
 _COUNTS_BYTES = SLOTS_MAX * _COUNT_BYTES
-_COLUMN_BYTES = _COUNTS_OFFSET + _COUNTS_BYTES
-FILE_BYTES = _HEADER_BYTES + WORKERS_MAX * _COLUMN_BYTES
+FILE_BYTES = _COUNTS_OFFSET + WORKERS_MAX * _COUNTS_BYTES
 
 
 def process_start_ticks(pid: int) -> int | None:
@@ -38,32 +38,39 @@ def process_start_ticks(pid: int) -> int | None:
 
 
 def open_acks(path: Path) -> mmap.mmap:
-    """Map the file, making it (all zero) on first use."""
+    """Map the file, making it (all zero) on first use; one of another layout is begun anew."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        # Zeros: another process is making it at this moment.
+        if os.pread(descriptor, len(_MAGIC), 0) not in (b"", bytes(len(_MAGIC)), _MAGIC):
+            os.ftruncate(descriptor, 0)
         os.ftruncate(descriptor, FILE_BYTES)
         memory = mmap.mmap(descriptor, FILE_BYTES)
     finally:
         os.close(descriptor)
+    # One slot here, one there: what lies beside it need not be read ahead.
+    memory.madvise(mmap.MADV_RANDOM)
     memory[: len(_MAGIC)] = _MAGIC
     return memory
 
 
-def _column_offset(worker: int) -> int:
+def _head_offset(worker: int) -> int:
     if not 0 <= worker < WORKERS_MAX:
         raise ValueError(f"worker {worker} is not in 0..{WORKERS_MAX - 1}")
-    return _HEADER_BYTES + worker * _COLUMN_BYTES
+    return _HEADER_BYTES + worker * _HEAD_BYTES
 
 
 def _counts(memory: mmap.mmap, worker: int) -> "memoryview[int]":
-    start = _column_offset(worker) + _COUNTS_OFFSET
+    start = _COUNTS_OFFSET + worker * _COUNTS_BYTES
     return memoryview(memory)[start : start + _COUNTS_BYTES].cast("i")
 
 
 def clear_column(memory: mmap.mmap, worker: int) -> None:
     """Forget a worker that has died; only its parent may do this, and only once it has been reaped."""
-    offset = _column_offset(worker)
-    memory[offset : offset + _COLUMN_BYTES] = bytes(_COLUMN_BYTES)
+    offset = _head_offset(worker)
+    memory[offset : offset + _HEAD_BYTES] = bytes(_HEAD_BYTES)
+    with _counts(memory, worker) as counts:
+        counts[:] = memoryview(bytes(_COUNTS_BYTES)).cast("i")
 
 
 class WorkerColumn:
@@ -71,7 +78,7 @@ class WorkerColumn:
 
     def __init__(self, memory: mmap.mmap, worker: int, pid: int) -> None:
         self._memory = memory
-        self._offset = _column_offset(worker)
+        self._offset = _head_offset(worker)
         clear_column(memory, worker)
         self.counts = _counts(memory, worker)
         self._head = (pid, process_start_ticks(pid) or 0)
@@ -118,7 +125,7 @@ class GatewayView:
     def _live(self) -> Iterator[tuple[int, WorkerAck]]:
         for worker in range(WORKERS_MAX):
             pid, started, routes, keys = _WORKER_HEAD.unpack_from(
-                self._memory, _column_offset(worker)
+                self._memory, _head_offset(worker)
             )
             if pid and process_start_ticks(pid) == started:
                 yield worker, WorkerAck(pid, routes, keys)

@@ -228,6 +228,18 @@ def test_a_file_of_another_layout_is_begun_anew(tmp_path: Path) -> None:
     assert memory[64:1064] == bytes(1000)
 
 
+def test_a_column_that_is_begun_again_has_forgotten_its_rows(tmp_path: Path) -> None:
+    path = tmp_path / "quotas"
+    column = Column(open_ledger(path), 1)
+    column.begin()
+    rows = [column.insert(subject) for subject in range(1, 1001)]
+    assert all(column.find(subject) == row for subject, row in enumerate(rows, 1))
+    column.begin()
+    assert column.epoch == 2
+    assert not any(column.find(subject) is not None for subject in range(1, 1001))
+    assert column.views() == {}
+
+
 def test_subjects_that_fall_on_one_place_keep_rows_of_their_own(host: Host) -> None:
     column = Column(host.memory, 0)
     subjects = [5 + number * ledger_module.ROWS for number in range(10)]

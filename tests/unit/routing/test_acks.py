@@ -99,6 +99,26 @@ def test_clearing_a_column_leaves_its_neighbours(view, tmp_path):
     assert view.in_flight(4095) == 4
 
 
+def test_a_file_of_another_layout_is_begun_anew(tmp_path):
+    path = tmp_path / "acks"
+    WorkerColumn(open_acks(path), 0, os.getpid()).counts[3] = 1
+    with path.open("r+b") as file:
+        file.write(b"WBACKS01")
+    memory = open_acks(path)
+    assert GatewayView(memory).live_columns() == []
+    assert WorkerColumn(memory, 0, os.getpid()).counts[3] == 0
+    assert path.read_bytes()[:8] != b"WBACKS01"
+
+
+def test_a_file_that_another_process_is_making_is_left_to_it(tmp_path):
+    path = tmp_path / "acks"
+    first = open_acks(path)
+    column = WorkerColumn(first, 0, os.getpid())
+    column.acknowledge(2, 2)
+    first[:8] = bytes(8)
+    assert GatewayView(open_acks(path)).routes_acked() == 2
+
+
 def test_a_reused_pid_is_not_the_worker(view, tmp_path):
     memory = open_acks(tmp_path / "acks")
     column = WorkerColumn(memory, 0, os.getpid())

@@ -2,14 +2,16 @@
 
 A column is a hash table of rows, one per subject (a key or an endpoint): requests in flight, requests and
 tokens charged since the column began, and the worker's view of the six buckets with its time. A reader adds
-up all columns. The file's head holds a stamp that changes when a worker begins. The file outlives processes:
-a worker that starts takes over the newest view of each subject, whoever had it, so a restart forgets no
+up all columns. The file's head holds a stamp that changes when a worker begins, and how often each column was
+begun: a look for workers touches one page, not one of every column. The file outlives processes: a worker that
+starts takes over the newest view of each subject, whoever had it, so a restart forgets no
 quota. After a crash of the machine the file is as old as the kernel's last write-back.
 """
 
 import math
 import mmap
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -26,14 +28,14 @@ IN_FLIGHT, REQUESTS, TOKENS, VIEW_UNIX_S, USED = 1, 2, 3, 4, 5
 """Cells of a row; its hash is cell 0, and six cells from USED on are the buckets, in the order of WINDOWS."""
 _USED_CELLS = 6
 _ROW_CELLS = 16
-_HEAD_CELLS = 16
-_EPOCH = 0
 _CELL_BYTES = 8
-_COLUMN_CELLS = _HEAD_CELLS + ROWS * _ROW_CELLS
+_COLUMN_CELLS = ROWS * _ROW_CELLS
 _COLUMN_BYTES = _COLUMN_CELLS * _CELL_BYTES
-_MAGIC = b"WBUSED01"
+_MAGIC = b"WBUSED02"
 _STAMP_OFFSET = 8
-_FILE_HEAD_BYTES = 64
+_EPOCHS_OFFSET = 64
+_FILE_HEAD_BYTES = 4096
+"""A page, so that columns begin and end with pages."""
 FILE_BYTES = _FILE_HEAD_BYTES + WORKERS_MAX * _COLUMN_BYTES
 
 
@@ -41,12 +43,15 @@ def open_ledger(path: Path) -> mmap.mmap:
     """Map the file (sparse), making it on first use; one of another layout is begun anew."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if os.pread(descriptor, len(_MAGIC), 0) not in (b"", _MAGIC):
+        # Zeros: another worker is making it at this moment.
+        if os.pread(descriptor, len(_MAGIC), 0) not in (b"", bytes(len(_MAGIC)), _MAGIC):
             os.ftruncate(descriptor, 0)
         os.ftruncate(descriptor, FILE_BYTES)
         memory = mmap.mmap(descriptor, FILE_BYTES)
     finally:
         os.close(descriptor)
+    # A hash table is read here and there: what lies beside a row need not be read ahead.
+    memory.madvise(mmap.MADV_RANDOM)
     memory[: len(_MAGIC)] = _MAGIC
     return memory
 
@@ -75,8 +80,13 @@ class Column:
     """One worker's table. Only `Column.begin`, `insert` and whoever holds a row of the own column write."""
 
     def __init__(self, memory: mmap.mmap, worker: int) -> None:
-        start = _FILE_HEAD_BYTES + worker * _COLUMN_BYTES
-        raw = memoryview(memory)[start : start + _COLUMN_BYTES]
+        self._memory = memory
+        self._worker = worker
+        self._epochs = memoryview(memory)[
+            _EPOCHS_OFFSET : _EPOCHS_OFFSET + WORKERS_MAX * _CELL_BYTES
+        ].cast("Q")
+        self._start = _FILE_HEAD_BYTES + worker * _COLUMN_BYTES
+        raw = memoryview(memory)[self._start : self._start + _COLUMN_BYTES]
         self._words = raw.cast("Q")
         self.cells = raw.cast("d")
         self._taken = 0
@@ -84,13 +94,12 @@ class Column:
     @property
     def epoch(self) -> int:
         """Another one means that the worker is another and its totals began again at 0."""
-        return self._words[_EPOCH]
+        return self._epochs[self._worker]
 
     def begin(self) -> None:
         """Forget everything; for the worker that takes this column over."""
-        epoch = self._words[_EPOCH]
-        self._words[:] = memoryview(bytes(_COLUMN_BYTES)).cast("Q")
-        self._words[_EPOCH] = epoch + 1
+        self._clear()
+        self._epochs[self._worker] += 1
         self._taken = 0
 
     def find(self, subject: int) -> int | None:
@@ -117,15 +126,22 @@ class Column:
     def views(self) -> dict[int, View]:
         """Every subject's view; a table nobody wrote costs little."""
         found = {}
-        for cell in range(_HEAD_CELLS, _COLUMN_CELLS, _ROW_CELLS):
+        for cell in range(0, _COLUMN_CELLS, _ROW_CELLS):
             if self._words[cell]:
                 found[self._words[cell]] = self.view(cell)
         return found
 
+    def _clear(self) -> None:
+        """As a hole of the file, which takes no memory; file systems without holes get zeros."""
+        with suppress(OSError):
+            self._memory.madvise(mmap.MADV_REMOVE, self._start, _COLUMN_BYTES)
+            return
+        self._words[:] = memoryview(bytes(_COLUMN_BYTES)).cast("Q")
+
     def _probe(self, subject: int) -> int:
         place = subject % ROWS
         for _ in range(ROWS):
-            cell = _HEAD_CELLS + place * _ROW_CELLS
+            cell = place * _ROW_CELLS
             if self._words[cell] in (0, subject):
                 return cell
             place = (place + 1) % ROWS
