@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 CLEAN := env -u WEIGHBRIDGE_BASE_URL -u WEIGHBRIDGE_API_KEY -u WEIGHBRIDGE_ADMIN_KEY -u WEIGHBRIDGE_INFERENCE_KEY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format bench bench-gateway bench-ingest simulate soak openapi lock clean
+.PHONY: help setup demo run test check format bench bench-gateway bench-ingest simulate crashes mutants soak openapi lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench-ingest: $(STAMP) ## Compare weight syncs with other S3 clients, into bench
 
 simulate: $(STAMP) ## Play SEEDS worlds of the deterministic simulation, or replay SEED with its log
 	@$(CLEAN) $(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000))
+
+crashes: $(STAMP) ## Kill a control plane before and after each durable step of known stories
+	@$(CLEAN) $(BIN)/python -m simulation.crashes
 
 mutants: $(STAMP) ## Plant known bugs in the planners, one at a time, and see each caught
 	@$(CLEAN) $(BIN)/python -m simulation.mutants

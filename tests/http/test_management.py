@@ -308,6 +308,8 @@ async def test_a_canary_is_asked_for_shown_and_promoted(
     made = await member("POST", f"{endpoint}:deployModel", body | {"traffic_percent": 5})
     path = f"/management/v1/deployments/{made.json()['name']}"
     assert (await member("GET", path)).json()["traffic_percent"] == 5
+    receipt = (await member("GET", f"{path}/receipt")).json()
+    assert receipt["entries"][0]["payload"]["traffic_percent"] == 5
     refused = await member("POST", f"{path}:promote")
     assert (refused.status_code, refused.json()["code"]) == (409, "deployment_not_promotable")
     async with world.database.begin() as tx:

@@ -216,3 +216,4 @@ def test_behind_a_canary_nobody_promotes_no_start_is_foreseen() -> None:
     assert (said.status, said.complete, said.steps) == (RolloutStatus.NOT_STARTED, False, ())
     assert "waits behind d2" in said.reason
     assert "until it is promoted" in said.reason
+    assert (said.routed_before, said.routed_min, said.slots_max) == (4, 4, 4)

@@ -19,7 +19,6 @@ CPU_S = 8
 MEMORY_BYTES = 2 * 1024**3
 OUTPUT_BYTES_MAX = 1024 * 1024
 SHOWN_CHARS = 120
-REFERENCES_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +106,22 @@ def _schema(schema: Mapping[str, object], text: str | None) -> Iterator[str]:
     from jsonschema.exceptions import SchemaError, ValidationError  # noqa: PLC0415
     from referencing import Registry  # noqa: PLC0415
 
+    # An empty registry: nothing is fetched from anywhere.
+    validator = Draft202012Validator(schema, registry=Registry())
     try:
         Draft202012Validator.check_schema(schema)
         _check_references(schema)
+        _check_patterns(schema)
+        validator.is_valid(None)
     except SchemaError as error:
         where = "/".join(str(part) for part in error.absolute_path) or "its top"
         yield f"the schema is not valid at {where}: {_plain(error.message)}"
         return
     except (ValueError, re.error) as error:
         yield f"the schema is not valid: {error}"
+        return
+    except RecursionError:
+        yield "the schema is not valid: it refers to itself without end, or is nested too deep"
         return
     if text is None:
         return
@@ -124,23 +130,52 @@ def _schema(schema: Mapping[str, object], text: str | None) -> Iterator[str]:
     except (ValueError, RecursionError) as error:
         yield f"expected JSON, got {_cut(text)}: {error}"
         return
-    # An empty registry: nothing is fetched from anywhere.
-    validator = Draft202012Validator(schema, registry=Registry())
-    first: ValidationError | None = next(iter(validator.iter_errors(value)), None)
+    try:
+        first: ValidationError | None = next(iter(validator.iter_errors(value)), None)
+    except RecursionError:
+        yield f"expected JSON that can be checked, but it is nested too deep; got {_cut(text)}"
+        return
     if first is not None:
         where = "/".join(str(part) for part in first.absolute_path) or "its top"
         yield f"at {where}: {_plain(first.message)}; got {_cut(text)}"
 
 
-def _check_references(schema: object) -> None:
-    """Raises ValueError for a reference that leaves the schema, and for a pattern that is none."""
+def _check_references(schema: Mapping[str, object]) -> None:
+    """Raises ValueError for a reference that leads out of the schema or nowhere."""
+    # Here for the same reason as above.
+    from referencing import Registry, Resource  # noqa: PLC0415
+    from referencing.exceptions import Unresolvable  # noqa: PLC0415
+    from referencing.jsonschema import DRAFT202012  # noqa: PLC0415
+
+    root: Resource[object] = DRAFT202012.create_resource(schema)
+    empty: Registry[object] = Registry()
+    left = [(root.contents, empty.resolver_with_root(root))]
+    while left:
+        part, resolver = left.pop()
+        match part:
+            case dict() as members:
+                if isinstance(members.get("$id"), str):
+                    resolver = resolver.in_subresource(DRAFT202012.create_resource(members))
+                for name in ("$ref", "$dynamicRef"):
+                    if not isinstance(ref := members.get(name), str):
+                        continue
+                    if not ref.startswith("#"):
+                        raise ValueError(f"{name} {ref!r} leaves the schema; only #… is followed")
+                    try:
+                        resolver.lookup(ref)
+                    except Unresolvable as error:
+                        raise ValueError(f"{name} {ref!r} leads to no place in it") from error
+                left.extend((member, resolver) for member in members.values())
+            case list() as items:
+                left.extend((item, resolver) for item in items)
+
+
+def _check_patterns(schema: Mapping[str, object]) -> None:
+    """Raises re.error for a pattern that is none."""
     left: list[object] = [schema]
     while left:
         match left.pop():
             case dict() as members:
-                for name in ("$ref", "$dynamicRef"):
-                    if isinstance(ref := members.get(name), str) and not ref.startswith("#"):
-                        raise ValueError(f"{name} {ref!r} leaves the schema; only #… is followed")
                 if isinstance(pattern := members.get("pattern"), str):
                     re.compile(pattern)
                 if isinstance(patterns := members.get("patternProperties"), dict):

@@ -199,7 +199,7 @@ def install(program: typer.Typer) -> None:
     panel = "Operate"
     for function in (status, replicas, logs, nodes):
         program.command(function.__name__, rich_help_panel=panel)(with_session(function))
-    org, key = typer.Typer(), typer.Typer()
+    org, key = typer.Typer(no_args_is_help=True), typer.Typer()
     org.command("create")(with_session(org_create))
     org.command("list")(with_session(org_list))
     org.command("show")(with_session(org_show))
@@ -215,7 +215,7 @@ def install(program: typer.Typer) -> None:
     key.command("list")(with_session(key_list))
     key.command("limit")(with_session(limits.key_limit))
     key.command("revoke")(with_session(key_revoke))
-    store = typer.Typer()
+    store = typer.Typer(no_args_is_help=True)
     store.command("usage")(with_session(store_usage))
     store.command("verify")(with_session(store_verify))
     store.command("gc")(with_session(store_gc))

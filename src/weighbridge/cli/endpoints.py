@@ -204,7 +204,7 @@ def install(program: typer.Typer) -> None:
     panel = "Endpoints and rollouts"
     program.command("deploy", rich_help_panel=panel)(with_session(deploy))
     program.command("rollback", rich_help_panel=panel)(with_session(rollback))
-    endpoint = typer.Typer()
+    endpoint = typer.Typer(no_args_is_help=True)
     endpoint.command("create")(with_session(endpoint_create))
     endpoint.command("list")(with_session(endpoint_list))
     endpoint.command("show")(with_session(endpoint_show))
@@ -216,7 +216,7 @@ def install(program: typer.Typer) -> None:
     program.add_typer(
         endpoint,
         name="endpoint",
-        help="Create, show, scale and delete endpoints.",
+        help="Create, show, scale, limit and delete endpoints; how the gateway treats their requests.",
         rich_help_panel=panel,
     )
     program.add_typer(endpoint, name="endpoints", hidden=True)

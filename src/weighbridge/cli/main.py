@@ -42,7 +42,7 @@ def program() -> typer.Typer:
     report.install(tree)
     admin.install(tree)
     probes.install(tree)
-    settings = typer.Typer()
+    settings = typer.Typer(no_args_is_help=True)
     settings.command("show")(config_show)
     settings.command("set")(config_set)
     settings.command("unset")(config_unset)

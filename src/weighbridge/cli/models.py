@@ -257,7 +257,7 @@ def _number(version_name: str | None) -> str | None:
 
 def install(program: typer.Typer) -> None:
     panel = "Models"
-    arch, version, alias = typer.Typer(), typer.Typer(), typer.Typer()
+    arch, version, alias = typer.Typer(no_args_is_help=True), typer.Typer(), typer.Typer()
     program.command("upload", rich_help_panel=panel)(with_session(upload))
     program.command("versions", rich_help_panel=panel)(with_session(versions))
     version.command("show")(with_session(version_show))

@@ -73,7 +73,7 @@ def down(data_dir: DataDirectory = None, as_json: AsJson = False) -> None:
 
 
 def new_admin_key(data_dir: DataDirectory = None, as_json: AsJson = False) -> None:
-    """Make another admin key here, without one: for when all are lost. Prints the key and nothing else."""
+    """Make another admin key on the server's machine, when all are lost; prints the key and nothing else."""
     output = Output(as_json=as_json)
     with reported(output):
         settings = _settings(data_dir=data_dir, host=None, port=None)
@@ -90,9 +90,9 @@ def new_admin_key(data_dir: DataDirectory = None, as_json: AsJson = False) -> No
 
 def install(program: typer.Typer) -> None:
     panel = "Start and stop"
-    program.command("new-admin-key", rich_help_panel=panel)(new_admin_key)
     program.command("up", rich_help_panel=panel)(up)
     program.command("down", rich_help_panel=panel)(down)
+    program.command("new-admin-key", rich_help_panel=panel)(new_admin_key)
 
 
 class _News:

@@ -85,6 +85,13 @@ def _start(seen: Seen, now: datetime) -> Plan:
     if seen.base is None or _same(seen.base, deployment):
         # Nobody to share the requests with.
         deployment = replace(deployment, traffic_percent=None)
+    if deployment.canary and seen.base and seen.base.version_id == deployment.version_id:
+        # Gateways tell versions apart, not engine settings: a share of the requests could not be had.
+        words = (
+            f"version {deployment.version_number} serves already with other engine settings, and requests are "
+            "shared between versions only; deploy it without traffic_percent"
+        )
+        return _end(seen, deployment, RolloutStatus.ERROR, words, now)
     if deployment.canary and endpoint.replicas + endpoint.max_surge < 2:
         words = "no room for two versions: one replica, and no surge"
         return _end(seen, deployment, RolloutStatus.ERROR, words, now)

@@ -97,7 +97,7 @@ async def _queue(
         if one not in ahead:
             await record(tx, one, _superseded(one, deployment_id, now), now)
     reason = f"queued behind {ahead[-1].id}" if ahead else "queued"
-    queued = waiting_deployment(
+    new = waiting_deployment(
         version,
         digest,
         endpoint_id=endpoint.id,
@@ -105,11 +105,8 @@ async def _queue(
         deployment_id=deployment_id,
         now=now,
     )
-    await store.add(
-        tx,
-        replace(queued, reason=reason, traffic_percent=traffic_percent),
-        await next_value(tx, "deployments"),
-    )
+    queued = replace(new, reason=reason, traffic_percent=traffic_percent)
+    await store.add(tx, queued, await next_value(tx, "deployments"))
     told = [submitted(queued, asked_by=asked_by)]
     await receipts.tell(tx, deployment_id, endpoint.id, told)
     return await deployment(tx, deployment_id, org_id=None)

@@ -146,6 +146,27 @@ async def test_what_cannot_be_used_at_all_is_said_before_there_is_an_answer():
     assert fifth == []
 
 
+async def test_a_reference_within_a_part_that_has_its_own_id_is_followed_there():
+    inner = {"$id": "inner", "$defs": {"a": {"type": "string"}}, "$ref": "#/$defs/a"}
+    outer = {
+        "$id": "urn:outer",
+        "$anchor": "top",
+        "properties": {"x": inner, "y": {"$ref": "#top"}},
+    }
+    found = await judge([Case(None, outer, '{"x": 1}'), Case(None, outer, '{"x": "1", "y": {}}')])
+    assert [[one.detail for one in case] for case in found] == [
+        ['at x: 1 is not of type \'string\'; got "{"x": 1}"'],
+        [],
+    ]
+
+
+async def test_an_answer_nested_without_end_fails_alone():
+    schema = {"items": {"$ref": "#"}}
+    found = await judge([Case(None, schema, "[" * 900 + "]" * 900), Case("x", None, "x")])
+    assert "nested too deep" in found[0][0].detail
+    assert found[1] == []
+
+
 async def test_a_pattern_that_would_run_for_ever_fails_its_case_in_time(monkeypatch):
     monkeypatch.setattr("weighbridge.acceptance.judging.TIME_S", 2.0)
     began = time.monotonic()

@@ -74,6 +74,8 @@ def test_versions_are_compared_by_name_or_number(server, weighbridge):
     assert run.code == 0
     assert "41 of 291 tensors differ" in run.out
     assert "1.23 %" in run.out
+    run = weighbridge("version", "diff", "llama/1", "production", "--org", "acme", "--exit-code")
+    assert (run.code, "41 of 291" in run.out) == (1, True)
 
 
 def test_versions_of_two_architectures_are_not_compared(server, weighbridge):

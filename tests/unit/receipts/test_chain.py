@@ -1,15 +1,17 @@
 """Whatever is done to a saved receipt is found, and the entry is named."""
 
 import json
+import time
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from receipt_sample import EXTERNAL, ID, PAYLOADS, at, document
-from weighbridge.sdk.receipts.chain import link
+from weighbridge.receipts.service import ENTRIES_MAX
+from weighbridge.sdk.receipts.chain import GENESIS, link
 from weighbridge.sdk.receipts.summary import summarise
-from weighbridge.sdk.receipts.verify import ReceiptError, examine, read_receipt
+from weighbridge.sdk.receipts.verify import Receipt, ReceiptError, examine, read_receipt
 
 
 def findings(changed, **options) -> list[str]:
@@ -43,6 +45,15 @@ def test_what_was_not_counted_is_not_zero():
     blind = [{k: v for k, v in one.items() if k != "in_flight"} for one in payloads]
     summary = summarise(blind, EXTERNAL)
     assert (summary["drained"], summary["cut"]) == (None, None)
+
+
+def test_the_largest_receipt_is_checked_in_seconds():
+    payloads = [*PAYLOADS[:-1], *PAYLOADS[-2:-1] * ENTRIES_MAX, PAYLOADS[-1]]
+    entries = link(ID, 0, GENESIS, payloads)
+    receipt = Receipt(ID, entries[-1].hash, False, tuple(entries), None, {})
+    began_s = time.process_time()
+    assert examine(receipt).intact
+    assert time.process_time() - began_s < 10
 
 
 def places(value, path=()):

@@ -117,6 +117,13 @@ def test_without_anybody_to_share_with_it_is_an_ordinary_rollout() -> None:
     assert not decide(same, *old(4)).after.canary
 
 
+def test_of_the_version_that_serves_with_other_engine_settings_no_share_can_be_had() -> None:
+    waiting = deployment(1, id="d2", traffic_percent=25, settings_digest="other")
+    ended = decide(waiting, *old(4))
+    assert (ended.after.status, ended.actions) == (RolloutStatus.ERROR, ())
+    assert "without traffic_percent" in ended.after.reason
+
+
 def test_without_room_for_two_versions_it_ends_before_anything_is_touched() -> None:
     alone = replace(endpoint(1, 1, 0), allow_downtime=True)
     waits = canary(status=RolloutStatus.NOT_STARTED)

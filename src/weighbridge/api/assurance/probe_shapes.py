@@ -30,6 +30,9 @@ Prompt = Annotated[
 Words = Annotated[
     str, StringConstraints(min_length=1, max_length=TEXT_CHARS_MAX, pattern=r"^[^\x00]*$")
 ]
+Pattern = Annotated[
+    str, StringConstraints(min_length=1, max_length=REGEX_CHARS_MAX, pattern=r"^[^\x00]*$")
+]
 Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
 
 
@@ -54,9 +57,7 @@ class ProbeChecks(Body):
     not_empty: bool = False
     equals: Words | None = Field(default=None, description="Without blanks around it.")
     contains: Words | None = None
-    regex: Annotated[str, StringConstraints(min_length=1, max_length=REGEX_CHARS_MAX)] | None = (
-        Field(default=None, description="Must be found in the answer.")
-    )
+    regex: Pattern | None = Field(default=None, description="Must be found in the answer.")
     json_schema: dict[str, object] | None = Field(
         default=None, description="Draft 2020-12; the answer must be JSON that is valid under it."
     )

@@ -6,7 +6,7 @@ import typer
 from rich.console import Group
 
 from weighbridge.cli.output import plain, table
-from weighbridge.cli.session import OrgName, Session
+from weighbridge.cli.session import Exit, OrgName, Session
 
 ROWS_MAX = 20
 
@@ -17,7 +17,19 @@ After = Annotated[
 ]
 
 
-def version_diff(session: Session, before: Before, after: After, org: OrgName = None) -> None:
+ExitCode = Annotated[
+    bool, typer.Option("--exit-code", help="Exit with 1 when they differ, for scripts.")
+]
+
+
+def version_diff(
+    session: Session,
+    before: Before,
+    after: After,
+    *,
+    exit_code: ExitCode = False,
+    org: OrgName = None,
+) -> None:
     """Say in which tensors two versions differ, and by how much."""
     first = session.version_name(before, org)
     named = after if "/" in after else f"{first.model_arch_id}/{after}"
@@ -32,3 +44,5 @@ def version_diff(session: Session, before: Before, after: After, org: OrgName = 
     ]
     view = Group(plain(found.summary), table(("TENSOR", "WHAT", "BY"), rows) if rows else "")
     session.output.show(found.raw, view)
+    if exit_code and found.differing:
+        raise typer.Exit(Exit.FAILED)

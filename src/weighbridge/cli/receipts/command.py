@@ -132,7 +132,7 @@ def install(program: typer.Typer) -> None:
         receipt,
         name="receipt",
         help="What a deployment left behind: show it, save it, check it.",
-        rich_help_panel="Use",
+        rich_help_panel="Endpoints and rollouts",
     )
 
 

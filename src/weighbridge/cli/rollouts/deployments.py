@@ -1,11 +1,10 @@
-"""Commands about deployments: list, show, cancel and watch them."""
+"""Commands about deployments: list, show, watch, promote and cancel them."""
 
 from itertools import islice
 from typing import Annotated
 
 import typer
 
-from weighbridge.cli.models import TimeoutS
 from weighbridge.cli.output import cell, facts, moment, table
 from weighbridge.cli.rollouts.live import LiveRollout, replicas_line
 from weighbridge.cli.session import Session, with_session
@@ -63,7 +62,7 @@ def deployment_show(session: Session, deployment: DeploymentId) -> None:
 
 
 def cancel(session: Session, deployment: DeploymentId) -> None:
-    """Cancel an unfinished rollout; the endpoint returns to what served before."""
+    """Cancel a deployment: one that waits ends at once, one under way goes back to what served before."""
     show_deployment(session, session.client.deployments.cancel(deployment))
 
 
@@ -73,7 +72,11 @@ def promote(session: Session, deployment: DeploymentId) -> None:
 
 
 def deployment_watch(
-    session: Session, deployment: DeploymentId, timeout: TimeoutS = ROLLOUT_TIMEOUT_S
+    session: Session,
+    deployment: DeploymentId,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Longest wait.")
+    ] = ROLLOUT_TIMEOUT_S,
 ) -> None:
     """Follow a rollout until it ends: its steps, and the replicas by version and state."""
     detail = None
@@ -120,7 +123,7 @@ def fraction(deployment: Deployment) -> str | None:
 
 def install(program: typer.Typer, panel: str) -> None:
     program.command("cancel", rich_help_panel=panel)(with_session(cancel))
-    deployment = typer.Typer()
+    deployment = typer.Typer(no_args_is_help=True)
     deployment.command("list")(with_session(deployment_list))
     deployment.command("show")(with_session(deployment_show))
     deployment.command("watch")(with_session(deployment_watch))
@@ -129,7 +132,7 @@ def install(program: typer.Typer, panel: str) -> None:
     program.add_typer(
         deployment,
         name="deployment",
-        help="List, follow, promote and cancel deployments.",
+        help="List, show, watch, promote and cancel deployments.",
         rich_help_panel=panel,
     )
     program.add_typer(deployment, name="deployments", hidden=True)

@@ -28,7 +28,7 @@ def course(outlook: Outlook, pace: Pace, now: datetime, limits: RolloutLimits) -
     for deployment in outlook.queue[:-1]:
         ahead = world.run(deployment)
         if not ahead.status.final:
-            return _unreached(ahead, (world.now - now).total_seconds())
+            return world.unreached(ahead, (world.now - now).total_seconds())
     began = world.now
     new = outlook.queue[-1]
     world.watch()
@@ -45,12 +45,6 @@ def course(outlook: Outlook, pace: Pace, now: datetime, limits: RolloutLimits) -
         gap_s=world.gap_s,
         complete=ended.status.final,
     )
-
-
-def _unreached(ahead: Deployment, waits_s: float) -> Course:
-    """The new deployment does not begin as far as one can see."""
-    words = f"waits behind {ahead.id}: {ahead.reason}"
-    return Course((), RolloutStatus.NOT_STARTED, words, waits_s, 0.0, 0, 0, 0, 0.0, complete=False)
 
 
 @dataclass
@@ -112,6 +106,22 @@ class _World:
         if deployment.status is RolloutStatus.DONE:
             self.base = deployment
         return deployment
+
+    def unreached(self, ahead: Deployment, waits_s: float) -> Course:
+        """The new deployment does not begin as far as one can see: the endpoint stays as it is then."""
+        routed = self._routed()
+        return Course(
+            steps=(),
+            status=RolloutStatus.NOT_STARTED,
+            reason=f"waits behind {ahead.id}: {ahead.reason}",
+            waits_s=waits_s,
+            takes_s=0.0,
+            routed_before=routed,
+            routed_min=routed,
+            slots_max=self._slots(),
+            gap_s=0.0,
+            complete=False,
+        )
 
     def _stands(self, deployment: Deployment) -> bool:
         """A whole canary goes on only when somebody promotes it."""

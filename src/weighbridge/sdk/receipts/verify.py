@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -155,17 +156,19 @@ def _changed(receipt: Receipt) -> list[Finding]:
 def _order(entries: Sequence[Entry]) -> list[Finding]:
     """Missing, doubled and misplaced entries, by their numbers."""
     numbers = [entry.sequence for entry in entries]
+    counts = Counter(numbers)
     findings = [
-        Finding(number, f"entry {number} occurs {numbers.count(number)} times")
-        for number in sorted({n for n in numbers if numbers.count(n) > 1})
+        Finding(number, f"entry {number} occurs {count} times")
+        for number, count in sorted(counts.items())
+        if count > 1
     ]
     last = max(numbers, default=0)
     if last > len(entries) + FINDINGS_MAX:
-        return [*findings, Finding(None, f"{last - len(set(numbers))} entries are missing")]
+        return [*findings, Finding(None, f"{last - len(counts)} entries are missing")]
     findings += [
         Finding(number, f"entry {number} is missing")
         for number in range(1, last + 1)
-        if number not in set(numbers)
+        if number not in counts
     ]
     findings += [
         Finding(after, f"entries are out of order: {before} stands before {after}")
