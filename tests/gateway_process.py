@@ -26,7 +26,7 @@ from weighbridge.routing.model import (
 from weighbridge.routing.tokens import key_digest, load_pepper, replica_token
 from weighbridge.settings import DataDir
 
-START_S = 20.0
+START_S = 60.0
 ORG, OTHER_ORG = "org_one", "org_two"
 KEY = "wb_inf_one_secretofone"
 OTHER_KEY = "wb_inf_two_secretoftwo"
@@ -136,7 +136,11 @@ class GatewayProcess:
             self.process = subprocess.Popen(  # noqa: ASYNC220 - starts, never waits
                 self.command(port), stderr=output, env={**os.environ, "PYTHONPATH": source}
             )
-        await until(lambda: self.log.count("gateway.listening") >= before + self.workers, self)
+        try:
+            await until(lambda: self.log.count("gateway.listening") >= before + self.workers, self)
+        except BaseException:
+            await self.stop()
+            raise
         facts = json.loads((self.paths.run / "gateway.json").read_text(encoding="utf-8"))
         self.port, self.probe_port = facts["port"], facts["probe_port"]
 

@@ -38,7 +38,7 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
 
     __slots__ = (
         "_ahead", "_body", "_clients", "_decoder", "_discarded", "_limit", "_pattern", "_paused", "_phase",
-        "_reading", "_stalled", "_started_s", "_visit", "due_s", "due_tick",
+        "_reading", "_skipped", "_stalled", "_started_s", "_visit", "due_s", "due_tick",
     )  # fmt: skip
 
     def __init__(self, clients: "Clients") -> None:
@@ -57,7 +57,7 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
         self._discarded = 0
         self._reading = False
         self._stalled = False
-        self._paused = False
+        self._paused = self._skipped = False
 
     # What the event loop calls.
 
@@ -122,9 +122,8 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
             self._cannot_read(InvalidError("The head did not arrive in time", code="head_too_slow"))
         elif phase is _BODY and self._visit is not None:
             self.keep = False
-            self._visit.refuse(
-                InvalidError("The body did not arrive in time", code="body_too_slow")
-            )
+            late = InvalidError("The body did not arrive in time", code="body_too_slow")
+            self._visit.refuse(late)
         elif phase is _IDLE:
             self.close()
         else:
@@ -194,9 +193,10 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
         if pattern is not None and (start := pattern.read(data)):
             head = pattern.head
         else:
-            if self._phase is _IDLE:
-                # An empty line before a request is a habit of old clients (RFC 9112, 2.2).
-                data = self._ahead = data.removeprefix(b"\r\n")
+            if not self._skipped and data.startswith(b"\r\n"):
+                # One empty line before a request is a habit of old clients (RFC 9112, 2.2).
+                self._ahead = data = data[2:]
+                self._skipped = True
             start = data.find(b"\r\n\r\n", 0, HEAD_BYTES_MAX + 4) + 4
             if start == 3:
                 self._more_head(data)
@@ -207,7 +207,7 @@ class ClientConnection(AnswerWriter, asyncio.Protocol):
                 self._cannot_read(error)
                 return False
             self._pattern = self._clients.patterns.of(data[: start - 4], head)
-        self._ahead = b""
+        self._ahead, self._skipped = b"", False
         self._minor = head.minor
         self._bodyless = head.method == "HEAD"
         self.keep = head.keep and not self._clients.retiring
