@@ -14,7 +14,7 @@ from benchmarks import gateway_peers as peers
 from benchmarks.gateway import HERE, engines, load
 from benchmarks.harness import Candidate, Result
 
-ROUNDS = 5
+ROUNDS = 3
 SECONDS = 4.0
 RATES = (100, 500, 1000)
 STREAMS = 64
@@ -50,7 +50,7 @@ def run() -> Result:
         name="latency",
         title="latency through the gateway",
         command="python -m benchmarks latency",
-        candidates=[Candidate(name, one) for name, one in samples.items()],
+        candidates=[Candidate(name, dict(one)) for name, one in samples.items()],
     )
 
 
