@@ -11,7 +11,7 @@ from sqlalchemy.sql.base import Executable
 
 from simulation.memory import routes_texts, sync_texts, texts
 from simulation.memory.answers import Result
-from simulation.memory.shape import shape_of
+from simulation.memory.shape import UnknownStatementError, shape_of
 from simulation.memory.statements import NOTHING, Answer, Records, Run, compile_statement
 from simulation.memory.store import BlockedError, Memory
 from simulation.memory.store import Transaction as Rows
@@ -46,7 +46,7 @@ class Executor:
             run = texts.find(statement.text)
             if isinstance(parameters, Mapping) or parameters is None:
                 return run(rows, parameters or {})
-            raise NotImplementedError(statement.text)
+            raise UnknownStatementError(f"not for many rows at once: {statement.text}")
         key, binds = shape_of(statement)
         compiled = _compiled.get(key)
         if compiled is None:
