@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from weighbridge.acceptance.model import EXAM_S, EXAM_TRIES_MAX
+
 
 class ReplicaState(StrEnum):
     """States of a replica (reliability B2).
@@ -141,6 +143,11 @@ class ReplicaLimits:
     load_bytes_per_s: int = 200_000_000
     """Added to the engine's start timeout: the size of the weights at this rate."""
     warm_s: float = 300.0
+    """From its first right answer until its probes have passed; its exam is not on this clock."""
+    exam_turn_s: float = 900.0
+    """How long a warm replica may wait for its turn to be examined."""
+    exam_s: float = EXAM_S * EXAM_TRIES_MAX + 60.0
+    """For its exam itself, all tries of it; the examiner ends one that takes too long before."""
     unroute_ack_s: float = 30.0
     """After this a gateway that still has not taken the new table is waited for no longer (G5)."""
     drain_s: float = 1860.0

@@ -51,6 +51,11 @@ class Seen:
     exam: Verdict | None = None
     exam_waits: bool = False
 
+    @property
+    def examined(self) -> bool:
+        """Whether it has acceptance probes."""
+        return self.exam is not None or self.exam_waits
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -135,6 +140,9 @@ def _warm(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) ->
             passes = min(replica.probe_passes + 1, limits.probe_passes_min)
             replica = replace(replica, probe_passes=passes)
     elif probe is not None:
+        # Its exam's clock goes on: an engine that is examined may be slow to answer.
+        failures = int(seen.examined and at_exam(replica, limits))
+        replica = replace(replica, probe_failures=failures)
         replica = _say(replace(replica, probe_passes=0), probe.detail)
     if seen.exam is not None and not seen.exam.passed:
         return replace(_give_up(replica, seen.exam.detail, now), exam=seen.exam)
@@ -143,10 +151,23 @@ def _warm(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) ->
             ready = replace(replica, ready_at=now, probe_failures=0)
             return Step(_become(ready, ReplicaState.READY, "", now), exam=seen.exam)
         replica = _say(replica, EXAM_GOES_ON)
-    if now >= replica.state_since + timedelta(seconds=limits.warm_s):
-        words = f"was not ready within {limits.warm_s:g} s of answering: {replica.reason}"
+    limit_s = _warm_limit_s(replica, seen, limits)
+    if now >= replica.state_since + timedelta(seconds=limit_s):
+        words = f"was not ready within {limit_s:g} s of answering: {replica.reason}"
         return _give_up(replica, words, now)
     return Step(replica)
+
+
+def _warm_limit_s(replica: Replica, seen: Seen, limits: ReplicaLimits) -> float:
+    """How long it may warm up in all: others being examined is no fault of its own."""
+    if seen.examined and at_exam(replica, limits):
+        return limits.warm_s + limits.exam_turn_s + limits.exam_s
+    return limits.warm_s
+
+
+def at_exam(replica: Replica, limits: ReplicaLimits) -> bool:
+    """Whether a warming replica has passed its probes once, so that its acceptance probes may be asked."""
+    return replica.probe_passes >= limits.probe_passes_min or replica.probe_failures > 0
 
 
 def _watch(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -> Step:

@@ -104,7 +104,7 @@ class ReplicaReconciler:
         # Rows first, then processes: a process that is not there cannot be one that started in between.
         world = await self._list()
         self._prober.keep(one.replica.id for one in watched)
-        self._accepting.keep(one.replica.id for one in watched)
+        self._accepting.keep(one.replica for one in watched)
         guarded = mass_failures([one.replica for one in watched])
         now = self._clock.now()
         acked = self._acks.routes_acked()

@@ -211,6 +211,7 @@ endpoints = Table(
     Column("queue_policy", Text, nullable=False, server_default=text("'fifo'")),
     Column("limits", JSONB, nullable=False, server_default=text("'{}'")),
     Column("gateway", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("gate", JSONB, nullable=False, server_default=text("'{}'")),
     Column("base_deployment_id", Text),
     time_column("created_at"),
     time_column("updated_at"),
