@@ -115,7 +115,8 @@ def _identify(replica: Replica, seen: Seen, now: datetime) -> Step:
         replica = replace(replica, url=seen.process.url)
     probe = seen.probe
     if probe is not None and probe.outcome is ProbeOutcome.READY:
-        return Step(_become(replace(replica, probe_passes=0), ReplicaState.WARMING, "", now))
+        warming = replace(replica, probe_passes=0, probe_failures=0)
+        return Step(_become(warming, ReplicaState.WARMING, "", now))
     if probe is not None and probe.outcome is ProbeOutcome.WRONG_IDENTITY:
         return _give_up(replica, probe.detail, now)
     if now >= replica.state_since + timedelta(seconds=seen.start_s):
@@ -134,8 +135,15 @@ def _warm(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) ->
         if probe.generated or replica.probe_passes > 0:
             passes = min(replica.probe_passes + 1, limits.probe_passes_min)
             replica = replace(replica, probe_passes=passes)
+            replica = replace(replica, probe_failures=0)
     elif probe is not None:
         replica = _say(replace(replica, probe_passes=0), probe.detail)
+        if probe.generated:
+            failures = min(replica.probe_failures + 1, limits.warm_failures_max)
+            replica = replace(replica, probe_failures=failures)
+        if _hopeless(replica, now, limits):
+            words = f"{replica.probe_failures} questions in a row brought no token: {probe.detail}"
+            return _give_up(replica, words, now)
     if seen.exam is not None and not seen.exam.passed:
         return replace(_give_up(replica, seen.exam.detail, now), exam=seen.exam)
     if replica.probe_passes >= limits.probe_passes_min:
@@ -147,6 +155,12 @@ def _warm(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) ->
         words = f"was not ready within {limits.warm_s:g} s of answering: {replica.reason}"
         return _give_up(replica, words, now)
     return Step(replica)
+
+
+def _hopeless(replica: Replica, now: datetime, limits: ReplicaLimits) -> bool:
+    """Whether questions failed so often and for so long that the rest of `warm_s` would tell nothing more."""
+    doubted = now >= replica.state_since + timedelta(seconds=limits.warm_doubt_s)
+    return doubted and replica.probe_failures >= limits.warm_failures_max
 
 
 def _watch(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -> Step:
