@@ -131,19 +131,11 @@ def _warm(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) ->
     probe = seen.probe
     if probe is not None and probe.outcome is ProbeOutcome.WRONG_IDENTITY:
         return _give_up(replica, probe.detail, now)
-    if probe is not None and probe.outcome is ProbeOutcome.READY:
-        if probe.generated or replica.probe_passes > 0:
-            passes = min(replica.probe_passes + 1, limits.probe_passes_min)
-            replica = replace(replica, probe_passes=passes)
-            replica = replace(replica, probe_failures=0)
-    elif probe is not None:
-        replica = _say(replace(replica, probe_passes=0), probe.detail)
-        if probe.generated:
-            failures = min(replica.probe_failures + 1, limits.warm_failures_max)
-            replica = replace(replica, probe_failures=failures)
-        if _hopeless(replica, now, limits):
-            words = f"{replica.probe_failures} questions in a row brought no token: {probe.detail}"
-            return _give_up(replica, words, now)
+    if probe is not None:
+        replica = _questioned(replica, probe, limits)
+    if _hopeless(replica, now, limits):
+        words = f"{replica.probe_failures} questions in a row brought no token: {replica.reason}"
+        return _give_up(replica, words, now)
     if seen.exam is not None and not seen.exam.passed:
         return replace(_give_up(replica, seen.exam.detail, now), exam=seen.exam)
     if replica.probe_passes >= limits.probe_passes_min:
@@ -155,6 +147,19 @@ def _warm(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) ->
         words = f"was not ready within {limits.warm_s:g} s of answering: {replica.reason}"
         return _give_up(replica, words, now)
     return Step(replica)
+
+
+def _questioned(replica: Replica, probe: Probe, limits: ReplicaLimits) -> Replica:
+    """Count passes, and questions without a token, each in a row."""
+    if probe.outcome is ProbeOutcome.READY:
+        if probe.generated or replica.probe_passes > 0:
+            passes = min(replica.probe_passes + 1, limits.probe_passes_min)
+            replica = replace(replica, probe_passes=passes)
+        return replace(replica, probe_failures=0)
+    if probe.generated:
+        failures = min(replica.probe_failures + 1, limits.warm_failures_max)
+        replica = replace(replica, probe_failures=failures)
+    return _say(replace(replica, probe_passes=0), probe.detail)
 
 
 def _hopeless(replica: Replica, now: datetime, limits: ReplicaLimits) -> bool:
