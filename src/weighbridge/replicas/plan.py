@@ -133,9 +133,6 @@ def _warm(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) ->
         return _give_up(replica, probe.detail, now)
     if probe is not None:
         replica = _questioned(replica, probe, limits)
-    if _hopeless(replica, now, limits):
-        words = f"{replica.probe_failures} questions in a row brought no token: {replica.reason}"
-        return _give_up(replica, words, now)
     if seen.exam is not None and not seen.exam.passed:
         return replace(_give_up(replica, seen.exam.detail, now), exam=seen.exam)
     if replica.probe_passes >= limits.probe_passes_min:
@@ -143,8 +140,7 @@ def _warm(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) ->
             ready = replace(replica, ready_at=now, probe_failures=0)
             return Step(_become(ready, ReplicaState.READY, "", now), exam=seen.exam)
         replica = _say(replica, EXAM_GOES_ON)
-    if now >= replica.state_since + timedelta(seconds=limits.warm_s):
-        words = f"was not ready within {limits.warm_s:g} s of answering: {replica.reason}"
+    if words := _hopeless(replica, now, limits):
         return _give_up(replica, words, now)
     return Step(replica)
 
@@ -162,10 +158,15 @@ def _questioned(replica: Replica, probe: Probe, limits: ReplicaLimits) -> Replic
     return _say(replace(replica, probe_passes=0), probe.detail)
 
 
-def _hopeless(replica: Replica, now: datetime, limits: ReplicaLimits) -> bool:
-    """Whether questions failed so often and for so long that the rest of `warm_s` would tell nothing more."""
-    doubted = now >= replica.state_since + timedelta(seconds=limits.warm_doubt_s)
-    return doubted and replica.probe_failures >= limits.warm_failures_max
+def _hopeless(replica: Replica, now: datetime, limits: ReplicaLimits) -> str:
+    """Why a warming replica is waited for no longer: so many failures, for so long, or all of its time."""
+    warmed_s = (now - replica.state_since).total_seconds()
+    failures = replica.probe_failures
+    if warmed_s >= limits.warm_doubt_s and failures >= limits.warm_failures_max:
+        return f"{failures} questions in a row brought no token: {replica.reason}"
+    if warmed_s >= limits.warm_s:
+        return f"was not ready within {limits.warm_s:g} s of answering: {replica.reason}"
+    return ""
 
 
 def _watch(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -> Step:
