@@ -243,7 +243,7 @@ class ReplicaReconciler:
             running = world.away or (process is not None and process.state is RuntimeState.RUNNING)
             if not running or url is None or replica.incarnation is None:
                 continue
-            await self._accepting.begin(one, replica, url, self._limits)
+            await self._accepting.begin(one, replica, url)
             engine = self._engines.get(one.engine.engine)
             if engine is None or not self._prober.free(replica.id):
                 continue

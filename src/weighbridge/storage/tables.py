@@ -304,6 +304,7 @@ replicas = Table(
     Column("unrouted_generation", BigInteger),
     time_column("created_at"),
     time_column("state_since"),
+    time_column("warm_at", nullable=True),
     time_column("ready_at", nullable=True),
     time_column("drain_deadline", nullable=True),
     time_column("drain_began_at", nullable=True),

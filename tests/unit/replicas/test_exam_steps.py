@@ -82,7 +82,7 @@ def test_one_that_never_was_warm_is_given_up_as_if_it_had_no_exam() -> None:
 
 
 def test_an_exam_that_does_not_end_is_not_waited_for_for_ever() -> None:
-    limit_s = LIMITS.warm_s + LIMITS.exam_turn_s + LIMITS.exam_s
+    limit_s = LIMITS.exam_turn_s + LIMITS.exam_s
     waits = Seen(process=RUNNING, exam_waits=True)
     assert (
         plan(warm(), waits, NOW + timedelta(seconds=limit_s - 1), LIMITS).after.state is S.WARMING

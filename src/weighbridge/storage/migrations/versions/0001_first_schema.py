@@ -264,6 +264,7 @@ def upgrade() -> None:
     sa.Column('unrouted_generation', sa.BigInteger(), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('state_since', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('warm_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('ready_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('drain_deadline', sa.DateTime(timezone=True), nullable=True),
     sa.Column('drain_began_at', sa.DateTime(timezone=True), nullable=True),
