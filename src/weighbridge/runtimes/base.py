@@ -7,6 +7,8 @@ from typing import Protocol
 
 NODE_PYTHON = "{python}"
 """In a command: the interpreter of the node that runs it."""
+PLACED = "starting"
+"""Reason of a PENDING process that waits for nothing any more: its place is given, its start is under way."""
 
 
 class RuntimeState(StrEnum):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from weighbridge.errors import LimitError
-from weighbridge.runtimes.base import NodeInfo, Placement, Resources, Spread
+from weighbridge.runtimes.base import PLACED, NodeInfo, Placement, Resources, Spread
 from weighbridge.runtimes.fit import has_room, wish_words
 
 
@@ -47,8 +47,7 @@ def choose(
 def waiting_words(nodes: Mapping[str, NodeInfo], resources: Resources, placement: Placement) -> str:
     """Why a replica that Ray has not placed yet waits."""
     alive = sum(1 for node in nodes.values() if node.alive)
-    free = [node.name for node in nodes.values() if has_room(node, resources, placement)]
+    if any(has_room(node, resources, placement) for node in nodes.values()):
+        return PLACED
     wanted = wish_words(resources, placement)
-    if free:
-        return f"starting on a node with {wanted}"
     return f"waits for {wanted}; {alive} nodes have no room for it now"
