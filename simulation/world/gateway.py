@@ -7,7 +7,7 @@ from random import Random
 from simulation.history.log import Log
 from simulation.scheduler import SimLoop
 from simulation.world.machines import Engine, Machines
-from weighbridge.gateway.balance import pick
+from weighbridge.gateway.balance import groups, pick
 from weighbridge.gateway.table import EMPTY_TABLES, Tables
 from weighbridge.routing.acks import GatewayView
 from weighbridge.routing.model import EndpointRoute, ReplicaRoute, RouteTable
@@ -49,10 +49,18 @@ class Gateway:
     """All workers of a world."""
 
     def __init__(
-        self, loop: SimLoop, chance: Random, log: Log, machines: Machines, workers: int
+        self,
+        loop: SimLoop,
+        chance: Random,
+        log: Log,
+        machines: Machines,
+        workers: int,
+        sharing: Random,
     ) -> None:
+        """`sharing` decides which version a request is meant for where a canary has a share of them."""
         self.loop = loop
         self.chance = chance
+        self.sharing = sharing
         self.log = log
         self.machines = machines
         self.workers = [Worker(f"worker{n}") for n in range(workers)]
@@ -166,9 +174,8 @@ class Request:
 
     def _try(self, endpoint: EndpointRoute | None) -> None:
         gateway, worker = self._gateway, self._worker
-        replicas = () if endpoint is None else endpoint.replicas
         counts = worker.counts
-        route = pick(replicas, gateway.view.in_flight, gateway.chance.random(), self._tried)
+        route = self._choose(endpoint)
         if route is None or len(self._tried) > RETRIES_MAX:
             self._end("unavailable")
             return
@@ -184,6 +191,30 @@ class Request:
             generation=worker.tables.routes_generation,
         )
         gateway.loop.later(0.001 + 0.003 * gateway.chance.random(), self._arrive)
+
+    def _choose(self, endpoint: EndpointRoute | None) -> ReplicaRoute | None:
+        """The versions in the order of the share, where there is one, as `gateway.proxy.choosing` has it."""
+        gateway = self._gateway
+        in_flight, tie = gateway.view.in_flight, gateway.chance.random()
+        if endpoint is None:
+            return None
+        share = endpoint.share
+        if share is None:
+            return pick(endpoint.replicas, in_flight, tie, self._tried)
+        meant, others = groups(endpoint.replicas, share, gateway.sharing.random())
+        chosen = pick(meant, in_flight, tie, self._tried)
+        if chosen is None:
+            chosen = pick(others, in_flight, tie, self._tried)
+        if chosen is not None and not self._tried and meant and others:
+            gateway.log.add(
+                "shared",
+                worker=self._worker.name,
+                request=self._id,
+                version=share.version,
+                percent=share.percent,
+                hit=chosen.version == share.version,
+            )
+        return chosen
 
     def _arrive(self) -> None:
         """Its bytes reach the address; a stranger there refuses the token (G12)."""
