@@ -89,12 +89,20 @@ class Story:
     """By replica: launched, started, exited, lost, forgotten."""
     ready_since: dict[object, float] = field(default_factory=dict)
     calm_at_s: float = 0.0
+    counted: list[tuple[int, float, Row]] = field(default_factory=list)
+    """Requests in the database: the event that brought each, its time, the row."""
 
     def __post_init__(self) -> None:
         for event in self.log.of("probed"):
             self.probes[event.facts["replica"]].append(event)
         for event in self.log.of("launched", "started", "exited", "lost", "forgotten"):
             self.lives[event.facts["replica"]].append(event)
+        for event in self.log.of("row"):
+            if event.facts["table"] == "usage_requests":
+                change = event.facts["change"]
+                assert isinstance(change, Change)
+                if change.after is not None:
+                    self.counted.append((event.number, event.at_s, change.after))
         for event in self.log.of("calm"):
             self.calm_at_s = event.at_s
 

@@ -1,8 +1,9 @@
-"""What people do with canaries in a world: drawn from a stream of its own, so that worlds without any stay as they are."""
+"""What a world has besides its plot (canaries, the gate): drawn from a stream of its own, so that others stay as they are."""
 
 from dataclasses import dataclass, replace
 from random import Random
 
+from simulation.world.manners import ALIKE, Manner, draw_manner
 from simulation.world.people import Wish
 from simulation.world.plot import Plot
 
@@ -12,26 +13,34 @@ PERCENTS = (5, 10, 25, 50, 50, 75, 99)
 SETTLE_S = 5.0
 CALLS_PER_S = 4.0
 """While a share of the requests goes to a canary: enough to tell the share from another."""
+GATED_SHARE = 0.15
+GATED_CALLS_PER_S = 8.0
+"""While a rollout is on and the gate looks at its answers: enough for a verdict before it is done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acts:
     """`wishes` are insisted on, as those of a script. `promotes`: what is left standing is promoted in the end, else
-    it is cancelled.
+    it is cancelled. `gated`: requests are counted, the gate is on, and versions differ in how they answer.
     """
 
     wishes: tuple[tuple[float, Wish], ...] = ()
     promotes: bool = True
+    gated: bool = False
 
     @property
     def any(self) -> bool:
-        return bool(self.wishes)
+        return bool(self.wishes) or self.gated
+
+    def manner(self, chance: Random) -> Manner:
+        return draw_manner(chance) if self.gated else ALIKE
 
 
 def draw_acts(chance: Random, plot: Plot) -> tuple[Acts, Plot]:
     """What is to happen besides the plot, and the plot with time for it."""
+    gated = chance.random() < GATED_SHARE
     if chance.random() >= CANARIES_SHARE:
-        return Acts(), plot
+        return Acts(gated=gated), plot
     wishes: list[tuple[float, Wish]] = []
     at_s = chance.uniform(8.0, 14.0)
     for _ in range(chance.choice((1, 1, 2))):
@@ -41,7 +50,7 @@ def draw_acts(chance: Random, plot: Plot) -> tuple[Acts, Plot]:
         wishes += [(at_s + after_s, Wish(kind)) for after_s, kind in _end(chance)]
         at_s += chance.uniform(4.0, 15.0)
     active_s = max(plot.active_s, max(at_s for at_s, _ in wishes) + SETTLE_S)
-    return Acts(tuple(wishes), chance.random() < 0.7), replace(plot, active_s=active_s)
+    return Acts(tuple(wishes), chance.random() < 0.7, gated), replace(plot, active_s=active_s)
 
 
 def _end(chance: Random) -> list[tuple[float, str]]:

@@ -17,6 +17,7 @@ from weighbridge.control.loop import Loop
 from weighbridge.control.wake import Wake
 from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes
 from weighbridge.replicas.reconciler import ReplicaReconciler
+from weighbridge.rollouts.gate import GateLimits
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.model import KeyTable, RouteTable
 from weighbridge.server.control import ControllerLease
@@ -44,6 +45,8 @@ SETTINGS = Settings(
 LIMITS = replace(
     rollout_limits(SETTINGS), upkeep_backoff_s=(1.0, 5.0, 15.0), failures_window_s=60.0
 )
+GATED = replace(LIMITS, gate=GateLimits(requests_min=10), gate_base_s=60.0)
+"""Where requests are counted."""
 PEPPER = b"p" * 32
 SEALS = SealTimes(settle_s=5.0, abandon_s=60.0)
 PRUNE_PERIOD_S = 40.0
@@ -94,7 +97,9 @@ class ControlPlane:
     def _loops(self) -> list[Loop]:
         site, current = self.site, self.keeper.current
         engines = {site.engine.name: site.engine}
-        rollouts = RolloutReconciler(self.database, self.clock, self.wake, current, limits=LIMITS)
+        rollouts = RolloutReconciler(
+            self.database, self.clock, self.wake, current, limits=site.limits
+        )
         replicas = ReplicaReconciler(
             database=self.database,
             clock=self.clock,

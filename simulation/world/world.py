@@ -1,6 +1,7 @@
 """One simulated world from one seed: made, disturbed, mended, and watched until it has come to rest."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import Random
 
 from simulation.history.log import Log
@@ -8,8 +9,9 @@ from simulation.memory.database import Executor, Server
 from simulation.memory.store import Change, Memory, Transaction
 from simulation.scheduler import SimLoop, current_process
 from simulation.steps import Point, Steps
-from simulation.world.acts import CALLS_PER_S, Acts, draw_acts
-from simulation.world.control import ControlPlane
+from simulation.world.acts import CALLS_PER_S, GATED_CALLS_PER_S, Acts, draw_acts
+from simulation.world.control import GATED, LIMITS, ControlPlane
+from simulation.world.counting import count_requests
 from simulation.world.engine import NAME, SimEngine
 from simulation.world.faults import Misfortune
 from simulation.world.gateway import Gateway
@@ -19,6 +21,7 @@ from simulation.world.plot import Plot, draw_plot
 from simulation.world.rest import at_rest, unrest
 from simulation.world.site import Site
 from simulation.world.snapshots import File
+from simulation.world.versions import Character
 from weighbridge.accounts.model import Org
 from weighbridge.routing.model import RouteTable
 
@@ -35,6 +38,7 @@ LOGGED = {
     "model_versions": None,
     "aliases": None,
     "leases": None,
+    "usage_requests": None,
 }
 """Tables whose changes are in the log."""
 
@@ -67,6 +71,8 @@ class World:
         nodes = {f"node{n}": Node(f"node{n}", slots) for n, slots in enumerate(self.plot.nodes)}
         machines = Machines(loop, chance, log, nodes, characters)
         gateway = Gateway(loop, chance, log, machines, self.plot.workers, acting)
+        if self.acts.gated:
+            gateway.spool = []
         self.site = Site(
             loop=loop,
             chance=chance,
@@ -80,6 +86,9 @@ class World:
             routes=File(self._routes_written),
             keys=File(lambda table: None),
             characters=characters,
+            limits=GATED if self.acts.gated else LIMITS,
+            draw_manner=partial(self.acts.manner, acting),
+            manners=gateway.manners,
         )
         self.controls: dict[str, ControlPlane] = {}
         self.misfortune = Misfortune(self.site, self.controls, self.start_control, self._shift)
@@ -199,6 +208,8 @@ class World:
             for at_s, wish in self.acts.wishes:
                 loop.later(at_s, self._insist, wish)
             loop.later(3.0, self._call_of_share)
+        if self.acts.gated:
+            loop.spawn(None, count_requests(self.site))
 
     def _wish(self) -> None:
         self._ask(self.people.draw(len(self.memory.tables["model_versions"])))
@@ -224,13 +235,18 @@ class World:
             self.loop.later(chance.expovariate(self.plot.calls_per_s), self._call)
 
     def _call_of_share(self) -> None:
-        """More requests while they are shared between versions."""
+        """More requests while they are shared between versions, and while the gate looks."""
         table = self.site.gateway.newest
-        if table is not None and any(endpoint.share for endpoint in table.endpoints):
-            self.site.gateway.call(ENDPOINT, "org_1", self.acting.uniform(0.1, 1.5))
-            self.loop.later(self.acting.expovariate(CALLS_PER_S), self._call_of_share)
+        endpoints = () if table is None else table.endpoints
+        if self.acts.gated and any(endpoint.rolling_out for endpoint in endpoints):
+            calls_per_s = GATED_CALLS_PER_S
+        elif any(endpoint.share for endpoint in endpoints):
+            calls_per_s = CALLS_PER_S
         else:
             self.loop.later(LOOK_S / 4, self._call_of_share)
+            return
+        self.site.gateway.call(ENDPOINT, "org_1", self.acting.uniform(0.1, 1.0))
+        self.loop.later(self.acting.expovariate(calls_per_s), self._call_of_share)
 
     def _mend(self) -> None:
         self.calm = True
