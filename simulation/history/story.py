@@ -92,12 +92,17 @@ class Story:
     counted: list[tuple[int, float, Row]] = field(default_factory=list)
     """Requests in the database: the event that brought each, its time, the row."""
 
+    of_probes: list[Event] = field(default_factory=list)
+    """Changes of sets of acceptance probes."""
+
     def __post_init__(self) -> None:
         for event in self.log.of("probed"):
             self.probes[event.facts["replica"]].append(event)
         for event in self.log.of("launched", "started", "exited", "lost", "forgotten"):
             self.lives[event.facts["replica"]].append(event)
         for event in self.log.of("row"):
+            if event.facts["table"] == "acceptance_probes":
+                self.of_probes.append(event)
             if event.facts["table"] == "usage_requests":
                 change = event.facts["change"]
                 assert isinstance(change, Change)

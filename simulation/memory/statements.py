@@ -212,9 +212,11 @@ def _sort(scope: Scope, variables: str, clause: object) -> tuple[Callable[..., o
     if isinstance(clause, elements.UnaryExpression):
         reverse = clause.modifier is operators.desc_op
         clause = clause.element
+    key = scope.value(clause)
     if isinstance(clause, Column) and clause.nullable:
-        raise UnknownStatementError(f"order by {clause}, which may be NULL")
-    return _function(f"lambda tx, p, {variables}: {scope.value(clause)}"), reverse
+        # NULL comes after everything else.
+        key = f"({key} is None, {key})"
+    return _function(f"lambda tx, p, {variables}: {key}"), reverse
 
 
 def _mode(*, read: bool, key_share: bool) -> int:

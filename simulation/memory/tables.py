@@ -123,7 +123,9 @@ def _schema(table: Table) -> Schema:
     if any(unique.where for unique in uniques):
         used |= {"state", "status", "following"}
     defaults = {
-        c.name: _default(c) for c in table.columns if c.server_default is not None or c.nullable
+        c.name: _default(c)
+        for c in table.columns
+        if c.identity is None and (c.server_default is not None or c.nullable)
     }
     return Schema(
         name=table.name,

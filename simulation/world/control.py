@@ -5,13 +5,18 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import cast
+
+from aiohttp import ClientSession
 
 from simulation.memory.database import SimDatabase
 from simulation.scheduler import Process
+from simulation.world.exams import SimSession
 from simulation.world.machines import SimRuntime
 from simulation.world.site import Site
 from simulation.world.snapshots import SimPublisher, SimSnapshot
 from simulation.world.syncing import Syncer
+from weighbridge.acceptance.examiner import Examiner
 from weighbridge.clock import ID_ALPHABET, Clock
 from weighbridge.control.loop import Loop
 from weighbridge.control.wake import Wake
@@ -111,6 +116,7 @@ class ControlPlane:
             pepper=PEPPER,
             settings=SETTINGS,
             lease_of=current,
+            examiner=self._examiner(),
         )
         routes = SimPublisher(
             self.database,
@@ -137,6 +143,12 @@ class ControlPlane:
         }
         pruning = Loop("pruning", self._prune, self.wake, PRUNE_PERIOD_S)
         return [pruning, *(Loop(name, step, self.wake) for name, step in passes.items())]
+
+    def _examiner(self) -> Examiner | None:
+        if not self.site.examined:
+            return None
+        session = SimSession(self.site.machines, self.site.manners, self.site.log)
+        return Examiner(cast("ClientSession", session), self.wake)  # it only posts
 
     async def _prune(self) -> float:
         async with self.database.begin() as tx:

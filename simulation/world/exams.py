@@ -44,7 +44,9 @@ class Response:
 class Asking:
     """One question on its way to an address, as `async with session.post(…)` awaits it."""
 
-    def __init__(self, session: "SimSession", url: str, body: Mapping[str, object], limit_s: float):
+    def __init__(
+        self, session: "SimSession", url: str, body: Mapping[str, object], limit_s: float
+    ) -> None:
         self._session = session
         self._url = url
         self._body = body
@@ -80,7 +82,7 @@ class SimSession:
         allow_redirects: bool,
     ) -> Asking:
         assert timeout.total is not None
-        return Asking(self, url.split("/v1/")[0], json, timeout.total)
+        return Asking(self, url.split("/v1/", maxsplit=1)[0], json, timeout.total)
 
     async def answer(self, url: str, body: Mapping[str, object], limit_s: float) -> Response:
         """Raises as aiohttp would: OSError where nobody listens, TimeoutError where nobody answers."""

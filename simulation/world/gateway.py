@@ -60,6 +60,7 @@ class Gateway:
         log: Log,
         machines: Machines,
         workers: int,
+        *,
         sharing: Random,
     ) -> None:
         """`sharing` decides which version a request is meant for where a canary has a share of them."""

@@ -11,9 +11,12 @@ class Manner:
     errors: float = 0.0
     empty: float = 0.0
     first_token_s: float = 0.05
+    fails_exam: bool = False
 
     @property
     def name(self) -> str:
+        if self.fails_exam:
+            return "fails its exam"
         if self.errors:
             return "errors"
         if self.empty:

@@ -7,6 +7,9 @@ from random import Random
 
 from simulation.history.log import Log
 from simulation.world.control import SETTINGS, ControlPlane
+from simulation.world.exams import ECHO, SUM
+from weighbridge.acceptance import service as acceptance
+from weighbridge.acceptance.store import Scope
 from weighbridge.accounts.model import Org
 from weighbridge.endpoints import service as endpoints
 from weighbridge.errors import WeighbridgeError
@@ -145,6 +148,11 @@ class People:
             case "canary", (int(ref), int(percent)):
                 self.canaries.append(f"d{self._asked}")
                 return self._deploy(ref, percent)
+            case "probes", int(count):
+                probes = (SUM, ECHO)[:count]
+                return lambda tx, now: acceptance.replace(
+                    tx, Scope.ENDPOINT, ENDPOINT, probes, now=now
+                )
             case "resize", (int(size), int(unavailable), int(surge)):
                 return lambda tx, now: endpoints.update(
                     tx,

@@ -48,6 +48,8 @@ class Site:
     characters: dict[str, Character]
     """By digest."""
     limits: RolloutLimits
+    examined: bool
+    """Whether new replicas have acceptance probes."""
     draw_manner: Callable[[], Manner]
     manners: dict[str, Manner]
     """By digest, as `characters`."""
@@ -64,8 +66,8 @@ class Site:
     def new_bytes(self, character: Character | None = None) -> str:
         digest = f"{self.chance.getrandbits(256):064x}"
         self.characters[digest] = character or draw_character(self.chance)
-        # The version that all the others are compared with answers well.
-        manner = self.manners[digest] = ALIKE if character is not None else self.draw_manner()
+        # The first version is what all the others are compared with, so it answers well.
+        manner = self.manners[digest] = self.draw_manner() if self.manners else ALIKE
         if manner != ALIKE:
             self.log.add("manner", digest=digest, manner=manner.name)
         return digest

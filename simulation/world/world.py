@@ -4,6 +4,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
 
+from msgspec import to_builtins
+
 from simulation.history.log import Log
 from simulation.memory.database import Executor, Server
 from simulation.memory.store import Change, Memory, Transaction
@@ -13,6 +15,7 @@ from simulation.world.acts import CALLS_PER_S, GATED_CALLS_PER_S, Acts, draw_act
 from simulation.world.control import GATED, LIMITS, ControlPlane
 from simulation.world.counting import count_requests
 from simulation.world.engine import NAME, SimEngine
+from simulation.world.exams import SUM
 from simulation.world.faults import Misfortune
 from simulation.world.gateway import Gateway
 from simulation.world.machines import Machines, Node
@@ -39,6 +42,7 @@ LOGGED = {
     "aliases": None,
     "leases": None,
     "usage_requests": None,
+    "acceptance_probes": None,
 }
 """Tables whose changes are in the log."""
 
@@ -70,7 +74,7 @@ class World:
         characters: dict[str, Character] = {}
         nodes = {f"node{n}": Node(f"node{n}", slots) for n, slots in enumerate(self.plot.nodes)}
         machines = Machines(loop, chance, log, nodes, characters)
-        gateway = Gateway(loop, chance, log, machines, self.plot.workers, acting)
+        gateway = Gateway(loop, chance, log, machines, self.plot.workers, sharing=acting)
         if self.acts.gated:
             gateway.spool = []
         self.site = Site(
@@ -87,6 +91,7 @@ class World:
             keys=File(lambda table: None),
             characters=characters,
             limits=GATED if self.acts.gated else LIMITS,
+            examined=self.acts.examined,
             draw_manner=partial(self.acts.manner, acting),
             manners=gateway.manners,
         )
@@ -157,6 +162,9 @@ class World:
                 "updated_at": now,
             },
         )
+        if self.acts.examined:
+            probes = {"probes": to_builtins([SUM]), "updated_at": now}
+            tx.insert("acceptance_probes", {"scope": "architecture", "owner_id": ARCH, **probes})
         self._versions(tx, now)
         tx.commit()
         self.site.server.executor.furnished(self.memory)
