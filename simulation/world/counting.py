@@ -10,6 +10,13 @@ PERIOD_S = 0.5
 
 async def count_requests(site: Site) -> None:
     """Until the world is over. After a commit without an answer a few may be counted twice."""
+    try:
+        await _count(site)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the world is not to go on without counting
+        site.loop.broken.append(error)
+
+
+async def _count(site: Site) -> None:
     database = SimDatabase(site.server)
     spool = site.gateway.spool
     assert spool is not None
