@@ -1,8 +1,11 @@
 """The connection pool: one Database per process."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+import psycopg
+from psycopg import sql
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
@@ -16,6 +19,17 @@ POOL_OVERFLOW = 8
 POOL_WAIT_S = 10.0
 STATEMENT_TIMEOUT_MS = 30_000
 LOCK_TIMEOUT_MS = 10_000
+LISTEN_PING_S = 20.0
+PING_TIMEOUT_S = 5.0
+CONNECTION = {
+    "application_name": "weighbridge",
+    "connect_timeout": 5,
+    # A server that is gone without a word counts as away within this time, not when TCP gives up.
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 
 Transaction = AsyncConnection
 """What store functions take first: an open transaction that somebody above will commit."""
@@ -50,11 +64,7 @@ class Database:
             max_overflow=POOL_OVERFLOW,
             pool_timeout=POOL_WAIT_S,
             pool_pre_ping=True,
-            connect_args={
-                "options": options,
-                "application_name": "weighbridge",
-                "connect_timeout": 5,
-            },
+            connect_args={"options": options, **CONNECTION},
         )
 
     @asynccontextmanager
@@ -77,6 +87,34 @@ class Database:
     async def ping(self) -> None:
         async with self.begin() as tx:
             await tx.execute(text("SELECT 1"))
+
+    async def notifications(self, channel: str) -> AsyncIterator[str]:
+        """Payloads that are notified on the channel, on a connection of its own; "" once it listens.
+
+        Raises UnavailableError when the connection cannot be had or is lost.
+        """
+        _, arguments = self._engine.dialect.create_connect_args(self._engine.url)
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                **{**arguments, **CONNECTION}, autocommit=True
+            )
+            async with connection:
+                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                yield ""
+                while True:
+                    async for notice in connection.notifies(timeout=LISTEN_PING_S):
+                        yield notice.payload
+                    # Silence: only a question shows whether anybody is at the other end.
+                    async with asyncio.timeout(PING_TIMEOUT_S):
+                        await connection.execute("SELECT 1")
+        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+            raise _unavailable(committing=False) from error
+
+    async def notify(self, channel: str, payloads: Iterable[str]) -> None:
+        async with self.begin() as tx:
+            for payload in payloads:
+                named = {"channel": channel, "payload": payload}
+                await tx.execute(text("SELECT pg_notify(:channel, :payload)"), named)
 
     async def close(self) -> None:
         await self._engine.dispose()
