@@ -19,6 +19,8 @@ POOL_OVERFLOW = 8
 POOL_WAIT_S = 10.0
 STATEMENT_TIMEOUT_MS = 30_000
 LOCK_TIMEOUT_MS = 10_000
+IDLE_TIMEOUT_MS = 10_000
+"""A process that is frozen within a transaction loses its locks after this time: less than a lease lasts."""
 LISTEN_PING_S = 20.0
 PING_TIMEOUT_S = 5.0
 CONNECTION = {
@@ -55,7 +57,10 @@ class Database:
     """Short transactions on PostgreSQL; UnavailableError when it is away, or too busy for now (D8)."""
 
     def __init__(self, url: str, *, schema: str | None = None) -> None:
-        options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
+        options = (
+            f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS} "
+            f"-c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS}"
+        )
         if schema is not None:
             options += f" -c search_path={schema}"
         self._engine = create_async_engine(

@@ -1,8 +1,11 @@
 """Leases: one holder at a time, and epochs that fence off the earlier one (D5)."""
 
-import pytest
+import asyncio
 
-from weighbridge.errors import StaleError
+import pytest
+from sqlalchemy import text
+
+from weighbridge.errors import StaleError, UnavailableError
 from weighbridge.storage import lease
 from weighbridge.storage.counters import next_value
 from weighbridge.storage.database import Database
@@ -50,6 +53,27 @@ async def test_a_lease_from_before_the_clock_was_set_back_is_free(database: Data
     assert first is not None
     assert second is not None
     assert second.epoch == first.epoch + 1
+
+
+async def test_a_holder_frozen_within_a_transaction_keeps_nobody_from_the_lease_for_longer_than_it_lasts(
+    database: Database,
+) -> None:
+    """Its locks go with its transaction, which the database ends."""
+    async with database.begin() as tx:
+        held = await lease.acquire(tx, "controller", "a", ttl_s=1)
+    assert held is not None
+    with pytest.raises(UnavailableError):
+        async with database.begin() as frozen:
+            await lease.require(frozen, held)
+            await asyncio.sleep(1.5)
+            async with database.begin() as tx:
+                begun_s = asyncio.get_running_loop().time()
+                # It waits for the lock of the frozen one, who must not have it for as long as anybody may wait.
+                await tx.execute(text("SET LOCAL lock_timeout = 0"))
+                after = await lease.acquire(tx, "controller", "b")
+                waited_s = asyncio.get_running_loop().time() - begun_s
+    assert after is not None
+    assert 0 < waited_s < lease.LEASE_TTL_S
 
 
 async def test_a_released_lease_is_free(database: Database) -> None:
