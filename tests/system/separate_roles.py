@@ -69,7 +69,8 @@ class SeparateRoles(Installation):
         for name in reversed(ROLES):
             self.processes[name].send_signal(signal.SIGTERM)
         for name, process in self.processes.items():
-            assert process.wait(LIMIT_S) == 0, f"{name}: {self.said(name)}"
+            code = process.wait(LIMIT_S)
+            assert code == 0, f"{name} ended with {code}: {self.said(name)[-2000:]}"
         self.assert_nothing_left()
 
     def said(self, name: str) -> str:

@@ -66,8 +66,9 @@ def test_a_controller_that_is_killed_in_a_rollout_is_followed_by_the_other(site,
         wait_for_deployment(client, ENDPOINT, deployment.id, timeout_s=60)
         traffic.wait_for_answers(8, timeout_s=30)
     assert traffic.tally().clean, traffic.tally()
+    began = site.said(leader).count("control.ready")
     site.serve(leader)
-    until(site.answers, what=leader)
+    until(lambda: site.said(leader).count("control.ready") > began, what=leader)
 
 
 def test_a_controller_that_was_frozen_past_its_lease_can_do_no_harm(site, client):
@@ -85,6 +86,7 @@ def test_a_controller_that_was_frozen_past_its_lease_can_do_no_harm(site, client
         os.kill(frozen.pid, signal.SIGSTOP)
         until(lambda: site.leader() == other, TAKEOVER_S, "the takeover")
         wait_for_deployment(client, ENDPOINT, deployment.id, timeout_s=60)
+        until(lambda: is_settled(site, client), what="the end of the old replicas")
         before, engines = routes(site), site.engines()
         os.kill(frozen.pid, signal.SIGCONT)
         until(lambda: "lease.lost" in site.said(leader), 30, "that it knows")
@@ -95,9 +97,14 @@ def test_a_controller_that_was_frozen_past_its_lease_can_do_no_harm(site, client
         assert (after.generation, after.endpoints) == (before.generation, before.endpoints)
     assert traffic.tally().clean, traffic.tally()
     assert site.say(client) == ANSWERS[new]
+    assert is_settled(site, client)
+
+
+def is_settled(site: SeparateRoles, client: Client) -> bool:
+    """Two replicas are ready, they are those whose engines live, and the gateways know of no rollout."""
     ready = set(site.ready_replicas(client))
-    assert len(ready) == 2
-    assert ready == set(site.engines())
+    rolling = any(endpoint.rolling_out for endpoint in routes(site).endpoints)
+    return len(ready) == 2 and ready == set(site.engines()) and not rolling
 
 
 def routes(site: SeparateRoles) -> RouteTable:

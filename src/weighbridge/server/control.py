@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -135,7 +135,8 @@ async def serve(settings: Settings, seat: Seat) -> None:
         )
         loops: list[Loop] = []
         if Role.CONTROLLER in seat.roles:
-            await keeper.keep()
+            with suppress(UnavailableError):  # the loop tries again
+                await keeper.keep()
             stack.push_async_callback(keeper.give_back)
             versions = NodeVersions(parts.store, marks)
             stack.push_async_callback(asyncio.to_thread, versions.close)

@@ -1,6 +1,7 @@
 """The connection pool: one Database per process."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
@@ -37,11 +38,20 @@ Transaction = AsyncConnection
 """What store functions take first: an open transaction that somebody above will commit."""
 
 
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<begin>\w+://(?:[^@/?]*@)?)(?P<hosts>[^@/?]+,[^@/?]+)(?P<path>(?:/[^?]*)?)(?:\?(?P<query>.*))?"
+)
+
+
 def driver_url(url: str) -> URL:
-    """The same database through psycopg; SetupError unless it begins with postgresql:// or postgres://."""
+    """The same database through psycopg; SetupError unless it begins with postgresql:// or postgres://.
+
+    Of several hosts (`postgresql://user@one:5432,two:5432/main`) the one that takes writes is used, whichever
+    it is at the moment of a connection.
+    """
     try:
-        parsed = make_url(url)
-    except ArgumentError:
+        parsed = make_url(_one_host_each(url))
+    except (ArgumentError, ValueError):
         parsed = None
     if parsed is None or parsed.get_backend_name() not in ("postgresql", "postgres"):
         # The URL itself is not shown: it may hold a password.
@@ -50,7 +60,20 @@ def driver_url(url: str) -> URL:
             "it reads postgresql://user:password@host/database.",
             code="database_url",
         )
+    hosts = parsed.query.get("host", ())
+    if not isinstance(hosts, str) and len(hosts) > 1 and "target_session_attrs" not in parsed.query:
+        parsed = parsed.update_query_dict({"target_session_attrs": "read-write"})
     return parsed.set(drivername="postgresql+psycopg")
+
+
+def _one_host_each(url: str) -> str:
+    """Several hosts as libpq writes them, in the way that SQLAlchemy reads."""
+    found = _SEVERAL_HOSTS.fullmatch(url)
+    if found is None:
+        return url
+    hosts = [host if ":" in host else f"{host}:5432" for host in found["hosts"].split(",")]
+    members = [*([found["query"]] if found["query"] else []), *(f"host={host}" for host in hosts)]
+    return f"{found['begin']}{found['path']}?{'&'.join(members)}"
 
 
 class Database:

@@ -62,18 +62,27 @@ async def test_a_holder_frozen_within_a_transaction_keeps_nobody_from_the_lease_
     async with database.begin() as tx:
         held = await lease.acquire(tx, "controller", "a", ttl_s=1)
     assert held is not None
-    with pytest.raises(UnavailableError):
-        async with database.begin() as frozen:
-            await lease.require(frozen, held)
-            await asyncio.sleep(1.5)
-            async with database.begin() as tx:
-                begun_s = asyncio.get_running_loop().time()
-                # It waits for the lock of the frozen one, who must not have it for as long as anybody may wait.
-                await tx.execute(text("SET LOCAL lock_timeout = 0"))
-                after = await lease.acquire(tx, "controller", "b")
-                waited_s = asyncio.get_running_loop().time() - begun_s
+
+    async def frozen() -> None:
+        async with database.begin() as tx:
+            await lease.require(tx, held)
+            locked.set()
+            await taken.wait()
+
+    locked, taken = asyncio.Event(), asyncio.Event()
+    freezing = asyncio.create_task(frozen())
+    await locked.wait()
+    await asyncio.sleep(1.5)
+    begun_s = asyncio.get_running_loop().time()
+    async with database.begin() as tx:
+        # However long others may wait for a lock, the frozen one must not have it for so long.
+        await tx.execute(text("SET LOCAL lock_timeout = 0"))
+        after = await lease.acquire(tx, "controller", "b")
     assert after is not None
-    assert 0 < waited_s < lease.LEASE_TTL_S
+    assert asyncio.get_running_loop().time() - begun_s < lease.LEASE_TTL_S
+    taken.set()
+    with pytest.raises(UnavailableError):
+        await freezing
 
 
 async def test_a_released_lease_is_free(database: Database) -> None:
