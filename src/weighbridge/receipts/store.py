@@ -119,6 +119,24 @@ async def routable(tx: Transaction, endpoint_id: str) -> int:
 
 async def append(tx: Transaction, head: Head, entries: Sequence[Entry], *, omitted: int) -> None:
     """Write the entries and move the head; StaleError when it is no longer where it was read."""
+    await _write(tx, head, entries, {"omitted": receipts.c.omitted + omitted})
+
+
+async def seal(
+    tx: Transaction, head: Head, entries: Sequence[Entry], *, signature: str | None, now: datetime
+) -> None:
+    """Write the last entries and close the receipt; StaleError likewise.
+
+    One statement: at a second one PostgreSQL would ask after the endpoint again, and wait for its lock with the
+    receipt's in hand, while the step of a rollout that has the endpoint waits for the receipt.
+    """
+    closed = {"sealed_at": now, "signature": signature, "following": False}
+    await _write(tx, head, entries, closed)
+
+
+async def _write(
+    tx: Transaction, head: Head, entries: Sequence[Entry], change: Mapping[str, object]
+) -> None:
     if entries:
         await tx.execute(
             insert(receipt_entries),
@@ -142,22 +160,12 @@ async def append(tx: Transaction, head: Head, entries: Sequence[Entry], *, omitt
         )
         .values(
             entries=head.entries + len(entries),
-            omitted=receipts.c.omitted + omitted,
             head=entries[-1].hash if entries else head.head,
+            **change,
         )
     )
     if moved.rowcount != 1:
         raise StaleError(f"the receipt of deployment {head.deployment_id} has moved on")
-
-
-async def seal(
-    tx: Transaction, deployment_id: str, *, signature: str | None, now: datetime
-) -> None:
-    await tx.execute(
-        update(receipts)
-        .where(receipts.c.deployment_id == deployment_id, receipts.c.sealed_at.is_(None))
-        .values(sealed_at=now, signature=signature, following=False)
-    )
 
 
 async def find(tx: Transaction, deployment_id: str) -> Head | None:
