@@ -141,6 +141,9 @@ class ReplicaLimits:
     load_bytes_per_s: int = 200_000_000
     """Added to the engine's start timeout: the size of the weights at this rate."""
     warm_s: float = 300.0
+    warm_failures_max: int = 10
+    """So many questions in a row without a token: it is given up, but not before `warm_doubt_s` of warming."""
+    warm_doubt_s: float = 20.0
     unroute_ack_s: float = 30.0
     """After this a gateway that still has not taken the new table is waited for no longer (G5)."""
     drain_s: float = 1860.0
