@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import islice
 
 import structlog
 
@@ -256,7 +257,7 @@ class _Step:
         if not starts:
             return []
         taken = await replica_store.slots_taken(tx)
-        free = [slot for slot in range(SLOTS_MAX) if slot not in taken]
+        free = list(islice((n for n in range(SLOTS_MAX) if n not in taken), len(starts)))
         if len(free) < len(starts):
             log.warning("replica.no_slot", endpoint_id=self.row.endpoint.id, wanted=len(starts))
         new = [
