@@ -58,12 +58,15 @@ def d5_only_the_holder_writes_replicas(story: Story, commit: Commit) -> Iterable
 
 @at_commits("D5", "deployments")
 def d5_only_the_holder_moves_deployments(story: Story, commit: Commit) -> Iterable[str]:
-    """People submit and cancel without a lease; they touch no counters."""
+    """People submit, cancel and promote without a lease; they touch no counters."""
     if any(c.before is not None and _counted(c.before, c.after) for c in commit.of("deployments")):
         yield from _holds(commit)
 
 
 def _counted(before: dict[str, object], after: dict[str, object] | None) -> bool:
+    if after is not None and before["promoted_at"] is None and after["promoted_at"] is not None:
+        # From now on it is to make progress again.
+        return False
     names = ("updated_replicas", "updated_max", "failures", "progress_at")
     return after is not None and any(before[name] != after[name] for name in names)
 

@@ -11,7 +11,7 @@ from sqlalchemy import TextClause
 from sqlalchemy.sql import dml
 from sqlalchemy.sql.base import Executable
 
-from simulation.memory import routes_texts, sync_texts, texts
+from simulation.memory import routes_texts, sync_texts, texts, usage_texts
 from simulation.memory.answers import Result
 from simulation.memory.shape import UnknownStatementError, shape_of
 from simulation.memory.statements import NOTHING, Answer, Records, Run, compile_statement
@@ -25,7 +25,7 @@ from weighbridge.storage.database import Database, Transaction
 LOCK_WAIT_S = 10.0
 BROKEN_CONNECTION_S = 0.5
 """How long the server may take to notice that a client has died."""
-TEXTS = (routes_texts, sync_texts, texts)
+TEXTS = (routes_texts, sync_texts, texts, usage_texts)
 """They register what they know when they are read."""
 
 

@@ -48,6 +48,7 @@ class Memory:
     )
     locks: dict[Lockable, dict["Transaction", int]] = field(default_factory=dict)
     begun: int = 0
+    numbered: int = 0
 
     def begin(self) -> "Transaction":
         self.begun += 1
@@ -109,6 +110,9 @@ class Transaction:
     def insert(self, table: str, values: Mapping[str, object]) -> Row:
         schema = SCHEMAS[table]
         row: Row = {**schema.defaults, **values}
+        if schema.numbered is not None:
+            self.memory.numbered += 1
+            row[schema.numbered] = self.memory.numbered
         if len(row) != len(schema.columns):
             row = self._complete(schema, row)
         key = schema.key_of(row)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, Update, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import Row, Update, bindparam, exists, func, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql
 
 from weighbridge.errors import StaleError
@@ -223,22 +223,23 @@ async def held_requests(tx: Transaction, endpoint_id: str, begin: datetime, end:
     return int((await tx.execute(query)).scalar_one())
 
 
+_REQUESTS_BY_VERSION = text(
+    """
+    SELECT version, count(*) AS requests, count(*) FILTER (WHERE status >= 500) AS failed
+    FROM usage_requests
+    WHERE endpoint_id = :endpoint AND ended_at >= :begin AND ended_at <= :end
+    GROUP BY version
+    ORDER BY version
+    """
+)
+
+
 async def requests_by_version(
     tx: Transaction, endpoint_id: str, begin: datetime, end: datetime
 ) -> Sequence[Mapping[str, int]]:
     """Requests of an endpoint that ended in [begin, end], and how many of them failed, by version."""
-    seen = usage_requests.c
-    query = (
-        select(
-            seen.version,
-            func.count().label("requests"),
-            func.count().filter(seen.status >= 500).label("failed"),
-        )
-        .where(seen.endpoint_id == endpoint_id, seen.ended_at >= begin, seen.ended_at <= end)
-        .group_by(seen.version)
-        .order_by(seen.version)
-    )
+    values = {"endpoint": endpoint_id, "begin": begin, "end": end}
     return [
         {"version": row.version, "requests": row.requests, "failed": row.failed}
-        for row in await tx.execute(query)
+        for row in await tx.execute(_REQUESTS_BY_VERSION, values)
     ]
