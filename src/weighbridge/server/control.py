@@ -38,8 +38,11 @@ from weighbridge.rollouts import store as rollout_store
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.tokens import load_pepper
+from weighbridge.runtimes.base import NODE_PYTHON, Runtime
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.runtimes.processes import hold_lock
+from weighbridge.runtimes.ray.options import RayOptions
+from weighbridge.runtimes.ray.runtime import RayRuntime
 from weighbridge.runtimes.wire import private_listener
 from weighbridge.server.figures import FiguresWriter
 from weighbridge.settings import Settings
@@ -145,8 +148,8 @@ async def serve(settings: Settings) -> None:
             pepper=load_pepper(paths.secrets),
             store=open_store(settings, holder, marks, _in_use(database)),
             s3=S3Access(settings),
-            runtime=ProcessRuntime(paths.agent_socket),
-            engines=engines(session),
+            runtime=_runtime(settings, clock, stack),
+            engines=engines(session, NODE_PYTHON),
             acks=GatewayView(open_acks(paths.acks_file)),
             probe_session=probe_session,
         )
@@ -159,6 +162,14 @@ async def serve(settings: Settings) -> None:
             await _answer(app, paths.control_socket)
             for task in tasks:
                 task.cancel()
+
+
+def _runtime(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Runtime:
+    if settings.runtime == "local":
+        return ProcessRuntime(settings.paths.agent_socket)
+    cluster = RayRuntime(RayOptions.of(settings), clock.monotonic)
+    stack.push_async_callback(cluster.close)
+    return cluster
 
 
 async def _answer(app: FastAPI, path: Path) -> None:
