@@ -27,7 +27,8 @@ def services(
     """
     environment = _environment(settings)
     found = []
-    if Role.AGENT in roles:
+    # On a Ray cluster the replicas have agents of their own, and outlive this server.
+    if Role.AGENT in roles and settings.runtime == "local":
         found.append(_agent(settings))
     if Role.GATEWAY in roles:
         found.append(

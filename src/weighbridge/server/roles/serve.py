@@ -34,6 +34,10 @@ def serve(
         raise SetupError("Only a control process (api, controller) has a name.", code="name_unused")
     make_directories(settings.paths)
     parts = services(settings, url, roles, seat)
+    if not parts:
+        raise SetupError(
+            "There is nothing to run: on a Ray cluster replicas need no agent.", code="no_role"
+        )
     if len(parts) == 1:
         _become(parts[0])
     return _supervise(settings, parts, on_event)
