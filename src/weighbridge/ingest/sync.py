@@ -31,6 +31,7 @@ from weighbridge.registry.model import SyncStatus
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
 from weighbridge.storage.lease import Lease
+from weighbridge.telemetry.histogram import Histogram
 from weighbridge.weights.base import MissingBlobError, WeightStore
 from weighbridge.weights.manifest import FileEntry, Manifest
 from weighbridge.weights.shard_index import INDEX_FILE
@@ -59,6 +60,7 @@ class SyncParts:
     limits: SyncLimits
     threads: ThreadPoolExecutor
     throttles: Throttles
+    verdicts: Histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ class Sync:
     def _check(self, source: Source, wish: Wish, files: Sequence[PinnedFile]) -> _Checked:
         headers = read_headers(source, files)
         verdict = judge(wish, headers)
+        self._parts.verdicts.note(self._watch.age_s)
         verdict.require()
         return _Checked(headers.readable(), verdict.index)
 

@@ -1,6 +1,5 @@
 """`reserve` the disk, then `fetch` the files: parts of large ones in parallel, small ones by the batch."""
 
-import contextlib
 import os
 import time
 from collections import deque
@@ -123,20 +122,12 @@ class _Pump:
             raise
         finally:
             wait(self._running())
-            self._keep_finished_parts()
             opened = [*self._parts.values(), *self._files.values(), *(s for s, _ in self._steps)]
             for staged in set(opened):
                 staged.close()
 
     def _running(self) -> list[Future[Any]]:  # of any kind
         return [*self._parts, *self._files, *self._batches, *self._publishing]
-
-    def _keep_finished_parts(self) -> None:
-        """Journal what siblings finished while the first failure was on its way (W6)."""
-        for future, staged in self._parts.items():
-            if not future.cancelled() and future.exception() is None:
-                with contextlib.suppress(SourceError):  # the first failure is the one to tell
-                    staged.accept(future.result())
 
     def _fill(self) -> bool:
         """Hand out as much as may run at once; False when nothing is left."""
