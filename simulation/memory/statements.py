@@ -88,8 +88,8 @@ def _select(  # noqa: C901 - one step after the other
 ) -> Run:
     columns = _columns(query)
     parts = (*columns, *query._from_obj, *query._where_criteria)  # noqa: SLF001 - no public reading
-    if any(t.name.startswith("usage_") for part in parts for t in tables_of(part)):
-        # What is used is counted beside all this, and is not simulated: there never is any.
+    if any(t.name not in SCHEMAS for part in parts for t in tables_of(part)):
+        # What is used is summed up beside all this, and is not simulated: there never is any.
         unused = Answer(tuple(_name(c) for c in columns), [], 0)
         if _counts(query):
             unused = Answer(("count",), [(0,)], 1)
@@ -212,9 +212,11 @@ def _sort(scope: Scope, variables: str, clause: object) -> tuple[Callable[..., o
     if isinstance(clause, elements.UnaryExpression):
         reverse = clause.modifier is operators.desc_op
         clause = clause.element
+    key = scope.value(clause)
     if isinstance(clause, Column) and clause.nullable:
-        raise UnknownStatementError(f"order by {clause}, which may be NULL")
-    return _function(f"lambda tx, p, {variables}: {scope.value(clause)}"), reverse
+        # NULL comes after everything else.
+        key = f"({key} is None, {key})"
+    return _function(f"lambda tx, p, {variables}: {key}"), reverse
 
 
 def _mode(*, read: bool, key_share: bool) -> int:
@@ -233,16 +235,22 @@ def _update(statement: dml.Update, binds: Mapping[int, int]) -> Run:
         raise UnknownStatementError(str(statement))
     rows = _rows_source(Scope({}, binds), table, criteria)
     found = _function(f"lambda tx, p: [r0 for r0 in {rows} if {_where(scope, criteria)}]")
-    change = _assign(scope, statement._values, "r0")  # noqa: SLF001
+    values = statement._values  # noqa: SLF001
+    change = None if values is None else _assign(scope, values, "r0")
     schema = SCHEMAS[name]
 
-    def run(tx: Transaction, p: Values, _: Records) -> Answer:
+    def run(tx: Transaction, p: Values, records: Records) -> Answer:
         matching = found(tx, p)
         assert isinstance(matching, list)
         for row in matching:
             key = schema.key_of(row)
             tx.lock(name, key, NO_KEY_UPDATE)
-            tx.update(name, key, row, change(tx, p, row))
+            if change is not None:
+                changes = change(tx, p, row)
+            else:  # the call names the columns
+                (record,) = records
+                changes = {n: plain(v) for n, v in record.items() if n in schema.columns}
+            tx.update(name, key, row, changes)
         return Answer((), [], len(matching))
 
     return run
