@@ -127,7 +127,11 @@ class _Served(asyncio.Protocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        while self._writable and (piece := next(self._body, None)) is not None:
+        while (
+            self._writable
+            and not self._transport.is_closing()
+            and (piece := next(self._body, None)) is not None
+        ):
             _Served.sent += len(piece)
             self._transport.write(piece)
 

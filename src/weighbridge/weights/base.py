@@ -30,6 +30,10 @@ class WeightStore(Protocol):
     def verifications(self) -> Verifications: ...
 
     @property
+    def keeps_here(self) -> bool:
+        """Whether blobs stay on this node for good; else they may be dropped once they are published."""
+
+    @property
     def tensor_notes(self) -> Notes:
         """Where the digests of blobs' tensors lie, for every process that uses the store."""
 

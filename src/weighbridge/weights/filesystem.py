@@ -42,6 +42,8 @@ BATCH_BLOBS_MIN = 8
 class FilesystemStore:
     """Blocking calls, safe to repeat and to interrupt anywhere; several processes may use one root."""
 
+    keeps_here = True
+
     def __init__(self, root: Path, marks: LoadMarks | None = None) -> None:
         """With `marks`, what this process publishes is known to this node and not hashed again when loaded."""
         self._root = root

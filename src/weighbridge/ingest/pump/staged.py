@@ -37,7 +37,8 @@ class Entry(StrEnum):
 class FetchOrder:
     """`check(staged)` may raise SourceError CHECKSUM for content that is not what the verdict was about.
 
-    `enter` is asked before the first byte; after MINE, `leave` is called once the file is done with.
+    `enter` is asked before the first byte; after MINE, `leave` is called once the file is done with. Of a large
+    file `take_room` is asked in between; SourceError DISK_FULL.
     """
 
     file: PinnedFile
@@ -45,6 +46,7 @@ class FetchOrder:
     check: Callable[[Path], None]
     enter: Callable[[], Entry] = lambda: Entry.MINE
     leave: Callable[[], None] = lambda: None
+    take_room: "Callable[[FetchOrder], None]" = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)

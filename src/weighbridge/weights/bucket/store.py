@@ -42,6 +42,8 @@ Result = TypeVar("Result")
 class BucketStore:
     """`cache.local` is this node's part: staging, locks, and the blobs and versions that were brought here."""
 
+    keeps_here = False
+
     def __init__(self, bucket: Bucket, cache: NodeCache, name: str) -> None:
         self._bucket = bucket
         self._cache = cache
