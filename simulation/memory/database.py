@@ -1,12 +1,14 @@
 """The stores' Database over rows in memory: what each statement costs in time, and when the database is away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import cast
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import TextClause
+from sqlalchemy.sql import dml
 from sqlalchemy.sql.base import Executable
 
 from simulation.memory import routes_texts, sync_texts, texts, usage_texts
@@ -23,9 +25,55 @@ from weighbridge.storage.database import Database, Transaction
 LOCK_WAIT_S = 10.0
 BROKEN_CONNECTION_S = 0.5
 """How long the server may take to notice that a client has died."""
-_compiled: dict[tuple[object, ...], Run] = {}
 TEXTS = (routes_texts, sync_texts, texts, usage_texts)
 """They register what they know when they are read."""
+
+
+class Prepared:
+    """One statement, with the values that it was put together with and the names of those that a call gives."""
+
+    __slots__ = ("_asked", "_run", "_sets", "_values")
+
+    def __init__(self, statement: Executable) -> None:
+        key, binds = shape_of(statement)
+        run = _compiled.get(key)
+        if run is None:
+            run = _compiled[key] = compile_statement(statement, binds)
+        self._run: Run = run
+        self._values = [bind.value for bind in binds]
+        self._asked = [(place, bind.key) for place, bind in enumerate(binds) if bind.required]
+        self._sets = isinstance(statement, dml.Update) and not statement._values  # noqa: SLF001
+        """Whether a call's values also name the columns that are set."""
+
+    def __call__(self, rows: Rows, parameters: object) -> Answer:
+        """Raises BlockedError when the statement has to wait for other transactions."""
+        if not self._asked or not isinstance(parameters, Mapping):
+            return self._run(rows, self._values, _records(parameters))
+        values = self._values.copy()
+        for place, name in self._asked:
+            values[place] = parameters[name]
+        return self._run(rows, values, (parameters,) if self._sets else NOTHING)
+
+
+_compiled: dict[tuple[object, ...], Run] = {}
+_prepared: WeakKeyDictionary[Executable, Prepared] = WeakKeyDictionary()
+
+
+def prepare(statement: Executable) -> Prepared:
+    """Raises UnknownStatementError for anything that the stores have not used so far."""
+    prepared = _prepared.get(statement)
+    if prepared is None:
+        prepared = _prepared[statement] = Prepared(statement)
+    return prepared
+
+
+def _records(parameters: object) -> Records:
+    if parameters is None:
+        return NOTHING
+    if isinstance(parameters, Mapping):
+        return (parameters,)
+    assert isinstance(parameters, Sequence)
+    return parameters
 
 
 class Executor:
@@ -47,30 +95,13 @@ class Executor:
             if isinstance(parameters, Mapping) or parameters is None:
                 return run(rows, parameters or {})
             raise UnknownStatementError(f"not for many rows at once: {statement.text}")
-        key, binds = shape_of(statement)
-        compiled = _compiled.get(key)
-        if compiled is None:
-            compiled = _compiled[key] = compile_statement(statement, binds)
-        if isinstance(parameters, Mapping) and any(bind.required for bind in binds):
-            # A statement that was put together once: its values come with the call.
-            values = [parameters[b.key] if b.required else b.value for b in binds]
-            return compiled(rows, values, NOTHING)
-        return compiled(rows, [bind.value for bind in binds], _records(parameters))
+        return prepare(statement)(rows, parameters)
 
     def commit(self, rows: Rows) -> None:
         rows.commit()
 
     def rollback(self, rows: Rows) -> None:
         rows.end()
-
-
-def _records(parameters: object) -> Records:
-    if parameters is None:
-        return NOTHING
-    if isinstance(parameters, Mapping):
-        return (parameters,)
-    assert isinstance(parameters, Sequence)
-    return parameters
 
 
 class Server:
@@ -92,8 +123,8 @@ class Server:
         self.lose_commits = 0
         self.open: dict[Rows, Process | None] = {}
 
-    async def round_trip(self) -> None:
-        await self.loop.pause(0.0002 + 0.0018 * self.chance.random())
+    def round_trip(self) -> Awaitable[object]:
+        return self.loop.pause(0.0002 + 0.0018 * self.chance.random())
 
     def died(self, process: Process) -> None:
         """Its transactions are rolled back once the server has noticed."""

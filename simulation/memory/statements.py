@@ -235,16 +235,22 @@ def _update(statement: dml.Update, binds: Mapping[int, int]) -> Run:
         raise UnknownStatementError(str(statement))
     rows = _rows_source(Scope({}, binds), table, criteria)
     found = _function(f"lambda tx, p: [r0 for r0 in {rows} if {_where(scope, criteria)}]")
-    change = _assign(scope, statement._values, "r0")  # noqa: SLF001
+    values = statement._values  # noqa: SLF001
+    change = None if values is None else _assign(scope, values, "r0")
     schema = SCHEMAS[name]
 
-    def run(tx: Transaction, p: Values, _: Records) -> Answer:
+    def run(tx: Transaction, p: Values, records: Records) -> Answer:
         matching = found(tx, p)
         assert isinstance(matching, list)
         for row in matching:
             key = schema.key_of(row)
             tx.lock(name, key, NO_KEY_UPDATE)
-            tx.update(name, key, row, change(tx, p, row))
+            if change is not None:
+                changes = change(tx, p, row)
+            else:  # the call names the columns
+                (record,) = records
+                changes = {n: plain(v) for n, v in record.items() if n in schema.columns}
+            tx.update(name, key, row, changes)
         return Answer((), [], len(matching))
 
     return run

@@ -15,7 +15,6 @@ from weighbridge.api.deps import AtMostOnce, Control, Management
 from weighbridge.api.management.forecast import DeployForecast, forecast
 from weighbridge.api.versions import own_org
 from weighbridge.endpoints import service
-from weighbridge.errors import InvalidError
 from weighbridge.registry.names import VersionName
 from weighbridge.rollouts import service as rollouts
 
@@ -85,12 +84,9 @@ async def deploy_model(
     """Queue the rollout of a model version to an endpoint of the same architecture."""
     name = VersionName.parse(body.model)
     if body.dry_run:
-        if body.traffic_percent is not None:
-            raise InvalidError(
-                "A dry run shows the whole rollout; leave out traffic_percent.",
-                param="traffic_percent",
-            )
-        return await forecast(control, caller, endpoint_id, name)
+        return await forecast(
+            control, caller, endpoint_id, name, traffic_percent=body.traffic_percent
+        )
     async with control.database.begin() as tx:
         if (before := await once.answer(tx, DeployOperation)) is not None:
             return before

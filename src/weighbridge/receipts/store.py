@@ -49,6 +49,43 @@ def _head(row: Row[tuple[object, ...]]) -> Head:
 
 
 # What goes with every step of a rollout is put together once: that costs more than to ask it.
+_OF = receipts.c.deployment_id == bindparam("deployment")
+_BEGIN = (
+    postgresql.insert(receipts)
+    .values(deployment_id=bindparam("deployment"), endpoint_id=bindparam("endpoint"), head=GENESIS)
+    .on_conflict_do_nothing(index_elements=["deployment_id"])
+)
+_LOCK = select(receipts).where(_OF).with_for_update()
+_UNFOLLOW = (
+    update(receipts)
+    .where(receipts.c.endpoint_id == bindparam("endpoint"), receipts.c.following)
+    .values(following=False)
+)
+_FOLLOW = update(receipts).where(_OF).values(following=True)
+_SEAL = (
+    update(receipts)
+    .where(_OF, receipts.c.sealed_at.is_(None))
+    .values(sealed_at=bindparam("now"), signature=bindparam("signed"), following=False)
+)
+_FIND = select(receipts).where(_OF)
+_ENTRIES = (
+    select(receipt_entries)
+    .where(
+        receipt_entries.c.deployment_id == bindparam("deployment"),
+        receipt_entries.c.sequence <= bindparam("last"),
+    )
+    .order_by(receipt_entries.c.sequence)
+)
+_ADD_ENTRIES = insert(receipt_entries)
+_MOVE_HEAD = (
+    update(receipts)
+    .where(_OF, receipts.c.entries == bindparam("seen_entries"), receipts.c.sealed_at.is_(None))
+    .values(
+        entries=bindparam("entries_now"),
+        omitted=receipts.c.omitted + bindparam("more_omitted"),
+        head=bindparam("head_now"),
+    )
+)
 _LOCK_FOLLOWED = (
     select(receipts)
     .where(receipts.c.endpoint_id == bindparam("endpoint"), receipts.c.following)
@@ -81,16 +118,12 @@ _SEALABLE = (
 
 async def begin(tx: Transaction, deployment_id: str, endpoint_id: str) -> None:
     """An empty receipt, unless there is one."""
-    statement = postgresql.insert(receipts).values(
-        deployment_id=deployment_id, endpoint_id=endpoint_id, head=GENESIS
-    )
-    await tx.execute(statement.on_conflict_do_nothing(index_elements=["deployment_id"]))
+    await tx.execute(_BEGIN, {"deployment": deployment_id, "endpoint": endpoint_id})
 
 
 async def lock(tx: Transaction, deployment_id: str) -> Head | None:
     """The receipt, locked until commit: whoever appends takes it last, after every other row."""
-    query = select(receipts).where(receipts.c.deployment_id == deployment_id).with_for_update()
-    row = (await tx.execute(query)).one_or_none()
+    row = (await tx.execute(_LOCK, {"deployment": deployment_id})).one_or_none()
     return None if row is None else _head(row)
 
 
@@ -102,14 +135,8 @@ async def lock_followed(tx: Transaction, endpoint_id: str) -> Head | None:
 
 async def follow(tx: Transaction, deployment_id: str, endpoint_id: str) -> None:
     """From now on this receipt tells of the endpoint's replicas, and no earlier one."""
-    await tx.execute(
-        update(receipts)
-        .where(receipts.c.endpoint_id == endpoint_id, receipts.c.following)
-        .values(following=False)
-    )
-    await tx.execute(
-        update(receipts).where(receipts.c.deployment_id == deployment_id).values(following=True)
-    )
+    await tx.execute(_UNFOLLOW, {"endpoint": endpoint_id})
+    await tx.execute(_FOLLOW, {"deployment": deployment_id})
 
 
 async def routable(tx: Transaction, endpoint_id: str) -> int:
@@ -121,7 +148,7 @@ async def append(tx: Transaction, head: Head, entries: Sequence[Entry], *, omitt
     """Write the entries and move the head; StaleError when it is no longer where it was read."""
     if entries:
         await tx.execute(
-            insert(receipt_entries),
+            _ADD_ENTRIES,
             [
                 {
                     "deployment_id": head.deployment_id,
@@ -133,19 +160,14 @@ async def append(tx: Transaction, head: Head, entries: Sequence[Entry], *, omitt
                 for entry in entries
             ],
         )
-    moved = await tx.execute(
-        update(receipts)
-        .where(
-            receipts.c.deployment_id == head.deployment_id,
-            receipts.c.entries == head.entries,
-            receipts.c.sealed_at.is_(None),
-        )
-        .values(
-            entries=head.entries + len(entries),
-            omitted=receipts.c.omitted + omitted,
-            head=entries[-1].hash if entries else head.head,
-        )
-    )
+    move = {
+        "deployment": head.deployment_id,
+        "seen_entries": head.entries,
+        "entries_now": head.entries + len(entries),
+        "more_omitted": omitted,
+        "head_now": entries[-1].hash if entries else head.head,
+    }
+    moved = await tx.execute(_MOVE_HEAD, move)
     if moved.rowcount != 1:
         raise StaleError(f"the receipt of deployment {head.deployment_id} has moved on")
 
@@ -153,33 +175,18 @@ async def append(tx: Transaction, head: Head, entries: Sequence[Entry], *, omitt
 async def seal(
     tx: Transaction, deployment_id: str, *, signature: str | None, now: datetime
 ) -> None:
-    await tx.execute(
-        update(receipts)
-        .where(receipts.c.deployment_id == deployment_id, receipts.c.sealed_at.is_(None))
-        .values(sealed_at=now, signature=signature, following=False)
-    )
+    await tx.execute(_SEAL, {"deployment": deployment_id, "now": now, "signed": signature})
 
 
 async def find(tx: Transaction, deployment_id: str) -> Head | None:
-    query = select(receipts).where(receipts.c.deployment_id == deployment_id)
-    row = (await tx.execute(query)).one_or_none()
+    row = (await tx.execute(_FIND, {"deployment": deployment_id})).one_or_none()
     return None if row is None else _head(row)
 
 
 async def entries_of(tx: Transaction, deployment_id: str, limit: int) -> list[Entry]:
     """The first `limit` entries, in order."""
-    query = (
-        select(receipt_entries)
-        .where(
-            receipt_entries.c.deployment_id == deployment_id,
-            receipt_entries.c.sequence <= limit,
-        )
-        .order_by(receipt_entries.c.sequence)
-    )
-    return [
-        Entry(row.sequence, json.loads(row.payload), row.previous, row.hash)
-        for row in await tx.execute(query)
-    ]
+    rows = await tx.execute(_ENTRIES, {"deployment": deployment_id, "last": limit})
+    return [Entry(row.sequence, json.loads(row.payload), row.previous, row.hash) for row in rows]
 
 
 async def sealable(

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+PLACED = "starting"
+"""Reason of a PENDING process that waits for nothing any more: its place is given, its start is under way."""
+
 
 class RuntimeState(StrEnum):
     """What a runtime can know of a replica's process; readiness is judged above, by probing."""

@@ -15,6 +15,7 @@ import structlog
 from weighbridge.clock import Clock
 from weighbridge.errors import LimitError, UnavailableError
 from weighbridge.runtimes.base import (
+    PLACED,
     NodeInfo,
     ReplicaSpec,
     ReplicaStatus,
@@ -200,7 +201,7 @@ class Node:
             self._put(replace(self._records[name], reason=reason))
         for name, devices in admission.devices_by_name.items():
             record = self._records[name]
-            self._put(replace(record, started=True, devices=devices, reason="starting"))
+            self._put(replace(record, started=True, devices=devices, reason=PLACED))
             self._own(name, self._live(name))
 
     def _own(self, name: str, life: Coroutine[None, None, None]) -> None:
