@@ -66,9 +66,7 @@ class Line:
         self._current = current
         self._cooling: dict[str, float] = {}
         self._looking = False
-        self.holds = Holds(
-            plan.limits, current, self._ready, Clock(now=now, monotonic=loop.time)
-        )
+        self.holds = Holds(plan.limits, current, self._ready, Clock(now=now, monotonic=loop.time))
 
     def failed(self, replica_id: str) -> None:
         self._cooling[replica_id] = self._loop.time() + COOLING_S
@@ -120,7 +118,11 @@ class Line:
         endpoint = self._current.tables.endpoints.get(request.endpoint_id)
         if endpoint is None or endpoint.replicas:
             return {}
-        return {"hold_s": endpoint.hold_s, "ready_in_s": self.holds.ready_in_s(endpoint)}
+        return {
+            "hold_s": endpoint.hold_s,
+            "ready_in_s": self.holds.ready_in_s(endpoint),
+            "size": request.caller.size_bytes,
+        }
 
     def _due(self, request: Waiting) -> None:
         held = request.held
