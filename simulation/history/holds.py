@@ -1,7 +1,7 @@
 """Checks of the hold at the gateway: within its limits of number, bytes and time, and nobody is forgotten (G11)."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 
 from simulation.history.log import Event
@@ -16,6 +16,13 @@ def _number(event: Event, name: str) -> float:
     value = event.facts[name]
     assert isinstance(value, int | float)
     return value
+
+
+def _waited(event: Event) -> Mapping[str, object]:
+    """What is known of a request that found no replica, where requests are held."""
+    waited = event.facts.get("waited", {})
+    assert isinstance(waited, Mapping)
+    return waited
 
 
 @at_end("G11")
@@ -47,10 +54,11 @@ def g11_a_held_request_ends_in_time(story: Story) -> Iterator[tuple[Event, str]]
     """In an answer, or in a refusal that says when to ask again, once it has waited as long as may be."""
     due_s: dict[object, float] = {}
     waiting: dict[object, Event] = {}
-    for event in story.log.of(*_KINDS) if story.log.of("holding") else ():
+    hold_s = next((_number(event, "hold_s") for event in story.log.of("holding")), None)
+    for event in story.log.of(*_KINDS) if hold_s is not None else ():
         request = event.facts.get("request")
         if event.kind == "held":
-            due_s[request] = _number(event, "due_s")
+            due_s.setdefault(request, event.at_s + (hold_s or 0.0))
             waiting[request] = event
         elif event.kind == "unheld":
             began = waiting.pop(request, None)
@@ -79,7 +87,8 @@ def _ended(event: Event, waiting: dict[object, Event]) -> Iterator[tuple[Event, 
     facts = event.facts
     if facts["request"] in waiting:
         yield event, f"request {facts['request']} ends and still stands in line"
-    if facts.get("held") and not facts["retry_after_s"] and facts["retry_after_s"] is not None:
+    waited = _waited(event)
+    if waited.get("held") and not waited["retry_after_s"]:
         yield event, f"request {facts['request']} was held and is not told when to ask again"
 
 
@@ -91,6 +100,7 @@ def g11_nobody_is_refused_for_whom_there_is_room(story: Story) -> Iterator[tuple
         empty_s: dict[object, float] = {}
         for event in story.log.of(*_KINDS, "emptied"):
             facts, line = event.facts, lines[event.facts["worker"]]
+            waited = _waited(event)
             if event.kind == "held":
                 line[facts["request"]] = _number(event, "size")
             elif event.kind == "unheld":
@@ -99,12 +109,16 @@ def g11_nobody_is_refused_for_whom_there_is_room(story: Story) -> Iterator[tuple
                 line.clear()
             elif event.kind == "emptied":
                 empty_s[facts["worker"]] = event.at_s
-            elif facts.get("hold_s"):
+            elif waited.get("hold_s"):
                 story.counts["G11"] += 1
-                hold_s, ready_in_s = _number(event, "hold_s"), _number(event, "ready_in_s")
+                hold_s, ready_in_s = waited["hold_s"], waited["ready_in_s"]
+                size = waited["size"]
+                assert isinstance(hold_s, float)
+                assert isinstance(ready_in_s, float)
+                assert isinstance(size, int)
                 lately = event.at_s < empty_s.get(facts["worker"], -hold_s) + hold_s
                 room = len(line) < _number(limits, "requests_max") and (
-                    sum(line.values()) + _number(event, "size") <= _number(limits, "bytes_max")
+                    sum(line.values()) + size <= _number(limits, "bytes_max")
                 )
                 if lately and room and ready_in_s < hold_s:
                     words = (

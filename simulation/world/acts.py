@@ -50,6 +50,10 @@ class Acts:
     def any(self) -> bool:
         return bool(self.wishes) or self.gated or self.holding is not None
 
+    def burst(self, chance: Random) -> int:
+        """How many requests come at once."""
+        return 1 if self.holding is None else chance.choice((1, 1, 1, 1, 12))
+
     def caller(self, chance: Random) -> Caller:
         if self.holding is None:
             return Caller()

@@ -109,8 +109,12 @@ class Gateway:
         self.holding = plan
         for worker in self.workers:
             self._open_line(worker)
-        limits = {"requests_max": plan.requests_max, "bytes_max": plan.bytes_max}
-        self.log.add("holding", hold_s=plan.hold_s, **limits)
+        self.log.add(
+            "holding",
+            hold_s=plan.hold_s,
+            requests_max=plan.requests_max,
+            bytes_max=plan.bytes_max,
+        )
 
     def _open_line(self, worker: Worker) -> None:
         if self.holding is not None:
@@ -436,7 +440,7 @@ class Request:
             generation=self._worker.tables.routes_generation,
             late=self._worker.late_s > 0,
             failure=self._failure(outcome),
-            **self._waited(outcome, retry_after_s),
+            waited=self._waited(outcome, retry_after_s),
         )
 
     def _waited(self, outcome: str, retry_after_s: float | None) -> dict[str, object]:

@@ -103,7 +103,6 @@ class Line:
             key=caller.key_id,
             size=caller.size_bytes,
             again=again,
-            due_s=held.due_s,
         )
         if not self._looking:
             self._looking = True

@@ -264,8 +264,9 @@ class World:
         else:
             self.loop.later(LOOK_S / 4, self._call_of_share)
             return
-        caller = self.acts.caller(self.acting)
-        self.site.gateway.call(ENDPOINT, "org_1", self.acting.uniform(0.1, 1.0), caller)
+        for _ in range(self.acts.burst(self.acting)):
+            caller = self.acts.caller(self.acting)
+            self.site.gateway.call(ENDPOINT, "org_1", self.acting.uniform(0.1, 1.0), caller)
         self.loop.later(self.acting.expovariate(calls_per_s), self._call_of_share)
 
     def _mend(self) -> None:
