@@ -10,7 +10,7 @@ from sqlalchemy import TextClause
 from sqlalchemy.sql import dml
 from sqlalchemy.sql.base import Executable
 
-from simulation.memory import routes_texts, sync_texts, texts
+from simulation.memory import routes_texts, sync_texts, texts, usage_texts
 from simulation.memory.answers import Result
 from simulation.memory.shape import UnknownStatementError, shape_of
 from simulation.memory.statements import NOTHING, Answer, Records, Run, compile_statement
@@ -24,7 +24,7 @@ from weighbridge.storage.database import Database, Transaction
 LOCK_WAIT_S = 10.0
 BROKEN_CONNECTION_S = 0.5
 """How long the server may take to notice that a client has died."""
-TEXTS = (routes_texts, sync_texts, texts)
+TEXTS = (routes_texts, sync_texts, texts, usage_texts)
 """They register what they know when they are read."""
 
 
@@ -244,19 +244,24 @@ class Connection:
             try:
                 return Result(server.executor.execute(rows, statement, parameters))
             except BlockedError as blocked:
-                await _wait(rows, blocked.holders, limit_s - server.loop.time())
+                await _wait(server, rows, blocked.holders, limit_s)
 
 
-async def _wait(rows: Rows, holders: list[Rows], limit_s: float) -> None:
-    """Until one of the holders has ended. A circle, or a wait that is too long, ends this transaction."""
-    if any(holder is rows or holder.waits_for(rows) for holder in holders):
+class CircleError(Exception):
+    """Transactions wait for each other: PostgreSQL would end one of them, and nothing is written so as to need it."""
+
+
+async def _wait(server: Server, rows: Rows, holders: list[Rows], end_s: float) -> None:
+    """Until one of the holders has ended. A wait that is too long ends this transaction; a circle, the world."""
+    if any(holder.waits_for(rows) for holder in holders):
+        server.loop.broken.append(CircleError([rows.held, *(one.held for one in holders)]))
         raise _busy()
     ended = asyncio.get_running_loop().create_future()
     for holder in holders:
         holder.waiters.append(ended)
     rows.blocked_by = holders
     try:
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(end_s - server.loop.time()):
             await ended
     except TimeoutError:
         raise _busy() from None

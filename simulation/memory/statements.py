@@ -87,8 +87,8 @@ def _select(  # noqa: C901 - one step after the other
 ) -> Run:
     columns = _columns(query)
     parts = (*columns, *query._from_obj, *query._where_criteria)  # noqa: SLF001 - no public reading
-    if any(t.name.startswith("usage_") for part in parts for t in tables_of(part)):
-        # What is used is counted beside all this, and is not simulated: there never is any.
+    if any(t.name not in SCHEMAS for part in parts for t in tables_of(part)):
+        # What is used is summed up beside all this, and is not simulated: there never is any.
         unused = Answer(tuple(_name(c) for c in columns), [], 0)
         if _counts(query):
             unused = Answer(("count",), [(0,)], 1)
@@ -210,9 +210,11 @@ def _sort(scope: Scope, variables: str, clause: object) -> tuple[Callable[..., o
     if isinstance(clause, elements.UnaryExpression):
         reverse = clause.modifier is operators.desc_op
         clause = clause.element
+    key = scope.value(clause)
     if isinstance(clause, Column) and clause.nullable:
-        raise UnknownStatementError(f"order by {clause}, which may be NULL")
-    source = f"lambda tx, p, rows: [{scope.value(clause)} for ({variables},) in rows]"
+        # NULL comes after everything else.
+        key = f"({key} is None, {key})"
+    source = f"lambda tx, p, rows: [{key} for ({variables},) in rows]"
     made: Callable[..., list[Any]] = _function(source)  # type: ignore[assignment]  # as the source says
     return made, reverse
 

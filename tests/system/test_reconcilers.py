@@ -403,3 +403,32 @@ async def test_a_version_that_answers_errors_while_it_is_watched_goes_back_with_
         "5xx 9.0 % of 100 requests on version 2 against 0.0 % of 100 requests on version 1"
     )
     assert await machine.serving() == [1, 1]
+
+
+async def test_an_endpoint_s_own_limits_of_the_gate_are_those_that_count(machine: Machine) -> None:
+    """From the moment they are set, for the rollout under way too."""
+    machine.settings = machine.settings.model_copy(
+        update={"gate_errors_share": 0.5, "bake_s": 60.0}
+    )
+    async with machine.controlled():
+        await machine.deploy(1, 1)
+
+        async def watched() -> bool:
+            return "watching" in (await machine.deployment("d1")).reason
+
+        await machine.until(watched, "all replicas serve version 1")
+        now_s = machine.clock.now().timestamp()
+        events = [
+            UsageEvent(
+                now_s, "org_1", "k", "chat", 1, status, 5, 0, 5 * (status == 200), False, 1.0, 0.0, 0.1,
+            )
+            for status in [503] * 9 + [200] * 91
+        ]  # fmt: skip
+        async with machine.database.begin() as tx:
+            await usage_store.add_requests(tx, events)
+        assert await watched()
+        async with machine.database.begin() as tx:
+            await tx.execute(update(endpoints).values(gate={"errors_share": 0.05}))
+        ended = await machine.ended("d1")
+    assert ended.status is RolloutStatus.ERROR
+    assert ended.error_message == "5xx 9.0 % of 100 requests on version 1"

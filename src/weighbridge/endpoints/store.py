@@ -7,6 +7,7 @@ from functools import cache
 from sqlalchemy import Row, Select, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from weighbridge.endpoints.gate import gate_document, read_gate
 from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.errors import StaleError
 from weighbridge.routing.limits import limits_document, read_limits
@@ -29,6 +30,7 @@ def read_endpoint(row: Row[tuple[object, ...]]) -> Endpoint:
         revision=row.revision,
         limits=read_limits(row.limits),
         gateway=read_options(row.gateway),
+        gate=read_gate(row.gate),
         replicas_max=row.replicas_max,
         allow_downtime=row.allow_downtime,
         queue_policy=QueuePolicy(row.queue_policy),
@@ -100,6 +102,7 @@ async def save_shape(tx: Transaction, endpoint: Endpoint) -> None:
             "queue_policy": endpoint.queue_policy,
             "limits": limits_document(endpoint.limits),
             "gateway": options_document(endpoint.gateway),
+            "gate": gate_document(endpoint.gate),
             "updated_at": endpoint.updated_at,
         },
     )

@@ -51,6 +51,11 @@ class Seen:
     exam: Verdict | None = None
     exam_waits: bool = False
 
+    @property
+    def examined(self) -> bool:
+        """Whether it has acceptance probes."""
+        return self.exam is not None or self.exam_waits
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -136,11 +141,12 @@ def _warm(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) ->
     if seen.exam is not None and not seen.exam.passed:
         return replace(_give_up(replica, seen.exam.detail, now), exam=seen.exam)
     if replica.probe_passes >= limits.probe_passes_min:
+        replica = replace(replica, warm_at=replica.warm_at or now)
         if not seen.exam_waits:
             ready = replace(replica, ready_at=now, probe_failures=0)
             return Step(_become(ready, ReplicaState.READY, "", now), exam=seen.exam)
         replica = _say(replica, EXAM_GOES_ON)
-    if words := _hopeless(replica, now, limits):
+    if words := _hopeless(replica, seen, now, limits):
         return _give_up(replica, words, now)
     return Step(replica)
 
@@ -158,12 +164,17 @@ def _questioned(replica: Replica, probe: Probe, limits: ReplicaLimits) -> Replic
     return _say(replace(replica, probe_passes=0), probe.detail)
 
 
-def _hopeless(replica: Replica, now: datetime, limits: ReplicaLimits) -> str:
+def _hopeless(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -> str:
     """Why a warming replica is waited for no longer: so many failures, for so long, or all of its time."""
     warmed_s = (now - replica.state_since).total_seconds()
     failures = replica.probe_failures
     if warmed_s >= limits.warm_doubt_s and failures >= limits.warm_failures_max:
         return f"{failures} questions in a row brought no token: {replica.reason}"
+    if seen.examined and replica.warm_at is not None:
+        # That others are examined before it is no fault of its own.
+        exam_s = limits.exam_turn_s + limits.exam_s
+        late = (now - replica.warm_at).total_seconds() >= exam_s
+        return f"was not examined within {exam_s:g} s: {replica.reason}" if late else ""
     if warmed_s >= limits.warm_s:
         return f"was not ready within {limits.warm_s:g} s of answering: {replica.reason}"
     return ""

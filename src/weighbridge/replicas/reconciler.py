@@ -104,7 +104,7 @@ class ReplicaReconciler:
         # Rows first, then processes: a process that is not there cannot be one that started in between.
         world = await self._list()
         self._prober.keep(one.replica.id for one in watched)
-        self._accepting.keep(one.replica.id for one in watched)
+        self._accepting.keep(one.replica for one in watched)
         guarded = mass_failures([one.replica for one in watched])
         now = self._clock.now()
         acked = self._acks.routes_acked()
@@ -243,7 +243,7 @@ class ReplicaReconciler:
             running = world.away or (process is not None and process.state is RuntimeState.RUNNING)
             if not running or url is None or replica.incarnation is None:
                 continue
-            await self._accepting.begin(one, replica, url, self._limits)
+            await self._accepting.begin(one, replica, url)
             engine = self._engines.get(one.engine.engine)
             if engine is None or not self._prober.free(replica.id):
                 continue

@@ -142,6 +142,7 @@ class _Step:
     ) -> "_Step":
         now = clock.now()
         row = await store.lock_endpoint(tx, endpoint_id)
+        limits = replace(limits, gate=limits.gate.of(row.endpoint.gate))
         active = next(iter(await store.open_of(tx, endpoint_id)), None)
         base_id = row.endpoint.base_deployment_id
         if active is not None and active.status is not RolloutStatus.NOT_STARTED:

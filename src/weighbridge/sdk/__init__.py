@@ -39,7 +39,12 @@ from weighbridge.sdk.management.deployments import (
     DeploymentPage,
     ReplicaCount,
 )
-from weighbridge.sdk.management.forecast import Forecast, ForecastStep, ForecastWeights
+from weighbridge.sdk.management.forecast import (
+    Forecast,
+    ForecastShare,
+    ForecastStep,
+    ForecastWeights,
+)
 from weighbridge.sdk.types import (
     AccessReport,
     AccessStep,
@@ -87,6 +92,7 @@ __all__ = [
     "EndpointShape",
     "EndpointSummary",
     "Forecast",
+    "ForecastShare",
     "ForecastStep",
     "ForecastWeights",
     "GatewayOptions",

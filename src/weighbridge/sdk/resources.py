@@ -178,9 +178,13 @@ class Endpoints:
         )
         return Deployment.read(answer)
 
-    def forecast(self, endpoint_id: str, model: VersionName | str) -> Forecast:
+    def forecast(
+        self, endpoint_id: str, model: VersionName | str, *, traffic_percent: int | None = None
+    ) -> Forecast:
         """What `deploy` would do, changing nothing; raises what it would raise."""
-        body: Json = {"model": str(model), "dry_run": True}
+        body: dict[str, object] = {"model": str(model), "dry_run": True}
+        if traffic_percent is not None:
+            body["traffic_percent"] = traffic_percent
         return Forecast.read(self._caller.post(f"{_endpoint_path(endpoint_id)}:deployModel", body))
 
     def rollback(self, endpoint_id: str, *, idempotency_key: str | None = None) -> Deployment:

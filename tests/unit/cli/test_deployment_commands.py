@@ -239,6 +239,18 @@ def test_a_deploy_is_tried_on_paper(server, weighbridge):
     assert weighbridge("deploy", "chat", name, "--dry-run", "--json").document == FORECAST
 
 
+def test_a_canary_is_tried_on_paper_with_its_share(server, weighbridge):
+    standing = "1 replica ready on version 2; 25 % of requests go to it until it is promoted"
+    share = {"traffic_percent": 25, "replicas": 1, "base_replicas": 3}
+    answer = {**FORECAST, "expected_status": "in_progress", "reason": standing, "share": share}
+    server.on("POST", "/management/v1/endpoints/chat:deployModel", answer)
+    name = "orgs/acme/models/llama/versions/2"
+    run = weighbridge("deploy", "chat", name, "--dry-run", "--traffic-percent", "25")
+    assert run.code == 0, run.err
+    assert server.last[3] == {"model": name, "dry_run": True, "traffic_percent": 25}
+    assert "25 % of requests, 1 of 4 replicas" in run.out
+
+
 def test_a_refused_deploy_on_paper_says_why_and_what_next(server, weighbridge):
     refusal = {"message": "Its sync is queued.", "code": "version_not_done"}
     server.on("POST", "/management/v1/endpoints/chat:deployModel", (409, refusal))
