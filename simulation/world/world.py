@@ -322,5 +322,7 @@ def _difference(change: Change) -> dict[str, object]:
     """What a reader of the log wants to see of a change."""
     if change.after is None:
         return {}
-    before: dict[str, object] = change.before or {}
-    return {n: v for n, v in change.after.items() if change.before is None or before.get(n) != v}
+    before = change.before
+    if before is None:
+        return dict(change.after)
+    return {name: value for name, value in change.after.items() if before[name] != value}
