@@ -234,7 +234,7 @@ def _loops(
         database, parts.store, parts.s3, clock, settings, holder=holder, wake=lambda: wake("ingest")
     )
     stack.push_async_callback(ingest.close)
-    digests = TensorDigestReconciler(parts.store, TensorShelf(settings.paths.store))
+    digests = _tensor_digests(parts, keeper)
     stack.push_async_callback(digests.close)
     rollouts = RolloutReconciler(
         database, clock, wake, keeper.current, limits=rollout_limits(settings)
@@ -273,7 +273,7 @@ def _loops(
         "replicas": replicas.reconcile,
         "routes": routes.reconcile,
         "usage": usage.reconcile,
-        "figures": FiguresWriter(database, parts.store, settings.paths.figures_file).reconcile,
+        "figures": _figures(parts, ingest).reconcile,
         "receipts": sealing.reconcile,
     }
     leading = Loop("lease", partial(_lead, keeper, wake), wake)
@@ -299,6 +299,16 @@ def _in_use(database: Database) -> Callable[[], Collection[str]]:
             return await digests_in_use(tx)
 
     return lambda: asyncio.run_coroutine_threadsafe(query(), loop).result(QUERY_TIMEOUT_S)
+
+
+def _tensor_digests(parts: Parts, keeper: ControllerLease) -> TensorDigestReconciler:
+    shelf = TensorShelf(parts.store.tensor_notes)
+    return TensorDigestReconciler(parts.store, shelf, keeper.current)
+
+
+def _figures(parts: Parts, ingest: IngestReconciler) -> FiguresWriter:
+    path = parts.settings.paths.figures_file
+    return FiguresWriter(parts.database, parts.store, path, ingest.verdicts)
 
 
 def _sealing(parts: Parts, keeper: ControllerLease) -> ReceiptReconciler:
