@@ -45,7 +45,9 @@ class AnswerWriter:
 
     def write_chunk(self, data: bytes) -> None:
         """Not by the outbox, which is empty of this answer: events come one by one, nothing is to be waited for."""
-        self._send(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end_stream(self, last: bytes = b"") -> None:
         if last:
