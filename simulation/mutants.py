@@ -42,6 +42,10 @@ class Verdict:
     by: str
 
 
+class JudgeError(Exception):
+    """The checks themselves do not work, which says nothing of a bug."""
+
+
 def judge(bug: Bug, seeds: int) -> Verdict:
     """What is quick and catches much comes first."""
     first = min(seeds, SEEDS_FIRST)
@@ -66,10 +70,14 @@ def _simulated(bug: Bug, seeds: range) -> str:
 
 
 def _tested(bug: Bug, plays: Sequence[str]) -> str:
-    done = _run(bug, "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *plays)
+    """Raises JudgeError when the tests could not be run."""
+    plugins = ("-p", "no:cacheprovider", "-p", "simulation.planting")
+    done = _run(bug, "pytest", "-q", "-x", "-n", "0", *plugins, *plays)
     if done is None:
         return "a property test does not end"
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    if done.returncode and not failed:
+        raise JudgeError(f"{bug.name}: {done.stdout[-2_000:]}{done.stderr[-2_000:]}")
     return failed[0].split(" - ")[0].removeprefix("FAILED ") if failed else ""
 
 

@@ -7,13 +7,18 @@ from random import Random
 from simulation.history.log import Log
 from simulation.scheduler import SimLoop
 from simulation.world.machines import Engine, Machines
-from weighbridge.gateway.balance import pick
+from simulation.world.manners import ALIKE, Manner
+from weighbridge.gateway.balance import groups, pick
 from weighbridge.gateway.table import EMPTY_TABLES, Tables
 from weighbridge.routing.acks import GatewayView
 from weighbridge.routing.model import EndpointRoute, ReplicaRoute, RouteTable
+from weighbridge.usage.model import NO_VERSION, UsageEvent
 
 RETRIES_MAX = 2
 FIRST_BYTE_S = 0.05
+DONE = 200
+STATUSES = {"done": DONE, "unknown": 404, "cut": 502, "failed": 503, "unavailable": 503}
+"""By the end of a request; one that ends with its worker leaves no record."""
 FAST_S = (0.002, 0.03)
 """How soon a worker sees a new table."""
 
@@ -49,16 +54,34 @@ class Gateway:
     """All workers of a world."""
 
     def __init__(
-        self, loop: SimLoop, chance: Random, log: Log, machines: Machines, workers: int
+        self,
+        loop: SimLoop,
+        chance: Random,
+        log: Log,
+        machines: Machines,
+        workers: int,
+        *,
+        sharing: Random,
     ) -> None:
+        """`sharing` decides which version a request is meant for where a canary has a share of them."""
         self.loop = loop
         self.chance = chance
+        self.sharing = sharing
         self.log = log
         self.machines = machines
+        self._began_unix_s = log.wall().timestamp() - loop.time()
+        self.manners: dict[str, Manner] = {}
+        """By digest."""
+        self.spool: list[UsageEvent] | None = None
+        """Finished requests that are still to be counted; None: nobody counts them."""
         self.workers = [Worker(f"worker{n}") for n in range(workers)]
         self.view = SimGatewayView(self.workers)
         self.newest: RouteTable | None = None
         self.requests = 0
+
+    def unix_s(self) -> float:
+        """By a clock that was set before anything happened, and is never set again."""
+        return self._began_unix_s + self.loop.time()
 
     def published(self, table: RouteTable) -> None:
         """`newest` is what lies in the file; a writer that has lost its lease may have put an older one there."""
@@ -121,11 +144,15 @@ class Request:
     """One request: tried on up to three replicas before its first byte, and on none after it (G3)."""
 
     __slots__ = (
+        "_began_s",
+        "_broken",
         "_duration_s",
         "_endpoint_id",
         "_engine",
+        "_first_s",
         "_gateway",
         "_id",
+        "_manner",
         "_org_id",
         "_route",
         "_streaming",
@@ -154,6 +181,11 @@ class Request:
         self._route: ReplicaRoute | None = None
         self._engine: Engine | None = None
         self._streaming = False
+        self._manner = ALIKE
+        self._broken = False
+        """Whether the last replica has answered with an error of its own."""
+        self._began_s = gateway.loop.time()
+        self._first_s: float | None = None
         self.over = False
 
     def begin(self) -> None:
@@ -166,12 +198,12 @@ class Request:
 
     def _try(self, endpoint: EndpointRoute | None) -> None:
         gateway, worker = self._gateway, self._worker
-        replicas = () if endpoint is None else endpoint.replicas
         counts = worker.counts
-        route = pick(replicas, gateway.view.in_flight, gateway.chance.random(), self._tried)
+        route = self._choose(endpoint)
         if route is None or len(self._tried) > RETRIES_MAX:
-            self._end("unavailable")
+            self._end("failed" if self._broken else "unavailable")
             return
+        self._broken = False
         self._route = route
         self._tried.add(route.replica_id)
         counts[route.slot] = counts.get(route.slot, 0) + 1
@@ -185,6 +217,30 @@ class Request:
         )
         gateway.loop.later(0.001 + 0.003 * gateway.chance.random(), self._arrive)
 
+    def _choose(self, endpoint: EndpointRoute | None) -> ReplicaRoute | None:
+        """The versions in the order of the share, where there is one, as `gateway.proxy.choosing` has it."""
+        gateway = self._gateway
+        in_flight, tie = gateway.view.in_flight, gateway.chance.random()
+        if endpoint is None:
+            return None
+        share = endpoint.share
+        if share is None:
+            return pick(endpoint.replicas, in_flight, tie, self._tried)
+        meant, others = groups(endpoint.replicas, share, gateway.sharing.random())
+        chosen = pick(meant, in_flight, tie, self._tried)
+        if chosen is None:
+            chosen = pick(others, in_flight, tie, self._tried)
+        if chosen is not None and not self._tried and meant and others:
+            gateway.log.add(
+                "shared",
+                worker=self._worker.name,
+                request=self._id,
+                version=share.version,
+                percent=share.percent,
+                hit=chosen.version == share.version,
+            )
+        return chosen
+
     def _arrive(self) -> None:
         """Its bytes reach the address; a stranger there refuses the token (G12)."""
         if self.over:
@@ -197,9 +253,17 @@ class Request:
         elif not gateway.machines.serves(engine):
             gateway.loop.later(0.5, self._refused_by, engine)
         else:
+            manner = self._manner = gateway.manners.get(engine.spec.weights.digest, ALIKE)
+            if manner.errors and gateway.sharing.random() < manner.errors:
+                # Another one is asked, and answers or not.
+                self._broken = True
+                self._refused()
+                return
             self._engine = engine
             engine.streams[self] = None
-            gateway.loop.later(min(FIRST_BYTE_S, self._duration_s), self._first_byte)
+            gateway.loop.later(
+                max(manner.first_token_s, min(FIRST_BYTE_S, self._duration_s)), self._first_byte
+            )
 
     def _refused_by(self, engine: Engine) -> None:
         if not self.over:
@@ -213,6 +277,7 @@ class Request:
         if self.over or self._engine is None:
             return
         self._streaming = True
+        self._first_s = self._gateway.loop.time() - self._began_s
         self._gateway.loop.later(self._duration_s, self._done, self._engine)
 
     def _done(self, engine: Engine) -> None:
@@ -246,6 +311,7 @@ class Request:
         self.over = True
         self._worker.requests.pop(self, None)
         route = self._route
+        self._count(outcome)
         self._gateway.log.add(
             "request",
             worker=self._worker.name,
@@ -257,6 +323,32 @@ class Request:
             generation=self._worker.tables.routes_generation,
             late=self._worker.late_s > 0,
             failure=self._failure(outcome),
+        )
+
+    def _count(self, outcome: str) -> None:
+        """As an access record ends: under the version that was asked last."""
+        gateway = self._gateway
+        status = STATUSES.get(outcome)
+        if gateway.spool is None or status is None:
+            return
+        manner = self._manner
+        empty = bool(manner.empty) and gateway.sharing.random() < manner.empty
+        gateway.spool.append(
+            UsageEvent(
+                ended_unix_s=gateway.unix_s(),
+                org_id=self._org_id,
+                key_id="key_1",
+                endpoint_id=self._endpoint_id,
+                version=NO_VERSION if self._route is None else self._route.version,
+                status=status,
+                prompt_tokens=1,
+                cached_tokens=0,
+                completion_tokens=0 if empty or status != DONE else 1,
+                estimated=False,
+                duration_s=gateway.loop.time() - self._began_s,
+                queue_s=0.0,
+                ttft_s=self._first_s,
+            )
         )
 
     def _failure(self, outcome: str) -> dict[str, object]:

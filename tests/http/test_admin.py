@@ -165,7 +165,8 @@ async def test_an_architecture_is_registered_from_a_base_model(
         "engine": {
             "engine": "llamacpp", "context_tokens": 512, "slots": 4, "threads": 1, "gpus": 0,
             "dtype": None, "extra_args": [], "env": {"A": "1"}, "command": [], "health_path": "/healthz",
-            "start_timeout_s": 600.0,
+            "start_timeout_s": 600.0, "memory_bytes": 0, "resources": {}, "node_labels": {},
+            "spread": "none",
         },
         "org_names": ["my-org"], "created": CREATED, "updated": CREATED,
     }  # fmt: skip

@@ -1,10 +1,13 @@
 """Deployments are listed in pages and followed by id; an endpoint is scaled by its org as far as it may be."""
 
+from dataclasses import replace
+
 import pytest
 
 from control_world import ARCH, Caller, World
 from weighbridge.accounts.model import Org
 from weighbridge.rollouts.model import RolloutStatus
+from weighbridge.runtimes.base import Resources
 from weighbridge.storage.tables import deployments, replicas
 
 MODELS = "/management/v1/orgs/my-org/models"
@@ -40,6 +43,25 @@ async def listed(member: Caller, query: str = "") -> list[str]:
     answer = await member("GET", f"{DEPLOYMENTS}{query}")
     assert answer.status_code == 200, answer.text
     return [one["id"] for one in answer.json()["deployments"]]
+
+
+@pytest.mark.usefixtures("endpoint")
+async def test_what_no_living_node_could_ever_hold_is_refused_and_leaves_nothing(
+    world: World, member: Caller
+) -> None:
+    (node,) = world.runtime.nodes
+    world.runtime.nodes[:] = [replace(node, total=Resources(cpus=0.5))]
+    path, body = f"{ENDPOINT}:deployModel", {"model": f"orgs/my-org/models/{ARCH}/versions/1"}
+    answer = await member("POST", path, body)
+    assert (answer.status_code, answer.json()["code"]) == (409, "does_not_fit")
+    assert (
+        "a replica needs 1 CPU; no node offers that (node-1: 0.5 CPU)" in answer.json()["message"]
+    )
+    assert await listed(member) == []
+    absent = await member("POST", f"{ENDPOINT}-2:deployModel", body)
+    assert absent.status_code == 404
+    world.runtime.away = True  # what is not known refuses nothing
+    assert (await member("POST", path, body)).status_code == 200
 
 
 @pytest.mark.usefixtures("endpoint")

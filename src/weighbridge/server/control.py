@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -29,19 +30,24 @@ from weighbridge.errors import SetupError, StaleError, UnavailableError
 from weighbridge.ingest.reconciler import IngestReconciler
 from weighbridge.ingest.s3 import S3Access
 from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes, signer
+from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
 from weighbridge.replicas.store import digests_in_use
+from weighbridge.rollouts import store as rollout_store
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.tokens import load_pepper
+from weighbridge.runtimes.base import NODE_PYTHON, Runtime
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.runtimes.processes import hold_lock
+from weighbridge.runtimes.ray.options import RayOptions
+from weighbridge.runtimes.ray.runtime import RayRuntime
 from weighbridge.runtimes.wire import private_listener
 from weighbridge.server.figures import FiguresWriter
 from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
-from weighbridge.storage.database import Database
+from weighbridge.storage.database import Database, Transaction
 from weighbridge.storage.pruning import prune
 from weighbridge.telemetry.logs import configure_logs
 from weighbridge.usage.reconciler import UsageKeep, UsageReconciler
@@ -54,6 +60,8 @@ from weighbridge.weights.node.versions import NodeVersions
 log = structlog.get_logger()
 
 LEASE_NAME = "controller"
+JUMP_MIN = timedelta(seconds=1)
+"""Between the clocks of two controllers; less is the wall clock being kept right."""
 SHUTDOWN_GRACE_S = 5
 QUERY_TIMEOUT_S = 60.0
 PRUNE_PERIOD_S = 3600.0
@@ -64,9 +72,10 @@ EXIT_SETUP = 78
 class ControllerLease:
     """The right to reconcile; `current` raises StaleError while another control process has it."""
 
-    def __init__(self, database: Database, holder: str) -> None:
+    def __init__(self, database: Database, holder: str, clock: Clock) -> None:
         self._database = database
         self._holder = holder
+        self._clock = clock
         self._lease: leases.Lease | None = None
 
     def current(self) -> leases.Lease:
@@ -83,10 +92,26 @@ class ControllerLease:
                 held = None
             if held is None:
                 held = await leases.acquire(tx, LEASE_NAME, self._holder)
+                if held is not None:
+                    await self._set_times(tx)
+            if held is not None:
+                await leases.mark(tx, held, self._clock.moment())
         if held is not None and held != self._lease:
             log.info("lease.taken", lease=LEASE_NAME, epoch=held.epoch)
         self._lease = held
         return leases.LEASE_RENEW_S
+
+    async def _set_times(self, tx: Transaction) -> None:
+        """Before anybody acts under a new epoch: tell by this clock what the last holder stamped by its own (D6)."""
+        last = await leases.last_mark(tx, LEASE_NAME)
+        if last is None:
+            return
+        shift = self._clock.moment().jump_since(last)
+        if abs(shift) < JUMP_MIN:
+            return
+        log.warning("clock.jumped", shift_s=round(shift.total_seconds(), 3))
+        await rollout_store.shift_times(tx, shift)
+        await replica_store.shift_times(tx, shift)
 
     async def give_back(self) -> None:
         if self._lease is not None:
@@ -111,7 +136,7 @@ async def serve(settings: Settings) -> None:
         probe_session = await stack.enter_async_context(aiohttp.ClientSession(connector=asking))
         # Nobody else can hold this data directory's lock, so nobody else has this name.
         holder = f"{socket.gethostname()}:{paths.root}"
-        keeper = ControllerLease(database, holder)
+        keeper = ControllerLease(database, holder, clock)
         await keeper.keep()
         stack.push_async_callback(keeper.give_back)
         marks = LoadMarks(paths.cache / "verified")
@@ -123,8 +148,8 @@ async def serve(settings: Settings) -> None:
             pepper=load_pepper(paths.secrets),
             store=open_store(settings, holder, marks, _in_use(database)),
             s3=S3Access(settings),
-            runtime=ProcessRuntime(paths.agent_socket),
-            engines=engines(session),
+            runtime=_runtime(settings, clock, stack),
+            engines=engines(session, NODE_PYTHON),
             acks=GatewayView(open_acks(paths.acks_file)),
             probe_session=probe_session,
         )
@@ -137,6 +162,14 @@ async def serve(settings: Settings) -> None:
             await _answer(app, paths.control_socket)
             for task in tasks:
                 task.cancel()
+
+
+def _runtime(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Runtime:
+    if settings.runtime == "local":
+        return ProcessRuntime(settings.paths.agent_socket)
+    cluster = RayRuntime(RayOptions.of(settings), clock.monotonic)
+    stack.push_async_callback(cluster.close)
+    return cluster
 
 
 async def _answer(app: FastAPI, path: Path) -> None:

@@ -99,13 +99,15 @@ def services(settings: Settings, database_url: str) -> list[Service]:
         "--gpus",
         settings.gpus,
     ]
+    agent = Service(
+        "agent",
+        [*python, "weighbridge.runtimes.agent", *agent_options],
+        stop_grace_s=AGENT_STOP_S,
+        ready_check=lambda: accepts_unix(paths.agent_socket),
+    )
     return [
-        Service(
-            "agent",
-            [*python, "weighbridge.runtimes.agent", *agent_options],
-            stop_grace_s=AGENT_STOP_S,
-            ready_check=lambda: accepts_unix(paths.agent_socket),
-        ),
+        # On a Ray cluster the replicas have agents of their own, and outlive this server.
+        *([agent] if settings.runtime == "local" else []),
         Service(
             "gateway",
             [*python, "weighbridge.gateway"],

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, func, literal, select, union_all, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects.postgresql import array, insert
 
 from weighbridge.errors import StaleError
@@ -30,6 +30,28 @@ _ADDED = (
     "queue_s",
     "ttft_count",
     "ttft_s",
+)
+
+_FIGURES = text(
+    """
+    SELECT w.version,
+           count(*) AS requests,
+           count(*) FILTER (WHERE r.status = 200) AS answered,
+           count(*) FILTER (WHERE r.status >= 500) AS errors,
+           count(*) FILTER (WHERE r.status = 200 AND r.completion_tokens = 0) AS empty,
+           count(r.ttft_s) AS ttft_count,
+           coalesce(percentile_disc(0.95) WITHIN GROUP (ORDER BY r.ttft_s), 0) AS ttft_p95_s
+    FROM unnest(CAST(:versions AS integer[]), CAST(:starts AS timestamptz[])) AS w (version, since)
+    CROSS JOIN LATERAL (
+        SELECT u.status, u.completion_tokens, u.ttft_s - u.queue_s AS ttft_s
+        FROM usage_requests u
+        WHERE u.endpoint_id = :endpoint AND u.version = w.version AND u.ended_at >= w.since
+        ORDER BY u.ended_at DESC
+        LIMIT :rows_max
+    ) r
+    GROUP BY w.version
+    ORDER BY w.version
+    """
 )
 
 
@@ -130,39 +152,14 @@ async def version_figures(
     tx: Transaction, endpoint_id: str, since: Mapping[int, datetime], *, rows_max: int
 ) -> Mapping[int, VersionFigures]:
     """Per version the figures of its requests since a time, of the newest `rows_max` at most; one query."""
-    wanted = union_all(
-        *(
-            select(
-                literal(number).label("version"),
-                usage_requests.c.status,
-                usage_requests.c.completion_tokens,
-                (usage_requests.c.ttft_s - usage_requests.c.queue_s).label("ttft_s"),
-            )
-            .where(
-                usage_requests.c.endpoint_id == endpoint_id,
-                usage_requests.c.version == number,
-                usage_requests.c.ended_at >= start,
-            )
-            .order_by(usage_requests.c.ended_at.desc())
-            .limit(rows_max)
-            .subquery()
-            .select()
-            for number, start in since.items()
-        )
-    ).subquery()
-    row = wanted.c
-    query = select(
-        row.version,
-        func.count(),
-        func.count().filter(row.status == 200),
-        func.count().filter(row.status >= 500),
-        func.count().filter(row.status == 200, row.completion_tokens == 0),
-        func.count(row.ttft_s),
-        func.coalesce(func.percentile_disc(0.95).within_group(row.ttft_s), 0.0),
-    ).group_by(row.version)
-    return {
-        number: VersionFigures(*figures) for number, *figures in (await tx.execute(query)).all()
+    values = {
+        "endpoint": endpoint_id,
+        "versions": list(since),
+        "starts": list(since.values()),
+        "rows_max": rows_max,
     }
+    rows = await tx.execute(_FIGURES, values)
+    return {number: VersionFigures(*figures) for number, *figures in rows}
 
 
 async def add_lost(tx: Transaction, lost: int) -> None:

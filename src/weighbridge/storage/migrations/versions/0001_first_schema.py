@@ -38,6 +38,9 @@ def upgrade() -> None:
     sa.Column('holder', sa.Text(), nullable=False),
     sa.Column('epoch', sa.BigInteger(), nullable=False),
     sa.Column('expires_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('holder_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('holder_boot_id', sa.Text(), nullable=True),
+    sa.Column('holder_boot_s', sa.Double(), nullable=True),
     sa.PrimaryKeyConstraint('name', name=op.f('pk_leases'))
     )
     op.create_table('orgs',
