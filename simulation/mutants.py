@@ -28,6 +28,7 @@ PLAYS = (
     "tests/properties/test_forecast_play.py",
     "tests/properties/test_collection_play.py",
     "tests/unit/rollouts/test_gate.py",
+    "tests/unit/gateway/test_holds.py",
 )
 PLAYS_SLOW = ("tests/properties/test_api_play.py",)
 LIMIT_S = 900.0
