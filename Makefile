@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 CLEAN := env -u WEIGHBRIDGE_BASE_URL -u WEIGHBRIDGE_API_KEY -u WEIGHBRIDGE_ADMIN_KEY -u WEIGHBRIDGE_INFERENCE_KEY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test check format bench bench-gateway bench-ingest simulate crashes mutants soak openapi lock clean
+.PHONY: help setup demo run test test-cluster check format bench bench-gateway bench-ingest simulate crashes mutants soak openapi lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,11 @@ run: $(STAMP) ## Start a server on this machine and stay up
 
 test: $(STAMP) ## Run the whole test suite
 	@$(CLEAN) $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-cluster: $(STAMP) ## Run the tests on a real Ray cluster of three machines; installs ray
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed \
+		--constraint constraints.txt --editable '.[test,ray]'
+	@$(CLEAN) $(BIN)/python -m pytest tests/cluster
 
 check: $(STAMP) ## Format, lint, types, import directions
 	@$(BIN)/ruff format --check .
@@ -66,7 +71,7 @@ openapi: $(STAMP) ## Write docs/api/openapi.json anew
 
 lock: ## Write constraints.txt anew from pyproject.toml's ranges
 	@rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
-	@.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check '.[test]'
+	@.lock-venv/bin/python -m pip install --quiet --disable-pip-version-check '.[test,ray]'
 	@.lock-venv/bin/python -m pip freeze --exclude weighbridge > constraints.txt
 	@rm -rf .lock-venv
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from simulation.play import run, silence
 from simulation.steps import Moment, Point
 from simulation.world.people import Wish
+from simulation.world.plot import Plot
 from simulation.world.versions import Character
-from simulation.world.world import Plot, World
+from simulation.world.world import World
 
 SEED = 7
 GOOD, BAD = Character.GOOD, Character.CRASHES_AT_START

@@ -1,4 +1,4 @@
-"""`make mutants`: plant each bug of planted.toml in a copy of the planners and see whether the checks catch it.
+"""`make mutants`: plant each bug of planted.toml in the planners, in a process of its own, and see it caught.
 
 A bug is caught when a seed of the simulation breaks an invariant or a property test fails. Whoever plants a bug that
 nothing catches has found a hole in the checks.
@@ -6,36 +6,33 @@ nothing catches has found a hole in the checks.
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-import tomllib
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from simulation.planting import Bug, bugs, misplaced
+
 ROOT = Path(__file__).parents[1]
-CATALOGUE = Path(__file__).with_name("planted.toml")
 EVIDENCE = ROOT / "docs" / "evidence" / "mutants.md"
-COPIED = ("src", "simulation", "tests", "pyproject.toml")
 SEEDS = 600
-PROPERTIES = ("tests/properties", "tests/unit/rollouts/test_gate.py")
+SEEDS_FIRST = 25
+"""Tried before everything else: they catch most bugs."""
+PLAYS = (
+    "tests/properties/test_rollout_play.py",
+    "tests/properties/test_replica_play.py",
+    "tests/properties/test_forecast_play.py",
+    "tests/properties/test_collection_play.py",
+    "tests/unit/rollouts/test_gate.py",
+    "tests/unit/gateway/test_holds.py",
+)
+PLAYS_SLOW = ("tests/properties/test_api_play.py",)
 LIMIT_S = 900.0
 """A mutant that spins is caught by this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bug:
-    """`old` is replaced by `new` in `file`, below src/weighbridge; `breaks` says which rule, and how."""
-
-    name: str
-    file: str
-    breaks: str
-    old: str
-    new: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,33 +43,25 @@ class Verdict:
     by: str
 
 
-def bugs() -> Sequence[Bug]:
-    return [Bug(**entry) for entry in tomllib.loads(CATALOGUE.read_text())["bug"]]
-
-
-def misplaced() -> Iterator[str]:
-    """Bugs whose place is not found any more, or found more than once."""
-    for bug in bugs():
-        found = (ROOT / "src/weighbridge" / bug.file).read_text().count(bug.old)
-        if found != 1:
-            yield f"{bug.name}: {found} places in {bug.file}"
+class JudgeError(Exception):
+    """The checks themselves do not work, which says nothing of a bug."""
 
 
 def judge(bug: Bug, seeds: int) -> Verdict:
-    with tempfile.TemporaryDirectory(prefix="wb-mutant-") as name:
-        root = Path(name)
-        for part in COPIED:
-            source = ROOT / part
-            copy = shutil.copytree if source.is_dir() else shutil.copy
-            copy(source, root / part)
-        planted = root / "src/weighbridge" / bug.file
-        planted.write_text(planted.read_text().replace(bug.old, bug.new))
-        return Verdict(bug, _simulated(root, seeds) or _tested(root))
+    """What is quick and catches much comes first."""
+    first = min(seeds, SEEDS_FIRST)
+    by = (
+        _simulated(bug, range(first))
+        or _tested(bug, PLAYS)
+        or _simulated(bug, range(first, seeds))
+        or _tested(bug, PLAYS_SLOW)
+    )
+    return Verdict(bug, by)
 
 
-def _simulated(root: Path, seeds: int) -> str:
-    words = ["simulation", "--seeds", str(seeds), "--workers", "1", "--first-breach"]
-    done = _run(root, *words)
+def _simulated(bug: Bug, seeds: range) -> str:
+    words = ["--first", str(seeds.start), "--seeds", str(len(seeds))]
+    done = _run(bug, "simulation", *words, "--workers", "1", "--first-breach")
     if done is None:
         return "the simulation does not end"
     told = next((line for line in done.stdout.splitlines() if line.startswith("seed ")), "")
@@ -81,20 +70,24 @@ def _simulated(root: Path, seeds: int) -> str:
     return told.split(" at event ")[0]
 
 
-def _tested(root: Path) -> str:
-    done = _run(root, "pytest", "-q", "-x", "-p", "no:cacheprovider", *PROPERTIES)
+def _tested(bug: Bug, plays: Sequence[str]) -> str:
+    """Raises JudgeError when the tests could not be run."""
+    plugins = ("-p", "no:cacheprovider", "-p", "simulation.planting")
+    done = _run(bug, "pytest", "-q", "-x", "-n", "0", *plugins, *plays)
     if done is None:
         return "a property test does not end"
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    if done.returncode and not failed:
+        raise JudgeError(f"{bug.name}: {done.stdout[-2_000:]}{done.stderr[-2_000:]}")
     return failed[0].split(" - ")[0].removeprefix("FAILED ") if failed else ""
 
 
-def _run(root: Path, *module: str) -> subprocess.CompletedProcess[str] | None:
-    paths = os.pathsep.join([str(root), str(root / "src"), os.environ.get("PYTHONPATH", "")])
+def _run(bug: Bug, *module: str) -> subprocess.CompletedProcess[str] | None:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     try:
         return subprocess.run(
-            [sys.executable, "-m", *module],
-            cwd=root,
+            [sys.executable, "-m", "simulation.planting", bug.name, *module],
+            cwd=ROOT,
             env={**os.environ, "PYTHONPATH": paths},
             capture_output=True,
             text=True,
@@ -131,10 +124,12 @@ def main(words: list[str]) -> int:
         return 2
     chosen = [bug for bug in bugs() if not asked.names or bug.name in asked.names]
     verdicts = []
+    began_s = time.monotonic()
     with ThreadPoolExecutor(asked.workers) as pool:
         for verdict in pool.map(partial(judge, seeds=asked.seeds), chosen):
             print(f"{verdict.bug.name}: {verdict.by or 'NOT CAUGHT'}", flush=True)
             verdicts.append(verdict)
+    print(f"{len(verdicts)} bugs in {time.monotonic() - began_s:,.0f} s on {asked.workers} workers")
     if not asked.names:
         EVIDENCE.parent.mkdir(parents=True, exist_ok=True)
         EVIDENCE.write_text(table(verdicts, asked.seeds))

@@ -15,7 +15,7 @@ from simulation.history.checker import check
 from simulation.history.story import Breach, Limits
 from simulation.memory.database import Executor
 from simulation.memory.shape import UnknownStatementError
-from simulation.world.control import LIMITS, SETTINGS
+from simulation.world.control import SETTINGS
 from simulation.world.world import World
 from weighbridge.replicas.reconciler import replica_limits
 
@@ -80,7 +80,7 @@ def run(world: World) -> tuple[Sequence[Breach], Mapping[str, int]]:
     for error in world.loop.broken:
         if isinstance(error, UnknownStatementError):
             raise error
-    return check(world.log, Limits(LIMITS, replica_limits(SETTINGS)))
+    return check(world.log, Limits(world.site.limits, replica_limits(SETTINGS)))
 
 
 def play(seed: int, *, lines: bool = False, executor: Executor | None = None) -> Outcome:

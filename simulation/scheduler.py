@@ -4,7 +4,7 @@ import asyncio
 import heapq
 from asyncio import events
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from random import Random
 
@@ -56,33 +56,22 @@ def current_process() -> Process | None:
 
 
 class Call(asyncio.TimerHandle):
-    """A call that is due; in a list by time and, at the same time, by order of arrival."""
+    """A call that is due, and what waits for its turn (`ready`)."""
 
-    __slots__ = ("due_s", "number", "ready")
+    __slots__ = ("ready",)
 
     def __init__(  # the parent's own is for loops that log and debug
         self,
         ready: "deque[Call]",
-        due_s: float,
-        number: int,
         callback: Callable[..., object],
-        *,
         args: tuple[object, ...],
         context: Context,
     ) -> None:
         self.ready = ready
-        self.due_s = due_s
-        self.number = number
         self._callback = callback
         self._args = args
         self._context = context
         self._cancelled = False
-
-    def __lt__(self, other: object) -> bool:
-        assert isinstance(other, Call)
-        if self.due_s != other.due_s:
-            return self.due_s < other.due_s
-        return self.number < other.number
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -90,15 +79,9 @@ class Call(asyncio.TimerHandle):
     def cancelled(self) -> bool:
         return self._cancelled
 
-    def run(self) -> None:
-        self._context.run(self._callback, *self._args)
-
     def again(self) -> None:
         """To be run as soon as possible."""
         self.ready.append(self)
-
-    def owner(self) -> Process | None:
-        return self._context.get(_process)
 
 
 class SimLoop(asyncio.AbstractEventLoop):  # what is missing here nobody asks for
@@ -112,7 +95,8 @@ class SimLoop(asyncio.AbstractEventLoop):  # what is missing here nobody asks fo
         self._now_s = 0.0
         self._context = Context()
         self._ready: deque[Call] = deque()
-        self._timers: list[Call] = []
+        self._timers: list[tuple[float, int, Call]] = []
+        """A heap by time and, at the same time, by order of arrival."""
         self._numbers = 0
         self._steps = 0
         self._tasks: list[asyncio.Task[object]] = []
@@ -137,7 +121,7 @@ class SimLoop(asyncio.AbstractEventLoop):  # what is missing here nobody asks fo
         *args: object,
         context: Context | None = None,
     ) -> asyncio.Handle:
-        call = Call(self._ready, self._now_s, 0, callback, args=args, context=_context(context))
+        call = Call(self._ready, callback, args, copy_context() if context is None else context)
         self._ready.append(call)
         return call
 
@@ -161,12 +145,10 @@ class SimLoop(asyncio.AbstractEventLoop):  # what is missing here nobody asks fo
         *args: object,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        self._numbers += 1
-        due_s = max(when, self._now_s)
-        call = Call(
-            self._ready, due_s, self._numbers, callback, args=args, context=_context(context)
-        )
-        heapq.heappush(self._timers, call)
+        self._numbers = number = self._numbers + 1
+        call = Call(self._ready, callback, args, copy_context() if context is None else context)
+        now_s = self._now_s
+        heapq.heappush(self._timers, (max(now_s, when), number, call))
         return call
 
     def create_future(self) -> "asyncio.Future[object]":
@@ -207,11 +189,13 @@ class SimLoop(asyncio.AbstractEventLoop):  # what is missing here nobody asks fo
         else:
             future.set_result(result)
 
-    async def pause(self, seconds: float) -> None:
+    def pause(self, seconds: float) -> Awaitable[object]:
         """Let time pass; cheaper than asyncio.sleep, and on this loop alone."""
-        done = self.create_future()
-        self.call_later(seconds, _wake, done)
-        await done
+        done: asyncio.Future[object] = asyncio.Future(loop=self)
+        self._numbers = number = self._numbers + 1
+        call = Call(self._ready, _wake, (done,), copy_context())
+        heapq.heappush(self._timers, (self._now_s + seconds, number, call))
+        return done
 
     def call_exception_handler(self, context: dict[str, object]) -> None:
         error = context.get("exception")
@@ -235,22 +219,23 @@ class SimLoop(asyncio.AbstractEventLoop):  # what is missing here nobody asks fo
             events._set_running_loop(previous)  # noqa: SLF001
 
     def _run(self, until: Callable[[], bool], end_s: float) -> bool:
-        ready, timers = self._ready, self._timers
+        ready, timers, step = self._ready, self._timers, self._step
         while True:
             while ready:
-                self._step(ready.popleft())
+                step(ready.popleft())
             if until():
                 return True
-            if not timers or timers[0].due_s > end_s:
+            if not timers or timers[0][0] > end_s:
                 return False
-            self._now_s = timers[0].due_s
-            while timers and timers[0].due_s == self._now_s:
-                ready.append(heapq.heappop(timers))
+            self._now_s = now_s = timers[0][0]
+            while timers and timers[0][0] == now_s:
+                ready.append(heapq.heappop(timers)[2])
 
     def _step(self, call: Call) -> None:
-        if call.cancelled():
+        # The parts of `call` are used as they are: nothing else runs as often.
+        if call._cancelled:  # noqa: SLF001
             return
-        process = call.owner()
+        process = call._context.get(_process)  # noqa: SLF001
         if process is not None:
             if process.fuse is not None:
                 process.fuse -= 1
@@ -264,7 +249,7 @@ class SimLoop(asyncio.AbstractEventLoop):  # what is missing here nobody asks fo
         self._steps += 1
         if self._steps > STEPS_MAX:
             raise SpinError(f"more than {STEPS_MAX} steps by {self._now_s:g} s")
-        call.run()
+        call._context.run(call._callback, *call._args)  # noqa: SLF001
 
     def discard(self) -> None:
         """End what is left without a trace; the world is over."""
@@ -282,8 +267,3 @@ class SimLoop(asyncio.AbstractEventLoop):  # what is missing here nobody asks fo
 def _wake(future: "asyncio.Future[object]") -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _context(given: Context | None) -> Context:
-    """An empty one counts as given."""
-    return copy_context() if given is None else given

@@ -62,6 +62,10 @@ class ArgvEngine:
         return None
 
 
+def _node(cpus: float) -> NodeInfo:
+    return NodeInfo("node-1", alive=True, total=Resources(cpus), free=Resources(cpus / 2))
+
+
 @dataclass
 class ShelfRuntime:
     """A runtime whose replicas, logs and nodes a test puts there; `away` makes it unreachable."""
@@ -69,6 +73,7 @@ class ShelfRuntime:
     replicas: list[ReplicaStatus] = field(default_factory=list)
     output: dict[str, str] = field(default_factory=dict)
     away: bool = False
+    nodes: list[NodeInfo] = field(default_factory=lambda: [_node(cpus=2)])
 
     def _check(self) -> None:
         if self.away:
@@ -93,7 +98,7 @@ class ShelfRuntime:
 
     async def capacity(self) -> Sequence[NodeInfo]:
         self._check()
-        return [NodeInfo("node-1", alive=True, total=Resources(cpus=2), free=Resources(cpus=1))]
+        return self.nodes
 
 
 @dataclass

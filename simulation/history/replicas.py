@@ -6,6 +6,9 @@ from simulation.history.log import Event
 from simulation.history.story import Commit, Story, at_commits, at_end, became
 from weighbridge.replicas.model import TRANSITIONS, ReplicaState
 
+RACE_S = 35.0
+"""A transaction that has read something may be as old as the longest pause of a process."""
+
 
 @at_commits("B2", "replicas")
 def b2_states_follow_the_table(story: Story, commit: Commit) -> Iterable[str]:
@@ -34,6 +37,74 @@ def r15_ready_has_proven_itself_twice_in_a_row(story: Story, commit: Commit) -> 
             yield f"{replica} is ready after {len(run)} passes in a row"
         elif not any(event.facts["generated"] for event in run):
             yield f"{replica} is ready without a token"
+
+
+def _questions(probes: object) -> list[str]:
+    """What a set of acceptance probes asks."""
+    assert isinstance(probes, list)
+    return [probe["prompt"] or probe["messages"][-1]["content"] for probe in probes]
+
+
+@at_commits("R15", "replicas")
+def r15_ready_has_passed_its_acceptance_probes(story: Story, commit: Commit) -> Iterable[str]:
+    for change in commit.of("replicas"):
+        if became(change, "state") == "ready" and change.after is not None:
+            replica = change.key[0]
+            left = _unanswered(story, replica, change.after["probes"], commit.first.number)
+            if left:
+                yield f"{replica} is ready, and has not answered {left}"
+
+
+def _unanswered(story: Story, replica: object, probes: object, number: int) -> list[str]:
+    """Which of its probes a replica had not answered rightly by an event."""
+    if not probes:
+        return []
+    right = {
+        event.facts["question"]
+        for event in story.log.of("examined")
+        if event.number < number and event.facts["replica"] == replica and event.facts["right"]
+    }
+    return [question for question in _questions(probes) if question not in right]
+
+
+@at_end("R15")
+def r15_no_request_reaches_what_has_not_passed(story: Story) -> Iterator[tuple[Event, str]]:
+    """Acceptance probes come before the first live token (issue 4)."""
+    pinned: dict[object, object] = {}
+    for event in story.log.of("row"):
+        changed = event.facts["changed"]
+        assert isinstance(changed, dict)
+        if event.facts["table"] == "replicas" and changed.get("probes"):
+            pinned[event.facts["key"]] = changed["probes"]
+    asked: set[object] = set()
+    for event in story.log.of("sent") if pinned else ():
+        replica = event.facts["replica"]
+        if replica in pinned and replica not in asked:
+            story.counts["R15"] += 1
+            left = _unanswered(story, replica, pinned[replica], event.number)
+            if left:
+                yield event, f"a request goes to {replica}, which has not answered {left}"
+            asked.add(replica)
+
+
+@at_commits("R15", "replicas")
+def r15_a_new_replica_has_the_probes_of_now(story: Story, commit: Commit) -> Iterable[str]:
+    """Those of its architecture and of its endpoint; a change in the same moment may be missed."""
+    for change in commit.of("replicas"):
+        row = change.after
+        if change.before is not None or row is None:
+            continue
+        sets = [s for s in commit.after("acceptance_probes") if s["probes"]]
+        if _probes_just_changed(story, commit.first):
+            continue
+        wanted = {question for s in sets for question in _questions(s["probes"])}
+        given = set(_questions(row["probes"] or []))
+        if given != wanted:
+            yield f"{change.key[0]} is to answer {sorted(given)}, not {sorted(wanted)}"
+
+
+def _probes_just_changed(story: Story, event: Event) -> bool:
+    return any(e.at_s > 0 and event.at_s - RACE_S < e.at_s <= event.at_s for e in story.of_probes)
 
 
 @at_commits("R16", "replicas")

@@ -11,7 +11,10 @@ from simulation.history.story import (
     at_commits,
     at_end,
     became,
+    drained,
+    is_canary,
     open_replicas,
+    whole_canary,
 )
 from simulation.memory.store import Change
 from simulation.memory.tables import Row
@@ -22,19 +25,6 @@ from weighbridge.storage.tables import ROLLOUT_FINAL
 def _number(value: object) -> int:
     assert isinstance(value, int)
     return value
-
-
-def _drained(commit: Commit) -> list[Row]:
-    """Ready replicas that this transaction took out of service of its own will."""
-    return [
-        c.before
-        for c in commit.of("replicas")
-        if c.before is not None
-        and c.before["state"] == "ready"
-        and became(c, "state") == "draining"
-        and c.after is not None
-        and c.after["reason"] == "replaced"
-    ]
 
 
 def _added(commit: Commit) -> list[Row]:
@@ -61,8 +51,7 @@ def r1_one_rollout_at_a_time_in_order(story: Story, commit: Commit) -> Iterable[
 
 @at_commits("R2", "replicas")
 def r2_nothing_voluntary_goes_below_the_floor(story: Story, commit: Commit) -> Iterable[str]:
-    drained = _drained(commit)
-    for endpoint_id in {r["endpoint_id"] for r in drained}:
+    for endpoint_id in {r["endpoint_id"] for r in drained(commit)}:
         at_s = commit.first.at_s
         before = story.available(commit.before("replicas"), endpoint_id, at_s)
         after = story.available(commit.after("replicas"), endpoint_id, at_s)
@@ -214,7 +203,7 @@ def r13_each_failure_counts_once(story: Story, commit: Commit) -> Iterable[str]:
 
 @at_commits("R13", "replicas")
 def r13_over_the_budget_nothing_more_is_touched(story: Story, commit: Commit) -> Iterable[str]:
-    for row in _drained(commit):
+    for row in drained(commit):
         after = commit.tables["deployments"].get((_active_id(commit, row["endpoint_id"]),))
         if after is None or after["status"] != "in_progress":
             continue
@@ -232,7 +221,9 @@ def _active_id(commit: Commit, endpoint_id: object) -> object:
 
 @at_commits("R14", "deployments")
 def r14_only_a_new_maximum_is_progress(story: Story, commit: Commit) -> Iterable[str]:
-    """A drain or a missing place excuses, and a new controller begins to count anew (B0.5)."""
+    """A drain or a missing place excuses, a whole canary and its promotion too, and a new controller begins to count
+    anew (B0.5).
+    """
     for change in commit.of("deployments"):
         before, after = change.before, change.after
         if before is None or after is None or before["status"] not in ACTIVE:
@@ -241,6 +232,8 @@ def r14_only_a_new_maximum_is_progress(story: Story, commit: Commit) -> Iterable
             if _number(after[mark]) < _number(before[mark]):
                 yield f"{mark} of {change.key[0]} fell"
         if before["progress_at"] == after["progress_at"] or _rearmed(change):
+            continue
+        if is_canary(before) and (not is_canary(after) or whole_canary(after)):
             continue
         risen = any(after[m] != before[m] for m in ("updated_max", "restored_max", "status"))
         states = {r["state"] for r in commit.before("replicas")}
@@ -251,7 +244,7 @@ def r14_only_a_new_maximum_is_progress(story: Story, commit: Commit) -> Iterable
 def _rearmed(change: Change) -> bool:
     before, after = change.before or {}, change.after or {}
     changed = {name for name, value in after.items() if before.get(name) != value}
-    return changed <= {"progress_at", "started_at", "revision"}
+    return changed <= {"progress_at", "started_at", "promoted_at", "revision"}
 
 
 @at_commits("R17", "replicas")
@@ -269,7 +262,7 @@ def r17_nothing_starts_beside_enough_that_serve(story: Story, commit: Commit) ->
 
 @at_end("R9")
 def r9_every_rollout_ends_in_bounded_time(story: Story) -> Iterator[tuple[Event, str]]:
-    """Counted from its start, or from the end of all misfortune, whichever is later."""
+    """Counted from its start, or a canary's promotion, or from the end of all misfortune, whichever is latest."""
     limits = story.limits.rollout
     began: dict[object, float] = {}
     for event in story.log.of("row"):
@@ -278,7 +271,7 @@ def r9_every_rollout_ends_in_bounded_time(story: Story) -> Iterator[tuple[Event,
         changed, key = event.facts["changed"], event.facts["key"]
         assert isinstance(changed, dict)
         status = changed.get("status")
-        if status == "in_progress":
+        if status == "in_progress" or changed.get("promoted_at") is not None:
             began[key] = event.at_s
         elif status in ROLLOUT_FINAL and key in began:
             story.counts["R9"] += 1

@@ -3,6 +3,8 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil
 
 from simulation.history.log import Event, Log
 from simulation.memory.store import Change
@@ -87,12 +89,25 @@ class Story:
     """By replica: launched, started, exited, lost, forgotten."""
     ready_since: dict[object, float] = field(default_factory=dict)
     calm_at_s: float = 0.0
+    counted: list[tuple[int, float, Row]] = field(default_factory=list)
+    """Requests in the database: the event that brought each, its time, the row."""
+
+    of_probes: list[Event] = field(default_factory=list)
+    """Changes of sets of acceptance probes."""
 
     def __post_init__(self) -> None:
         for event in self.log.of("probed"):
             self.probes[event.facts["replica"]].append(event)
         for event in self.log.of("launched", "started", "exited", "lost", "forgotten"):
             self.lives[event.facts["replica"]].append(event)
+        for event in self.log.of("row"):
+            if event.facts["table"] == "acceptance_probes":
+                self.of_probes.append(event)
+            if event.facts["table"] == "usage_requests":
+                change = event.facts["change"]
+                assert isinstance(change, Change)
+                if change.after is not None:
+                    self.counted.append((event.number, event.at_s, change.after))
         for event in self.log.of("calm"):
             self.calm_at_s = event.at_s
 
@@ -163,8 +178,41 @@ def became(change: Change, column: str) -> object:
     return change.after[column]
 
 
+def drained(commit: Commit) -> list[Row]:
+    """Ready replicas that this transaction took out of service of its own will."""
+    return [
+        c.before
+        for c in commit.of("replicas")
+        if c.before is not None
+        and c.before["state"] == "ready"
+        and became(c, "state") == "draining"
+        and c.after is not None
+        and c.after["reason"] == "replaced"
+    ]
+
+
 def open_replicas(rows: Iterable[Row], endpoint_id: object) -> list[Row]:
     return [r for r in rows if r["endpoint_id"] == endpoint_id and r["state"] not in REPLICA_FINAL]
+
+
+def is_canary(deployment: Row) -> bool:
+    """Whether it stays beside its base until somebody promotes it."""
+    return deployment["traffic_percent"] is not None and deployment["promoted_at"] is None
+
+
+def canary_replicas(deployment: Row) -> int:
+    """How many replicas a canary's share asks for; one of the base has room in any case."""
+    size, surge, percent = (
+        deployment[name] for name in ("replicas", "max_surge", "traffic_percent")
+    )
+    assert isinstance(size, int)
+    assert isinstance(surge, int)
+    assert isinstance(percent, int)
+    return max(1, min(ceil(Fraction(size * percent, 100)), size, size + surge - 1))
+
+
+def whole_canary(deployment: Row) -> bool:
+    return is_canary(deployment) and deployment["updated_replicas"] == canary_replicas(deployment)
 
 
 CommitCheck = Callable[[Story, Commit], Iterable[str]]

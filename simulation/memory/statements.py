@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import BindParameter, Column, Table
@@ -88,8 +87,8 @@ def _select(  # noqa: C901 - one step after the other
 ) -> Run:
     columns = _columns(query)
     parts = (*columns, *query._from_obj, *query._where_criteria)  # noqa: SLF001 - no public reading
-    if any(t.name.startswith("usage_") for part in parts for t in tables_of(part)):
-        # What is used is counted beside all this, and is not simulated: there never is any.
+    if any(t.name not in SCHEMAS for part in parts for t in tables_of(part)):
+        # What is used is summed up beside all this, and is not simulated: there never is any.
         unused = Answer(tuple(_name(c) for c in columns), [], 0)
         if _counts(query):
             unused = Answer(("count",), [(0,)], 1)
@@ -100,7 +99,9 @@ def _select(  # noqa: C901 - one step after the other
     variables = ", ".join(f"r{n}" for n in range(len(tables)))
     found = _function(f"lambda tx, p: [({variables},) {loops}]")
     values = "" if highest else ", ".join(scope.value(column) for column in columns)
-    project = _function(f"lambda tx, p, {variables}: ({values},)" if values else "None")
+    # One function over all rows: a call for each would cost more than what it does.
+    projection = f"lambda tx, p, rows: [({values},) for ({variables},) in rows]"
+    project = _function(projection if values else "None")
     sorts = [_sort(scope, variables, clause) for clause in query._order_by_clauses]  # noqa: SLF001
     limit = query._limit_clause  # noqa: SLF001
     limit_at = None if limit is None else binds[id(limit)]
@@ -118,18 +119,21 @@ def _select(  # noqa: C901 - one step after the other
             return Answer(("count",), [(len(rows),)], 1)
         if highest is not None:
             return Answer(("max",), [(highest(tx, p, rows),)], 1)
-        for key, reverse in reversed(sorts):
-            rows.sort(key=partial(_sorted_by, key, tx, p), reverse=reverse)
+        for key, reverse in reversed(sorts if len(rows) > 1 else ()):
+            keys: list[Any] = key(tx, p, rows)  # what a column holds can be compared
+            order = sorted(range(len(rows)), key=keys.__getitem__, reverse=reverse)
+            rows = [rows[place] for place in order]
         if limit_at is not None:
             rows = rows[: int(str(p[limit_at]))]
         if mode is not None:
             for row in rows:
                 for place, table in places:
                     tx.lock(table, SCHEMAS[table].key_of(row[place]), mode)
-        answers = [project(tx, p, *row) for row in rows]
+        answers = project(tx, p, rows)
+        assert isinstance(answers, list)
         if distinct:
             answers = list(dict.fromkeys(answers))
-        return Answer(names, answers, len(answers))  # type: ignore[arg-type]  # made by eval: tuples
+        return Answer(names, answers, len(answers))
 
     return run
 
@@ -147,12 +151,6 @@ def _highest(columns: Sequence[object], scope: Scope) -> Callable[..., object] |
             )
         case _:
             return None
-
-
-def _sorted_by(
-    key: Callable[..., Any], tx: Transaction, p: Values, row: tuple[object, ...]
-) -> Any:  # whatever the columns hold can be compared
-    return key(tx, p, *row)
 
 
 def _counts(query: "selectable.Select[tuple[object, ...]]") -> bool:
@@ -212,9 +210,13 @@ def _sort(scope: Scope, variables: str, clause: object) -> tuple[Callable[..., o
     if isinstance(clause, elements.UnaryExpression):
         reverse = clause.modifier is operators.desc_op
         clause = clause.element
+    key = scope.value(clause)
     if isinstance(clause, Column) and clause.nullable:
-        raise UnknownStatementError(f"order by {clause}, which may be NULL")
-    return _function(f"lambda tx, p, {variables}: {scope.value(clause)}"), reverse
+        # NULL comes after everything else.
+        key = f"({key} is None, {key})"
+    source = f"lambda tx, p, rows: [{key} for ({variables},) in rows]"
+    made: Callable[..., list[Any]] = _function(source)  # type: ignore[assignment]  # as the source says
+    return made, reverse
 
 
 def _mode(*, read: bool, key_share: bool) -> int:
@@ -233,16 +235,22 @@ def _update(statement: dml.Update, binds: Mapping[int, int]) -> Run:
         raise UnknownStatementError(str(statement))
     rows = _rows_source(Scope({}, binds), table, criteria)
     found = _function(f"lambda tx, p: [r0 for r0 in {rows} if {_where(scope, criteria)}]")
-    change = _assign(scope, statement._values, "r0")  # noqa: SLF001
+    values = statement._values  # noqa: SLF001
+    change = None if values is None else _assign(scope, values, "r0")
     schema = SCHEMAS[name]
 
-    def run(tx: Transaction, p: Values, _: Records) -> Answer:
+    def run(tx: Transaction, p: Values, records: Records) -> Answer:
         matching = found(tx, p)
         assert isinstance(matching, list)
         for row in matching:
             key = schema.key_of(row)
             tx.lock(name, key, NO_KEY_UPDATE)
-            tx.update(name, key, row, change(tx, p, row))
+            if change is not None:
+                changes = change(tx, p, row)
+            else:  # the call names the columns
+                (record,) = records
+                changes = {n: plain(v) for n, v in record.items() if n in schema.columns}
+            tx.update(name, key, row, changes)
         return Answer((), [], len(matching))
 
     return run

@@ -43,6 +43,8 @@ class Schema:
     references: tuple[Reference, ...]
     checks: tuple[tuple[str, Test], ...]
     unique_columns: frozenset[str]
+    numbered: str | None
+    """The column that numbers rows as they come."""
 
     def key_of(self, row: Mapping[str, object]) -> Key:
         return tuple(row[name] for name in self.key)
@@ -121,7 +123,9 @@ def _schema(table: Table) -> Schema:
     if any(unique.where for unique in uniques):
         used |= {"state", "status", "following"}
     defaults = {
-        c.name: _default(c) for c in table.columns if c.server_default is not None or c.nullable
+        c.name: _default(c)
+        for c in table.columns
+        if c.identity is None and (c.server_default is not None or c.nullable)
     }
     return Schema(
         name=table.name,
@@ -140,6 +144,7 @@ def _schema(table: Table) -> Schema:
             for check in table.constraints
             if isinstance(check, CheckConstraint)
         ),
+        numbered=next((c.name for c in table.columns if c.identity is not None), None),
         unique_columns=frozenset(used & {c.name for c in table.columns}),
     )
 
@@ -147,8 +152,8 @@ def _schema(table: Table) -> Schema:
 SCHEMAS: Mapping[str, Schema] = {
     table.name: _schema(table)
     for table in metadata.sorted_tables
-    if not table.name.startswith("usage_")
+    if not table.name.startswith("usage_") or table.name == "usage_requests"
 }
-"""By name; what is used is counted beside all this, and is not simulated."""
+"""By name; spools and hourly sums of what is used are kept beside all this, and are not simulated."""
 MINUS_INFINITY = datetime.min.replace(tzinfo=UTC)
 """PostgreSQL's '-infinity', in the one column that takes it (leases.expires_at)."""

@@ -5,18 +5,24 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import cast
+
+from aiohttp import ClientSession
 
 from simulation.memory.database import SimDatabase
 from simulation.scheduler import Process
+from simulation.world.exams import SimSession
 from simulation.world.machines import SimRuntime
 from simulation.world.site import Site
 from simulation.world.snapshots import SimPublisher, SimSnapshot
 from simulation.world.syncing import Syncer
+from weighbridge.acceptance.examiner import Examiner
 from weighbridge.clock import ID_ALPHABET, Clock
 from weighbridge.control.loop import Loop
 from weighbridge.control.wake import Wake
 from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes
 from weighbridge.replicas.reconciler import ReplicaReconciler
+from weighbridge.rollouts.gate import GateLimits
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.model import KeyTable, RouteTable
 from weighbridge.server.control import ControllerLease
@@ -44,6 +50,8 @@ SETTINGS = Settings(
 LIMITS = replace(
     rollout_limits(SETTINGS), upkeep_backoff_s=(1.0, 5.0, 15.0), failures_window_s=60.0
 )
+GATED = replace(LIMITS, gate=GateLimits(requests_min=10), gate_base_s=60.0)
+"""Where requests are counted."""
 PEPPER = b"p" * 32
 SEALS = SealTimes(settle_s=5.0, abandon_s=60.0)
 PRUNE_PERIOD_S = 40.0
@@ -60,7 +68,7 @@ class ControlPlane:
         self.wake = Wake()
         self.clock = self._clock()
         self.runtime = SimRuntime(site.machines, site.steps)
-        self.keeper = ControllerLease(self.database, f"holder-{name}")
+        self.keeper = ControllerLease(self.database, f"holder-{name}", self.clock)
 
     def _clock(self) -> Clock:
         site = self.site
@@ -71,6 +79,8 @@ class ControlPlane:
             new_uuid=self._new_id,
             new_short_id=self._new_id,
             new_secret=self._new_id,
+            boot_s=site.loop.time,
+            boot_id=lambda: "boot",
         )
 
     def _new_id(self) -> str:
@@ -94,7 +104,9 @@ class ControlPlane:
     def _loops(self) -> list[Loop]:
         site, current = self.site, self.keeper.current
         engines = {site.engine.name: site.engine}
-        rollouts = RolloutReconciler(self.database, self.clock, self.wake, current, limits=LIMITS)
+        rollouts = RolloutReconciler(
+            self.database, self.clock, self.wake, current, limits=site.limits
+        )
         replicas = ReplicaReconciler(
             database=self.database,
             clock=self.clock,
@@ -106,6 +118,7 @@ class ControlPlane:
             pepper=PEPPER,
             settings=SETTINGS,
             lease_of=current,
+            examiner=self._examiner(),
         )
         routes = SimPublisher(
             self.database,
@@ -114,7 +127,7 @@ class ControlPlane:
             SETTINGS.paths,
             engines=engines,
             lease_of=current,
-            hold_s=SETTINGS.hold_s,
+            hold_s=site.hold_s,
         )
         routes.keep_in(
             SimSnapshot(site.routes, RouteTable, site.loop, site.steps),
@@ -132,6 +145,12 @@ class ControlPlane:
         }
         pruning = Loop("pruning", self._prune, self.wake, PRUNE_PERIOD_S)
         return [pruning, *(Loop(name, step, self.wake) for name, step in passes.items())]
+
+    def _examiner(self) -> Examiner | None:
+        if not self.site.examined:
+            return None
+        session = SimSession(self.site.machines, self.site.manners, self.site.log)
+        return Examiner(cast("ClientSession", session), self.wake)  # it only posts
 
     async def _prune(self) -> float:
         async with self.database.begin() as tx:

@@ -11,6 +11,7 @@ from simulation.steps import Steps
 from simulation.world.versions import Character, Fate, draw_fate
 from weighbridge.errors import UnavailableError
 from weighbridge.runtimes.base import (
+    PLACED,
     NodeInfo,
     ReplicaSpec,
     ReplicaStatus,
@@ -90,7 +91,7 @@ class Machines:
                 if node is None:
                     engine.reason = "every place is taken"
                 else:
-                    engine.node, engine.started, engine.reason = node.name, True, "starting"
+                    engine.node, engine.started, engine.reason = node.name, True, PLACED
                     self._later(self.chance.uniform(0.02, 0.5), engine, self._run)
 
     def _room(self) -> Node | None:

@@ -7,12 +7,16 @@ from random import Random
 
 from simulation.history.log import Log
 from simulation.world.control import SETTINGS, ControlPlane
+from simulation.world.exams import ECHO, SUM
+from weighbridge.acceptance import service as acceptance
+from weighbridge.acceptance.store import Scope
 from weighbridge.accounts.model import Org
 from weighbridge.endpoints import service as endpoints
 from weighbridge.errors import WeighbridgeError
 from weighbridge.registry import service as registry
 from weighbridge.registry.names import VersionName
 from weighbridge.rollouts import service as rollouts
+from weighbridge.rollouts.canaries import service as canaries
 from weighbridge.storage.database import Transaction
 
 ARCH = "tiny"
@@ -42,6 +46,7 @@ class People:
         self._log = log
         self._asked = 0
         self.deployments: list[str] = []
+        self.canaries: list[str] = []
 
     def draw(self, versions: int) -> Wish:  # noqa: PLR0911 - one for each kind of wish
         """What somebody wants next, in a world with so many uploads."""
@@ -93,19 +98,14 @@ class People:
         org, value = self.org, wish.value
         match wish.kind:
             case "deploy":
-                deployment_id = f"d{self._asked}"
-                self.deployments.append(deployment_id)
                 assert isinstance(value, int | str)
-                name = VersionName(org.name, ARCH, value)
-                return lambda tx, now: rollouts.deploy(
-                    tx,
-                    org,
-                    ENDPOINT,
-                    name,
-                    deployment_id=deployment_id,
-                    now=now,
-                    queue_max=SETTINGS.deployment_queue_max,
-                )
+                return self._deploy(value, None)
+            case "promote":
+                which = self._canary(value)
+                return lambda tx, now: canaries.promote(tx, which, org_id=org.id, now=now)
+            case "cancel canary":
+                which = self._canary(value)
+                return lambda tx, now: rollouts.cancel(tx, which, org_id=org.id, now=now)
             case "cancel":
                 which = self._chance.choice(self.deployments or ["none"])
                 return lambda tx, now: rollouts.cancel(tx, which, org_id=org.id, now=now)
@@ -123,9 +123,36 @@ class People:
             case _:
                 return self._change(wish)
 
+    def _canary(self, named: object) -> str:
+        """The one that is named, or the last that somebody asked for."""
+        return str(named) if named else next(reversed(self.canaries), "none")
+
+    def _deploy(self, ref: int | str, percent: int | None) -> Act:
+        org, deployment_id = self.org, f"d{self._asked}"
+        self.deployments.append(deployment_id)
+        name = VersionName(org.name, ARCH, ref)
+        return lambda tx, now: rollouts.deploy(
+            tx,
+            org,
+            ENDPOINT,
+            name,
+            deployment_id=deployment_id,
+            now=now,
+            queue_max=SETTINGS.deployment_queue_max,
+            traffic_percent=percent,
+        )
+
     def _change(self, wish: Wish) -> Act:
         org, value = self.org, wish.value
         match wish.kind, value:
+            case "canary", (int(ref), int(percent)):
+                self.canaries.append(f"d{self._asked}")
+                return self._deploy(ref, percent)
+            case "probes", int(count):
+                probes = (SUM, ECHO)[:count]
+                return lambda tx, now: acceptance.replace(
+                    tx, Scope.ENDPOINT, ENDPOINT, probes, now=now
+                )
             case "resize", (int(size), int(unavailable), int(surge)):
                 return lambda tx, now: endpoints.update(
                     tx,

@@ -13,9 +13,11 @@ from simulation.steps import Steps
 from simulation.world.engine import SimEngine
 from simulation.world.gateway import Gateway
 from simulation.world.machines import Machines
+from simulation.world.manners import ALIKE, Manner
 from simulation.world.snapshots import File
 from simulation.world.versions import Character, draw_character
 from weighbridge.errors import NotFoundError
+from weighbridge.rollouts.model import RolloutLimits
 from weighbridge.routing.model import KeyTable, RouteTable
 
 
@@ -45,6 +47,13 @@ class Site:
     keys: File[KeyTable]
     characters: dict[str, Character]
     """By digest."""
+    limits: RolloutLimits
+    hold_s: float
+    examined: bool
+    """Whether new replicas have acceptance probes."""
+    draw_manner: Callable[[], Manner]
+    manners: dict[str, Manner]
+    """By digest, as `characters`."""
     weights: Weights = field(default_factory=Weights)
     steps: Steps = field(default_factory=Steps)
     _bytes: dict[str, str | None] = field(default_factory=dict)
@@ -58,6 +67,10 @@ class Site:
     def new_bytes(self, character: Character | None = None) -> str:
         digest = f"{self.chance.getrandbits(256):064x}"
         self.characters[digest] = character or draw_character(self.chance)
+        # The first version is what all the others are compared with, so it answers well.
+        manner = self.manners[digest] = self.draw_manner() if self.manners else ALIKE
+        if manner != ALIKE:
+            self.log.add("manner", digest=digest, manner=manner.name)
         return digest
 
     def publish(self, digest: str) -> None:

@@ -1,20 +1,32 @@
 """One simulated world from one seed: made, disturbed, mended, and watched until it has come to rest."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from random import Random
+
+from msgspec import to_builtins
 
 from simulation.history.log import Log
 from simulation.memory.database import Executor, Server
 from simulation.memory.store import Change, Memory, Transaction
 from simulation.scheduler import SimLoop, current_process
 from simulation.steps import Point, Steps
-from simulation.world.control import ControlPlane
+from simulation.world.acts import (
+    CALLS_PER_S,
+    GATED_CALLS_PER_S,
+    HELD_CALLS_PER_S,
+    Acts,
+    draw_acts,
+)
+from simulation.world.control import GATED, LIMITS, SETTINGS, ControlPlane
+from simulation.world.counting import count_requests
 from simulation.world.engine import NAME, SimEngine
-from simulation.world.faults import KINDS, Misfortune
+from simulation.world.exams import SUM
+from simulation.world.faults import Misfortune
 from simulation.world.gateway import Gateway
 from simulation.world.machines import Machines, Node
 from simulation.world.people import ALIASES, ARCH, ENDPOINT, People, Wish
+from simulation.world.plot import Plot, draw_plot
 from simulation.world.rest import at_rest, unrest
 from simulation.world.site import Site
 from simulation.world.snapshots import File
@@ -35,48 +47,10 @@ LOGGED = {
     "model_versions": None,
     "aliases": None,
     "leases": None,
+    "usage_requests": None,
+    "acceptance_probes": None,
 }
 """Tables whose changes are in the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """What will happen to a world, drawn before it begins."""
-
-    shape: tuple[int, int, int]
-    nodes: tuple[int, ...]
-    workers: int
-    versions: tuple[Character | None, ...]
-    active_s: float
-    wishes: tuple[float, ...]
-    faults: tuple[tuple[float, str], ...]
-    calls_per_s: float
-    script: tuple[tuple[float, Wish], ...] = ()
-    """Wishes that are known beforehand; somebody insists on each until a control plane takes it."""
-
-
-def draw_plot(chance: Random, kinds: tuple[str, ...] = KINDS) -> Plot:
-    replicas = chance.choice((1, 1, 2, 2, 2, 3, 3, 4))
-    unavailable = chance.randint(0, replicas - 1) if chance.random() < 0.4 else 0
-    surge = chance.randint(0 if unavailable else 1, 2)
-    active_s = chance.uniform(15.0, 60.0)
-    quiet = chance.random() < 0.15
-    favourites = chance.sample(kinds, min(len(kinds), 4))
-    faults = sorted(
-        (chance.uniform(1.0, active_s), chance.choice(favourites))
-        for _ in range(0 if quiet else chance.randint(1, 7))
-    )
-    nodes = tuple(chance.choice((replicas + surge, 3, 4, 6)) for _ in range(chance.randint(1, 3)))
-    return Plot(
-        shape=(replicas, unavailable, surge),
-        nodes=nodes,
-        workers=chance.randint(1, 3),
-        versions=(Character.GOOD, *(None for _ in range(chance.randint(1, 3)))),
-        active_s=active_s,
-        wishes=tuple(sorted(chance.uniform(8.0, active_s) for _ in range(chance.randint(1, 4)))),
-        faults=tuple(faults),
-        calls_per_s=chance.choice((0.2, 0.5, 1.0)),
-    )
 
 
 class World:
@@ -93,6 +67,11 @@ class World:
         self.seed = seed
         self.chance = chance = Random(seed)
         self.plot = draw_plot(chance) if plot is None else plot
+        self.acts = Acts()
+        # A stream of its own: what is drawn from it changes nothing where it is not used.
+        self.acting = acting = Random(f"{seed} acts")
+        if plot is None:
+            self.acts, self.plot = draw_acts(acting, self.plot)
         steps = Steps(point, self._restart)
         self.loop = loop = SimLoop(chance)  # type: ignore[abstract]  # nobody asks for the rest
         self.wall_offset_s = 0.0
@@ -101,7 +80,11 @@ class World:
         characters: dict[str, Character] = {}
         nodes = {f"node{n}": Node(f"node{n}", slots) for n, slots in enumerate(self.plot.nodes)}
         machines = Machines(loop, chance, log, nodes, characters)
-        gateway = Gateway(loop, chance, log, machines, self.plot.workers)
+        gateway = Gateway(loop, chance, log, machines, self.plot.workers, sharing=acting)
+        if self.acts.gated:
+            gateway.spool = []
+        if self.acts.holding is not None:
+            gateway.hold(self.acts.holding)
         self.site = Site(
             loop=loop,
             chance=chance,
@@ -115,6 +98,11 @@ class World:
             routes=File(self._routes_written),
             keys=File(lambda table: None),
             characters=characters,
+            limits=GATED if self.acts.gated else LIMITS,
+            examined=self.acts.examined,
+            hold_s=SETTINGS.hold_s if self.acts.holding is None else self.acts.holding.hold_s,
+            draw_manner=partial(self.acts.manner, acting),
+            manners=gateway.manners,
         )
         self.controls: dict[str, ControlPlane] = {}
         self.misfortune = Misfortune(self.site, self.controls, self.start_control, self._shift)
@@ -183,6 +171,9 @@ class World:
                 "updated_at": now,
             },
         )
+        if self.acts.examined:
+            probes = {"probes": to_builtins([SUM]), "updated_at": now}
+            tx.insert("acceptance_probes", {"scope": "architecture", "owner_id": ARCH, **probes})
         self._versions(tx, now)
         tx.commit()
         self.site.server.executor.furnished(self.memory)
@@ -230,6 +221,12 @@ class World:
             loop.later(at_s, self._insist, wish)
         loop.later(plot.active_s, self._mend)
         loop.later(3.0, self._call)
+        if self.acts.any:
+            for at_s, wish in self.acts.wishes:
+                loop.later(at_s, self._insist, wish)
+            loop.later(3.0, self._call_of_share)
+        if self.acts.gated:
+            loop.spawn(None, count_requests(self.site))
 
     def _wish(self) -> None:
         self._ask(self.people.draw(len(self.memory.tables["model_versions"])))
@@ -254,6 +251,24 @@ class World:
         if not self.calm:
             self.loop.later(chance.expovariate(self.plot.calls_per_s), self._call)
 
+    def _call_of_share(self) -> None:
+        """More requests while they are shared between versions, while the gate looks, and while none is ready."""
+        table = self.site.gateway.newest
+        endpoints = () if table is None else table.endpoints
+        if self.acts.gated and any(endpoint.rolling_out for endpoint in endpoints):
+            calls_per_s = GATED_CALLS_PER_S
+        elif any(endpoint.share for endpoint in endpoints):
+            calls_per_s = CALLS_PER_S
+        elif self.acts.holding is not None and not any(e.replicas for e in endpoints):
+            calls_per_s = HELD_CALLS_PER_S
+        else:
+            self.loop.later(LOOK_S / 4, self._call_of_share)
+            return
+        for _ in range(self.acts.burst(self.acting)):
+            caller = self.acts.caller(self.acting)
+            self.site.gateway.call(ENDPOINT, "org_1", self.acting.uniform(0.1, 1.0), caller)
+        self.loop.later(self.acting.expovariate(calls_per_s), self._call_of_share)
+
     def _mend(self) -> None:
         self.calm = True
         self.misfortune.calm()
@@ -262,8 +277,19 @@ class World:
     def _look(self) -> None:
         if at_rest(self.site, self.memory):
             self.rested = True
-        else:
-            self.loop.later(LOOK_S, self._look)
+            return
+        if self.acts.any:
+            self._decide_on_canaries()
+        self.loop.later(LOOK_S, self._look)
+
+    def _decide_on_canaries(self) -> None:
+        """A whole canary waits for somebody (R9); so somebody comes, in the end."""
+        for row in self.memory.tables["deployments"].values():
+            under_way = row["status"] == "in_progress" and not row["cancel_requested"]
+            waits = row["traffic_percent"] is not None and row["promoted_at"] is None
+            if under_way and waits and self.acting.random() < 0.25:
+                kind = "promote" if self.acts.promotes else "cancel canary"
+                self._ask(Wish(kind, str(row["id"])))
 
     def _routes_written(self, table: RouteTable) -> None:
         self.log.add(
@@ -296,5 +322,7 @@ def _difference(change: Change) -> dict[str, object]:
     """What a reader of the log wants to see of a change."""
     if change.after is None:
         return {}
-    before: dict[str, object] = change.before or {}
-    return {n: v for n, v in change.after.items() if change.before is None or before.get(n) != v}
+    before = change.before
+    if before is None:
+        return dict(change.after)
+    return {name: value for name, value in change.after.items() if before[name] != value}

@@ -12,7 +12,17 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "WEIGHBRIDGE_"
 _OTHERS = frozenset(
-    {"ADMIN_KEY", "API_KEY", "BASE_URL", "CONFIG", "DEBUG", "INFERENCE_KEY", "ORG", "MARK"}
+    {
+        "ADMIN_KEY",
+        "API_KEY",
+        "BASE_URL",
+        "CONFIG",
+        "DEBUG",
+        "INFERENCE_KEY",
+        "MARK",
+        "NODE_DIR",
+        "ORG",
+    }
 )
 """Variables of the client and of the supervisor, which are no settings of the server."""
 
@@ -63,6 +73,14 @@ class DataDir:
     @property
     def control_socket(self) -> Path:
         return self.run / "control.sock"
+
+    def api_socket(self, name: str) -> Path:
+        """Of the control process of that name."""
+        return self.control_socket if name == "control" else self.run / f"control-{name}.sock"
+
+    def api_sockets(self) -> list[Path]:
+        """Of all control processes that serve the API here, or did."""
+        return sorted(self.run.glob("control*.sock"))
 
     @property
     def routes_file(self) -> Path:
@@ -248,6 +266,37 @@ class Settings(BaseSettings):
         default=100_000_000, ge=1, description="Most bytes per second read for that."
     )
 
+    runtime: Literal["local", "ray"] = Field(
+        default="local", description="Where replicas run: this machine, or a Ray cluster."
+    )
+    ray_address: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.\[\]:-]+:[0-9]{1,5}$",
+        description="The cluster's head, as host:port.",
+    )
+    ray_namespace: str = Field(
+        default="weighbridge",
+        pattern=r"^[A-Za-z0-9_.-]{1,64}$",
+        description="Of this installation's actors; each installation on a cluster needs one of its own.",
+    )
+    ray_auth: Literal["token", "off"] = Field(
+        default="token", description="`off` for a cluster without authentication."
+    )
+    ray_auth_token: SecretStr | None = Field(
+        default=None, min_length=16, description="The cluster's token; needed unless that is off."
+    )
+    ray_python: str | None = Field(
+        default=None,
+        description="Interpreter with the cluster's Ray and Python versions; the server's own.",
+    )
+    ray_node_ip: str | None = Field(
+        default=None,
+        description="Address of this machine's Ray node, where Ray would guess another.",
+    )
+    ray_grows: bool = Field(
+        default=False,
+        description="The cluster adds nodes by itself, so nothing is refused for want of a node.",
+    )
     replica_slots: int = Field(
         default=8, ge=1, le=1024, description="Engine processes this node may run at once."
     )

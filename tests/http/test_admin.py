@@ -13,6 +13,12 @@ from weighbridge.storage.tables import replicas
 
 ADMIN = "/admin/v1"
 CREATED = 1768176000
+SERVERS_GATE = dict.fromkeys(
+    (
+        "requests_min", "errors_share", "errors_ratio", "empty_share", "empty_ratio", "ttft_min_s", "ttft_ratio",
+        "ttft_max_s",
+    )
+)  # fmt: skip
 NO_LIMITS = {
     "concurrency": None, "requests_minute": None, "requests_hour": None, "requests_day": None,
     "tokens_minute": None, "tokens_hour": None, "tokens_day": None,
@@ -159,7 +165,8 @@ async def test_an_architecture_is_registered_from_a_base_model(
         "engine": {
             "engine": "llamacpp", "context_tokens": 512, "slots": 4, "threads": 1, "gpus": 0,
             "dtype": None, "extra_args": [], "env": {"A": "1"}, "command": [], "health_path": "/healthz",
-            "start_timeout_s": 600.0,
+            "start_timeout_s": 600.0, "memory_bytes": 0, "resources": {}, "node_labels": {},
+            "spread": "none",
         },
         "org_names": ["my-org"], "created": CREATED, "updated": CREATED,
     }  # fmt: skip
@@ -227,7 +234,7 @@ async def test_an_endpoint_lives_from_creation_to_deletion(
     made = (await operator("POST", f"{ADMIN}/endpoints", body)).json()
     assert made == {
         **body, "max_unavailable": 0, "max_surge": 1, "created": CREATED, "updated": CREATED, "serving": None,
-        "gateway": {"hold_s": None, "affinity": "off", "public": False},
+        "gateway": {"hold_s": None, "affinity": "off", "public": False}, "gate": SERVERS_GATE,
         "limits": NO_LIMITS, "replicas_max": None, "allow_downtime": False, "queue_policy": "fifo",
     }  # fmt: skip
     assert world.woken == ["rollouts", "replicas"]
@@ -262,6 +269,26 @@ async def test_an_endpoint_s_gateway_options_change_one_by_one(
     for wrong in ({"hold_s": -1}, {"hold_s": 601}, {"affinity": "sticky"}, {"other": 1}):
         refused = await operator("PATCH", path, {"gateway": wrong})
         assert refused.status_code == 400, refused.text
+
+
+async def test_an_endpoint_s_limits_of_the_gate_change_one_by_one(
+    world: World, org: Org, operator: Caller
+) -> None:
+    await world.create_endpoint("chat", org)
+    path = f"{ADMIN}/endpoints/chat"
+    gate = {"requests_min": 20, "errors_share": 0.1, "ttft_max_s": 5.5}
+    changed = await operator("PATCH", path, {"gate": gate})
+    assert changed.json()["gate"] == {**SERVERS_GATE, **gate}
+    changed = await operator("PATCH", path, {"gate": {"errors_share": None, "empty_ratio": 0}})
+    kept = {"requests_min": 20, "empty_ratio": 0.0, "ttft_max_s": 5.5}
+    assert changed.json()["gate"] == {**SERVERS_GATE, **kept}
+    assert (await operator("GET", path)).json() == changed.json()
+    wrong = (
+        {"requests_min": -1}, {"requests_min": 5_001}, {"errors_share": 1.1}, {"ttft_ratio": 0.5}, {"ttft_max_s": 0},
+        {"ttft_min_s": "1"}, {"other": 1},
+    )  # fmt: skip
+    for one in wrong:
+        assert (await operator("PATCH", path, {"gate": one})).status_code == 400, one
 
 
 async def put_replica(world: World, org: Org, operator: Caller, member: Caller) -> str:

@@ -1,10 +1,13 @@
 """Deployments are listed in pages and followed by id; an endpoint is scaled by its org as far as it may be."""
 
+from dataclasses import replace
+
 import pytest
 
 from control_world import ARCH, Caller, World
 from weighbridge.accounts.model import Org
 from weighbridge.rollouts.model import RolloutStatus
+from weighbridge.runtimes.base import Resources
 from weighbridge.storage.tables import deployments, replicas
 
 MODELS = "/management/v1/orgs/my-org/models"
@@ -40,6 +43,25 @@ async def listed(member: Caller, query: str = "") -> list[str]:
     answer = await member("GET", f"{DEPLOYMENTS}{query}")
     assert answer.status_code == 200, answer.text
     return [one["id"] for one in answer.json()["deployments"]]
+
+
+@pytest.mark.usefixtures("endpoint")
+async def test_what_no_living_node_could_ever_hold_is_refused_and_leaves_nothing(
+    world: World, member: Caller
+) -> None:
+    (node,) = world.runtime.nodes
+    world.runtime.nodes[:] = [replace(node, total=Resources(cpus=0.5))]
+    path, body = f"{ENDPOINT}:deployModel", {"model": f"orgs/my-org/models/{ARCH}/versions/1"}
+    answer = await member("POST", path, body)
+    assert (answer.status_code, answer.json()["code"]) == (409, "does_not_fit")
+    assert (
+        "a replica needs 1 CPU; no node offers that (node-1: 0.5 CPU)" in answer.json()["message"]
+    )
+    assert await listed(member) == []
+    absent = await member("POST", f"{ENDPOINT}-2:deployModel", body)
+    assert absent.status_code == 404
+    world.runtime.away = True  # what is not known refuses nothing
+    assert (await member("POST", path, body)).status_code == 200
 
 
 @pytest.mark.usefixtures("endpoint")
@@ -223,3 +245,31 @@ async def test_an_operator_gives_a_maximum_within_bounds_only(operator: Caller) 
     await allow(operator, 1024)
     kept = await operator("PATCH", "/admin/v1/endpoints/chat", {"max_surge": 2})
     assert kept.json()["replicas_max"] == 1024
+
+
+@pytest.mark.usefixtures("endpoint")
+async def test_a_forced_drain_brings_a_deadline_forward_and_never_puts_it_off(
+    world: World, member: Caller
+) -> None:
+    path = f"{ENDPOINT}:forceDrain"
+    told = (await member("POST", path, {})).json()
+    assert (told["replicas"], told["message"]) == ([], "No replica of this endpoint drains now.")
+    made_for = await deploy(member)
+    async with world.database.begin() as tx:
+        version = (await tx.execute(deployments.select())).one()
+        for slot, state in enumerate(("draining", "ready")):
+            values = {
+                "id": f"r{slot}", "endpoint_id": "chat", "deployment_id": made_for, "version_id": version.version_id,
+                "version_number": 1, "digest": version.digest, "fingerprint": "fp_1", "state": state, "slot": slot,
+                "created_at": world.time, "state_since": world.time,
+            }  # fmt: skip
+            await tx.execute(replicas.insert().values(**values))
+    world.woken.clear()
+    now_s = int(world.time.timestamp())
+    for after_s, deadline_s in ((60, now_s + 60), (5.5, now_s + 5), (3_600, now_s + 5)):
+        told = (await member("POST", path, {"after_s": after_s})).json()
+        assert told["replicas"] == [{"replica_id": "r0", "version_id": 1, "deadline": deadline_s}]
+        assert told["message"].startswith("1 replica will end")
+    assert "replicas" in world.woken
+    for wrong in (-1, 3_601, "1", None):
+        assert (await member("POST", path, {"after_s": wrong})).status_code == 400

@@ -134,6 +134,39 @@ async def test_without_history_no_time_is_told(world: World, member: Caller) -> 
 
 
 @pytest.mark.usefixtures("served")
+async def test_a_canary_is_foreseen_until_it_stands(world: World, member: Caller) -> None:
+    world.pass_time(3_600)
+    before = await everything(world)
+    told = (await member("POST", DEPLOY, body(2, dry_run=True, traffic_percent=25))).json()
+    assert [(s["step"], s["version_id"], s["replicas"]) for s in told["steps"]] == [
+        ("start", 2, 1), ("route", 2, 1), ("drain", 1, 1), ("stop", 1, 1),
+    ]  # fmt: skip
+    assert told["share"] == {"traffic_percent": 25, "replicas": 1, "base_replicas": 1}
+    assert (told["expected_status"], told["complete"]) == ("in_progress", True)
+    assert "until it is promoted" in told["reason"]
+    assert (told["lowest_ready_replicas"], told["peak_slots"]) == (2, 3)
+    assert told["times"]["takes_s"] > 42
+    assert "promoted or cancelled" in told["times"]["message"]
+    assert await everything(world) == before
+
+
+@pytest.mark.usefixtures("served")
+async def test_a_canary_without_room_is_refused_on_paper_as_in_earnest(
+    world: World, member: Caller
+) -> None:
+    async with world.database.begin() as tx:
+        await tx.execute(
+            endpoints.update().values(
+                replicas=1, max_unavailable=1, max_surge=0, allow_downtime=True
+            )
+        )
+    dry = await member("POST", DEPLOY, body(2, dry_run=True, traffic_percent=25))
+    real = await member("POST", DEPLOY, body(2, traffic_percent=25))
+    assert (dry.status_code, dry.json()["code"]) == (409, "canary_impossible")
+    assert (real.status_code, real.json()) == (dry.status_code, dry.json())
+
+
+@pytest.mark.usefixtures("served")
 async def test_those_queued_before_it_are_counted_and_waited_for(
     world: World, member: Caller
 ) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toy_world import LIMITS, START, Luck, World, deployment, endpoint
 from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts.forecast.ideal import course
-from weighbridge.rollouts.forecast.model import Course, Outlook, Pace, StepKind
+from weighbridge.rollouts.forecast.model import Course, Outlook, Pace, Share, StepKind
 from weighbridge.rollouts.model import RolloutStatus
 from weighbridge.rollouts.moves import Action, AdoptReplica, DrainReplica, StartReplica
 
@@ -157,6 +157,25 @@ def test_the_steps_foreseen_are_the_steps_taken(
     for number, version in enumerate(versions, 2):
         toy.submit(deployment(number, version=version))
     assert play(toy).status is RolloutStatus.DONE
+
+
+@settings(max_examples=100, deadline=None)
+@given(shapes().filter(lambda s: s[0] + s[2] > 1), st.integers(1, 99))
+def test_a_canary_is_foreseen_to_where_it_stands(shape: tuple[int, int, int], percent: int) -> None:
+    toy = IdealToy(Always(), endpoint(*shape), {"v1": Luck(), "v2": Luck()})
+    toy.serve(deployment(1), shape[0])
+    toy.submit(deployment(2, traffic_percent=percent))
+    toy.watched = "d2"
+    said = foreseen(toy)
+    toy.control()
+    for _ in range(300):
+        toy.tick()
+    standing = toy.deployments["d2"]
+    assert said.complete
+    assert (standing.status, standing.reason) == (said.status, said.reason)
+    assert [(s.at_s, s.kind, s.version_number, s.count) for s in said.steps] == toy.told
+    assert (said.routed_min, said.slots_max) == (toy.routed_min, toy.slots_max)
+    assert said.share == Share(percent, toy.on("v2"), toy.on("v1"))
 
 
 @settings(max_examples=50, deadline=None)

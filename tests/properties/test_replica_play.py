@@ -29,7 +29,7 @@ def replicas(draw: st.DrawFn) -> Replica:
         incarnation=draw(st.sampled_from([None, "i1", "i2"])),
         url=draw(st.sampled_from([None, "http://toy"])),
         probe_passes=draw(st.integers(0, 2)),
-        probe_failures=draw(st.integers(0, 3)),
+        probe_failures=draw(st.integers(0, 10)),
         routed_generation=draw(generations),
         unrouted_generation=draw(generations),
         routed_at=draw(st.none() | times),
@@ -91,6 +91,14 @@ def check(before: Replica, seen: Seen, step: Step) -> None:
         assert (seen.probe is not None and seen.probe.generated) or before.probe_passes > 0
         assert not seen.exam_waits
         assert seen.exam is None or seen.exam.passed
+    # What fails while it warms is given up for that only after failures in a row, or when its time is over.
+    unhealthy = seen.probe is not None and seen.probe.outcome is ProbeOutcome.UNHEALTHY
+    if before.state is S.WARMING and after.state is S.FAILING and unhealthy and seen.exam is None:
+        warmed_s = (NOW - before.state_since).total_seconds()
+        failures = before.probe_failures + 1
+        often = failures >= LIMITS.warm_failures_max and warmed_s >= LIMITS.warm_doubt_s
+        moved = seen.process is None or seen.process.incarnation != before.incarnation
+        assert often or warmed_s >= LIMITS.warm_s or moved
     wrong = seen.probe is not None and seen.probe.outcome is ProbeOutcome.WRONG_IDENTITY
     if wrong and before.state in (S.STARTING, S.WARMING, S.READY):
         assert after.state is not S.READY

@@ -1,6 +1,6 @@
 """The catalogue of planted bugs follows the planners: each bug still has its one place."""
 
-from simulation.mutants import bugs, misplaced
+from simulation.planting import bugs, misplaced
 
 BUGS_MIN = 40
 

@@ -14,6 +14,7 @@ LINE_BYTES_MAX = 1024 * 1024
 ALTERNATIVES = 20
 """How many of the likeliest tokens are asked for at each place."""
 ASK_S = 60.0
+IMPOSSIBLE = -100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,5 +157,8 @@ def _listed(entry: Mapping[str, object]) -> Mapping[str, float]:
 def _number(value: object) -> float:
     """Some engines send null for what is impossible."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return -100.0
-    return float(value)
+        return IMPOSSIBLE
+    try:
+        return float(value)
+    except OverflowError:
+        return IMPOSSIBLE

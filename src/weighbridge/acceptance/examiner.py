@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import aiohttp
 import structlog
@@ -16,6 +17,8 @@ from weighbridge.acceptance.judge import (
 )
 from weighbridge.acceptance.judging import Case, judge
 from weighbridge.acceptance.model import (
+    EXAM_S,
+    EXAM_TRIES_MAX,
     Answer,
     Failure,
     Probe,
@@ -23,12 +26,14 @@ from weighbridge.acceptance.model import (
     Result,
     Verdict,
 )
+from weighbridge.telemetry.logs import redact
 
 log = structlog.get_logger()
 
-EXAM_S = 150.0
-"""For all probes of one replica together."""
 EXAMS_PARALLEL_MAX = 8
+PAUSE_S = 5.0
+"""Before an exam that broke off is tried again."""
+CAUSE_CHARS_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +118,18 @@ def verdict(results: Sequence[Result]) -> Verdict:
 class Examiner:
     """Owns the exam tasks; one that is lost with its process is begun anew by the next."""
 
-    def __init__(self, session: aiohttp.ClientSession, wake: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        wake: Callable[[str], None],
+        *,
+        pause_s: float = PAUSE_S,
+    ) -> None:
         self._session = session
         self._wake = wake
+        self._pause_s = pause_s
+        self._line: dict[str, None] = {}
+        self._tries: dict[str, tuple[str, int]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._verdicts: dict[str, tuple[str, Verdict]] = {}
 
@@ -125,24 +139,34 @@ class Examiner:
         return found if of == incarnation else None
 
     def free(self, replica_id: str, incarnation: str | None) -> bool:
-        """Whether an exam may begin: none runs, none is done, and there is room."""
-        return (
-            replica_id not in self._tasks
-            and self.verdict(replica_id, incarnation) is None
-            and len(self._tasks) < EXAMS_PARALLEL_MAX
-        )
+        """Whether its exam may begin: none runs, none is done, and it is its turn. Who asks is in line from then on."""
+        if replica_id in self._tasks or self.verdict(replica_id, incarnation) is not None:
+            return False
+        self._line.setdefault(replica_id)
+        room = EXAMS_PARALLEL_MAX - len(self._tasks)
+        return replica_id in islice(self._line, max(0, room))
 
     def begin(self, replica_id: str, incarnation: str, target: Target, exam: Exam) -> None:
+        """One more try; a replica whose process is another begins with its first."""
+        of, before = self._tries.get(replica_id, (incarnation, 0))
+        before = before if of == incarnation else 0
+        self._tries[replica_id] = (incarnation, before + 1)
+        self._line.pop(replica_id, None)
+        pause_s = self._pause_s if before else 0.0
         task = asyncio.get_running_loop().create_task(
-            self._examine(replica_id, incarnation, target, exam), name=f"exam {replica_id}"
+            self._examine(replica_id, incarnation, target, exam, pause_s),
+            name=f"exam {replica_id}",
         )
         self._tasks[replica_id] = task
-        task.add_done_callback(lambda done: self._finish(replica_id, done))
+        probes = len(exam.probes)
+        task.add_done_callback(lambda done: self._finish(replica_id, incarnation, probes, done))
 
     def keep(self, replica_ids: Iterable[str]) -> None:
         """Drop everything about other replicas."""
         kept = set(replica_ids)
         self._verdicts = {name: one for name, one in self._verdicts.items() if name in kept}
+        self._tries = {name: one for name, one in self._tries.items() if name in kept}
+        self._line = {name: None for name in self._line if name in kept}
         for name, task in self._tasks.items():
             if name not in kept:
                 task.cancel()
@@ -153,12 +177,18 @@ class Examiner:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _examine(self, replica_id: str, incarnation: str, target: Target, exam: Exam) -> None:
+    async def _examine(
+        self, replica_id: str, incarnation: str, target: Target, exam: Exam, pause_s: float
+    ) -> None:
+        await asyncio.sleep(pause_s)
         try:
             found = verdict(await examine(self._session, target, exam))
         except TimeoutError:
             words = f"the acceptance probes did not end within {EXAM_S:g} s"
             found = Verdict(False, words, len(exam.probes))
+        self._conclude(replica_id, incarnation, found)
+
+    def _conclude(self, replica_id: str, incarnation: str, found: Verdict) -> None:
         self._verdicts[replica_id] = (incarnation, found)
         log.info(
             "replica.examined",
@@ -169,7 +199,24 @@ class Examiner:
         )
         self._wake("replicas")
 
-    def _finish(self, replica_id: str, task: asyncio.Task[None]) -> None:
+    def _finish(
+        self, replica_id: str, incarnation: str, probes: int, task: asyncio.Task[None]
+    ) -> None:
+        """Whoever waits may have his turn; an exam that broke off is tried again, but not for ever."""
         del self._tasks[replica_id]
-        if not task.cancelled() and (error := task.exception()):
-            log.error("replica.exam_broke", replica_id=replica_id, error=repr(error))
+        if self._line:
+            self._wake("replicas")
+        if task.cancelled() or not (error := task.exception()):
+            return
+        tries = self._tries.get(replica_id, (incarnation, EXAM_TRIES_MAX))[1]
+        log.error("replica.exam_broke", replica_id=replica_id, tries=tries, error=repr(error))
+        if tries < EXAM_TRIES_MAX:
+            return
+        words = f"the acceptance probes could not be asked: {tries} tries broke off, the last one by {_cause(error)}"
+        self._conclude(replica_id, incarnation, Verdict(False, words, probes))
+
+
+def _cause(error: BaseException) -> str:
+    """One line for the operator, without secrets (T5)."""
+    line = redact(f"{type(error).__name__}: {error}")
+    return "".join(letter if letter.isprintable() else " " for letter in line)[:CAUSE_CHARS_MAX]

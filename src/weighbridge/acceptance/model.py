@@ -11,6 +11,10 @@ TEXT_CHARS_MAX = 4_000
 REGEX_CHARS_MAX = 1_000
 SCHEMA_CHARS_MAX = 16_000
 TOKENS_MAX = 512
+EXAM_S = 150.0
+"""For all probes of one replica together, in one try."""
+EXAM_TRIES_MAX = 3
+"""So often an exam is begun that breaks off by no fault of the replica's."""
 
 
 @dataclass(frozen=True, slots=True)

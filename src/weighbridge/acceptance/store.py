@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, delete, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from weighbridge.acceptance.model import Probe
@@ -33,6 +33,26 @@ class Serving:
     url: str
     digest: str
     version_number: int
+
+
+# Asked for each replica that starts, so put together once.
+_OF_ENDPOINT = (
+    select(acceptance_probes.c.scope, acceptance_probes.c.probes)
+    .join(endpoints, endpoints.c.id == bindparam("endpoint"))
+    .where(
+        or_(
+            and_(
+                acceptance_probes.c.scope == Scope.ARCHITECTURE,
+                acceptance_probes.c.owner_id == endpoints.c.arch_id,
+            ),
+            and_(
+                acceptance_probes.c.scope == Scope.ENDPOINT,
+                acceptance_probes.c.owner_id == bindparam("endpoint"),
+            ),
+        )
+    )
+    .order_by(acceptance_probes.c.scope)
+)
 
 
 def _probes(value: object) -> tuple[Probe, ...]:
@@ -69,25 +89,8 @@ async def clear(tx: Transaction, scope: Scope, owner_id: str) -> None:
 
 async def of_endpoint(tx: Transaction, endpoint_id: str) -> list[Probe]:
     """Those of its architecture and its own; its own take the place of the architecture's of the same name."""
-    query = (
-        select(acceptance_probes.c.scope, acceptance_probes.c.probes)
-        .join(endpoints, endpoints.c.id == endpoint_id)
-        .where(
-            or_(
-                and_(
-                    acceptance_probes.c.scope == Scope.ARCHITECTURE,
-                    acceptance_probes.c.owner_id == endpoints.c.arch_id,
-                ),
-                and_(
-                    acceptance_probes.c.scope == Scope.ENDPOINT,
-                    acceptance_probes.c.owner_id == endpoint_id,
-                ),
-            )
-        )
-        .order_by(acceptance_probes.c.scope)
-    )
     by_name: dict[str, Probe] = {}
-    for row in await tx.execute(query):
+    for row in await tx.execute(_OF_ENDPOINT, {"endpoint": endpoint_id}):
         by_name |= {probe.name: probe for probe in _probes(row.probes)}
     return list(by_name.values())
 

@@ -50,6 +50,10 @@ class Parts:
     forecast_calls: CallQuota = field(
         default_factory=lambda: CallQuota(calls_max=30, window_s=60.0, running_max=2)
     )
+    trial_calls: CallQuota = field(
+        default_factory=lambda: CallQuota(calls_max=12, window_s=60.0, running_max=4)
+    )
+    """Of acceptance probes, by endpoint: each asks a replica that serves."""
     metrics_asked: Allowance = field(default_factory=Allowance)
 
 

@@ -13,9 +13,9 @@ from weighbridge.api.answers import (
 )
 from weighbridge.api.deps import AtMostOnce, Control, Management
 from weighbridge.api.management.forecast import DeployForecast, forecast
+from weighbridge.api.management.room import check_room, nodes_now
 from weighbridge.api.versions import own_org
 from weighbridge.endpoints import service
-from weighbridge.errors import InvalidError
 from weighbridge.registry.names import VersionName
 from weighbridge.rollouts import service as rollouts
 
@@ -85,12 +85,10 @@ async def deploy_model(
     """Queue the rollout of a model version to an endpoint of the same architecture."""
     name = VersionName.parse(body.model)
     if body.dry_run:
-        if body.traffic_percent is not None:
-            raise InvalidError(
-                "A dry run shows the whole rollout; leave out traffic_percent.",
-                param="traffic_percent",
-            )
-        return await forecast(control, caller, endpoint_id, name)
+        return await forecast(
+            control, caller, endpoint_id, name, traffic_percent=body.traffic_percent
+        )
+    nodes = await nodes_now(control)
     async with control.database.begin() as tx:
         if (before := await once.answer(tx, DeployOperation)) is not None:
             return before
@@ -105,6 +103,8 @@ async def deploy_model(
             traffic_percent=body.traffic_percent,
             asked_by=caller.key.id,
         )
+        # Last, so that what is wrong with the request itself is said first; the transaction goes with it.
+        await check_room(tx, nodes, endpoint_id, org_id=caller.org.id)
         answer = DeployOperation.of(deployment, caller.org)
         await once.keep(tx, answer)
     wake_rollouts(control)

@@ -1,5 +1,6 @@
 """Commands of the operator: orgs, keys, and what runs where."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated
 
@@ -13,11 +14,13 @@ from weighbridge.cli.session import OrgName, Session, Yes, profile_file, with_se
 from weighbridge.cli.usage import limits
 from weighbridge.sdk import ApiKey, Org
 from weighbridge.sdk.admin_types import WeightStore
+from weighbridge.sdk.fields import Fields
 
 OrgArgument = Annotated[str, typer.Argument(metavar="ORG", help="The org's name.")]
 RoleArn = Annotated[
     str | None, typer.Option(metavar="ARN", help="Role assumed to read this org's buckets.")
 ]
+GIB = 1024**3
 
 
 class KeyKind(StrEnum):
@@ -166,10 +169,36 @@ def logs(
 def nodes(session: Session) -> None:
     """List the machines replicas run on."""
     found = session.client.admin.nodes()
-    columns = tuple(dict.fromkeys(name for node in found for name in node))
-    rows = [[node.get(name) for name in columns] for node in found]
-    headings = [name.replace("_", " ").upper() for name in columns]
+    headings = ["NODE", "ALIVE", "FREE", "OF", "LABELS"]
+    rows = [
+        [
+            node.get("name"),
+            "yes" if node.get("alive") else "no",
+            _amounts(node.get("free") or {}),
+            _amounts(node.get("total") or {}),
+            ", ".join(
+                f"{name}={value}" for name, value in sorted(_members(node, "labels").items())
+            ),
+        ]
+        for node in found
+    ]
     session.output.show({"nodes": list(found)}, table(headings, rows))
+
+
+def _amounts(resources: object) -> str:
+    """What of a node is there, in one cell; what it has none of is left out."""
+    amounts = Fields(resources, "the resources of a node")
+    words = [
+        f"{amounts.number_or_none('cpus') or 0:g} CPU",
+        f"{amounts.number_or_none('gpus') or 0:g} GPU",
+        f"{amounts.count('memory_bytes') / GIB:.1f} GiB",
+        *(f"{value} {name}" for name, value in sorted(_members(amounts.raw, "custom").items())),
+    ]
+    return ", ".join(word for word in words if not word.startswith(("0 ", "0.0 "))) or "none"
+
+
+def _members(parent: Mapping[str, object], name: str) -> Mapping[str, object]:
+    return Fields(parent.get(name) or {}, name).raw
 
 
 def store_usage(session: Session) -> None:

@@ -8,7 +8,9 @@ from weighbridge.cli.models import TimeoutS
 from weighbridge.cli.output import facts, moment, plain, table
 from weighbridge.cli.rollouts import deployments
 from weighbridge.cli.rollouts.deployments import fraction, show_deployment
+from weighbridge.cli.rollouts.draining import endpoint_force_drain
 from weighbridge.cli.rollouts.forecast import forecast_view
+from weighbridge.cli.rollouts.gate import endpoint_gate
 from weighbridge.cli.session import OrgName, Session, UsageError, Yes, with_session
 from weighbridge.cli.usage.gateway import endpoint_gateway
 from weighbridge.cli.usage.limits import endpoint_limit
@@ -180,9 +182,8 @@ def deploy(
     """Deploy a version to an endpoint as a rolling update."""
     name = _deployable(session, endpoint, version)
     if dry_run:
-        if traffic_percent is not None:
-            raise UsageError("A dry run shows the whole rollout; leave out --traffic-percent.")
-        forecast = session.client.endpoints.forecast(endpoint, name)
+        calls = session.client.endpoints
+        forecast = calls.forecast(endpoint, name, traffic_percent=traffic_percent)
         session.output.show(forecast.raw, forecast_view(forecast))
         return
     deployment = session.client.endpoints.deploy(endpoint, name, traffic_percent=traffic_percent)
@@ -212,6 +213,8 @@ def install(program: typer.Typer) -> None:
     endpoint.command("rollback")(with_session(rollback))
     endpoint.command("limit")(with_session(endpoint_limit))
     endpoint.command("gateway")(with_session(endpoint_gateway))
+    endpoint.command("gate")(with_session(endpoint_gate))
+    endpoint.command("force-drain")(with_session(endpoint_force_drain))
     endpoint.command("delete")(with_session(endpoint_delete))
     program.add_typer(
         endpoint,

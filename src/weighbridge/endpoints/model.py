@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from weighbridge.endpoints.gate import SERVERS_GATE, GateOptions
 from weighbridge.routing.limits import NO_LIMITS, UsageLimits
 from weighbridge.routing.options import DEFAULT_OPTIONS, GatewayOptions
 
@@ -22,7 +23,7 @@ class Endpoint:
     Only with `allow_downtime` may a rollout stop every replica at once.
 
     `limits` are over all keys. `replicas_max` is how far its own org may scale it; None: not at all.
-    `gateway` is how the gateway treats its requests.
+    `gateway` is how the gateway treats its requests, `gate` what it sets itself of when a version counts as worse.
     `base_deployment_id` is the deployment that last ended `done`: what a rollback returns to (R12).
     """
 
@@ -41,3 +42,4 @@ class Endpoint:
     allow_downtime: bool = False
     queue_policy: QueuePolicy = QueuePolicy.FIFO
     gateway: GatewayOptions = DEFAULT_OPTIONS
+    gate: GateOptions = SERVERS_GATE

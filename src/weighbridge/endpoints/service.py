@@ -8,6 +8,7 @@ from datetime import datetime
 from weighbridge.accounts.model import Org
 from weighbridge.accounts.names import quoted
 from weighbridge.endpoints import store
+from weighbridge.endpoints.gate import GateOptions
 from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.errors import ConflictError, ForbiddenError, InvalidError, NotFoundError
 from weighbridge.registry import service as registry
@@ -170,6 +171,7 @@ async def update(
     queue_policy: QueuePolicy | None = None,
     change_limits: Callable[[UsageLimits], UsageLimits] | None = None,
     change_gateway: Callable[[GatewayOptions], GatewayOptions] | None = None,
+    change_gate: Callable[[GateOptions], GateOptions] | None = None,
     change_replicas_max: Callable[[int | None], int | None] | None = None,
     now: datetime,
 ) -> Endpoint:
@@ -187,6 +189,7 @@ async def update(
         queue_policy=endpoint.queue_policy if queue_policy is None else queue_policy,
         limits=endpoint.limits if change_limits is None else change_limits(endpoint.limits),
         gateway=endpoint.gateway if change_gateway is None else change_gateway(endpoint.gateway),
+        gate=endpoint.gate if change_gate is None else change_gate(endpoint.gate),
         replicas_max=(
             endpoint.replicas_max
             if change_replicas_max is None

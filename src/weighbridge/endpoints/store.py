@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cache
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, Select, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert
 
+from weighbridge.endpoints.gate import gate_document, read_gate
 from weighbridge.endpoints.model import Endpoint, QueuePolicy
 from weighbridge.errors import StaleError
 from weighbridge.routing.limits import limits_document, read_limits
@@ -28,6 +30,7 @@ def read_endpoint(row: Row[tuple[object, ...]]) -> Endpoint:
         revision=row.revision,
         limits=read_limits(row.limits),
         gateway=read_options(row.gateway),
+        gate=read_gate(row.gate),
         replicas_max=row.replicas_max,
         allow_downtime=row.allow_downtime,
         queue_policy=QueuePolicy(row.queue_policy),
@@ -57,16 +60,23 @@ async def insert_endpoint(tx: Transaction, endpoint: Endpoint) -> bool:
     return result.one_or_none() is not None
 
 
+@cache
+def _one(*, of_org: bool, lock: bool) -> Select[tuple[object, ...]]:
+    """Put together once: every request that names an endpoint asks it."""
+    query = select(endpoints).where(
+        endpoints.c.id == bindparam("endpoint"), endpoints.c.deleted_at.is_(None)
+    )
+    if of_org:
+        query = query.where(endpoints.c.org_id == bindparam("org"))
+    return query.with_for_update() if lock else query
+
+
 async def find(
     tx: Transaction, endpoint_id: str, *, org_id: str | None, lock: bool = False
 ) -> Endpoint | None:
     """Without `org_id`, of any org; `lock` keeps it unchanged until commit."""
-    query = select(endpoints).where(endpoints.c.id == endpoint_id, endpoints.c.deleted_at.is_(None))
-    if org_id is not None:
-        query = query.where(endpoints.c.org_id == org_id)
-    if lock:
-        query = query.with_for_update()
-    row = (await tx.execute(query)).one_or_none()
+    query = _one(of_org=org_id is not None, lock=lock)
+    row = (await tx.execute(query, {"endpoint": endpoint_id, "org": org_id})).one_or_none()
     return None if row is None else read_endpoint(row)
 
 
@@ -92,6 +102,7 @@ async def save_shape(tx: Transaction, endpoint: Endpoint) -> None:
             "queue_policy": endpoint.queue_policy,
             "limits": limits_document(endpoint.limits),
             "gateway": options_document(endpoint.gateway),
+            "gate": gate_document(endpoint.gate),
             "updated_at": endpoint.updated_at,
         },
     )

@@ -15,7 +15,9 @@ TOKEN_VARIABLE = "WEIGHBRIDGE_ENGINE_TOKEN"  # noqa: S105 - the name of a variab
 class EngineSettings:
     """How an architecture is served; stored with the architecture, the same for all its versions.
 
-    `gpus` accelerators of the node belong to one replica alone; it sees no others.
+    `gpus` accelerators of the node belong to one replica alone; it sees no others. `resources` are
+    amounts of what a cluster's nodes offer by name, `node_labels` what a node must carry, and
+    `spread` (none, prefer, strict) says whether the replicas of a rollout keep to different nodes.
     """
 
     engine: str = "llamacpp"
@@ -29,6 +31,10 @@ class EngineSettings:
     command: tuple[str, ...] = ()
     health_path: str = "/health"
     start_timeout_s: float = 600.0
+    memory_bytes: int = 0
+    resources: Mapping[str, float] = field(default_factory=dict)
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+    spread: str = "none"
 
 
 @dataclass(frozen=True, slots=True)

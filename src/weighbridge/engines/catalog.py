@@ -10,7 +10,10 @@ from weighbridge.engines.llamacpp import LlamaCpp
 from weighbridge.engines.vllm import Vllm
 
 
-def engines(session: aiohttp.ClientSession) -> Mapping[str, Engine]:
-    """All of them; `session` asks their replicas and belongs to the caller."""
-    known: tuple[Engine, ...] = (LlamaCpp(session), Vllm(session), CommandEngine(session))
+def engines(session: aiohttp.ClientSession, *python: str) -> Mapping[str, Engine]:
+    """All of them; `session` asks their replicas and belongs to the caller.
+
+    `python` runs those that are programs of ours; else this process's interpreter does.
+    """
+    known: tuple[Engine, ...] = (LlamaCpp(session, python), Vllm(session), CommandEngine(session))
     return {engine.name: engine for engine in known}

@@ -27,6 +27,17 @@ _USED = """
                     OR EXISTS (SELECT 1 FROM endpoints e WHERE e.deleted_at IS NULL
                                AND e.base_deployment_id = d.id)))
 """
+# Asked whenever nothing is to be done, so put together once.
+_OPEN = text(
+    """
+    SELECT v.id, v.org_id, v.status, v.claim_epoch,
+           v.cancel_requested OR v.deleted_at IS NOT NULL AS cancelled,
+           COALESCE(l.expires_at >= clock_timestamp() AND l.holder <> :holder, false) AS held
+    FROM model_versions v LEFT JOIN leases l ON l.name = 'sync:' || v.id
+    WHERE v.status IN ('queued', 'in_progress')
+    ORDER BY v.created_at, v.id LIMIT :limit
+    """
+)
 
 
 def lease_name(version_id: str) -> str:
@@ -40,19 +51,7 @@ def manifest_lease_name(digest: str) -> str:
 
 async def open_syncs(tx: Transaction, holder: str) -> Sequence[OpenSync]:
     """Syncs that are not final, oldest first, at most OPEN_MAX; `held` by another holder than this one."""
-    rows = await tx.execute(
-        text(
-            """
-            SELECT v.id, v.org_id, v.status, v.claim_epoch,
-                   v.cancel_requested OR v.deleted_at IS NOT NULL AS cancelled,
-                   COALESCE(l.expires_at >= clock_timestamp() AND l.holder <> :holder, false) AS held
-            FROM model_versions v LEFT JOIN leases l ON l.name = 'sync:' || v.id
-            WHERE v.status IN ('queued', 'in_progress')
-            ORDER BY v.created_at, v.id LIMIT :limit
-            """
-        ),
-        {"limit": OPEN_MAX, "holder": holder},
-    )
+    rows = await tx.execute(_OPEN, {"limit": OPEN_MAX, "holder": holder})
     return [
         OpenSync(r.id, r.org_id, SyncStatus(r.status), r.claim_epoch, r.cancelled, r.held)
         for r in rows

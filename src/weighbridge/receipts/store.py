@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, bindparam, exists, func, insert, or_, select, update
+from sqlalchemy import Row, Update, bindparam, exists, func, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql
 
 from weighbridge.errors import StaleError
@@ -49,6 +49,38 @@ def _head(row: Row[tuple[object, ...]]) -> Head:
 
 
 # What goes with every step of a rollout is put together once: that costs more than to ask it.
+_OF = receipts.c.deployment_id == bindparam("deployment")
+_BEGIN = (
+    postgresql.insert(receipts)
+    .values(deployment_id=bindparam("deployment"), endpoint_id=bindparam("endpoint"), head=GENESIS)
+    .on_conflict_do_nothing(index_elements=["deployment_id"])
+)
+_LOCK = select(receipts).where(_OF).with_for_update()
+_UNFOLLOW = (
+    update(receipts)
+    .where(receipts.c.endpoint_id == bindparam("endpoint"), receipts.c.following)
+    .values(following=False)
+)
+_FOLLOW = update(receipts).where(_OF).values(following=True)
+_FIND = select(receipts).where(_OF)
+_ENTRIES = (
+    select(receipt_entries)
+    .where(
+        receipt_entries.c.deployment_id == bindparam("deployment"),
+        receipt_entries.c.sequence <= bindparam("last"),
+    )
+    .order_by(receipt_entries.c.sequence)
+)
+_ADD_ENTRIES = insert(receipt_entries)
+_MOVE_HEAD = (
+    update(receipts)
+    .where(_OF, receipts.c.entries == bindparam("seen_entries"), receipts.c.sealed_at.is_(None))
+    .values(entries=bindparam("entries_now"), head=bindparam("head_now"))
+)
+_APPEND = _MOVE_HEAD.values(omitted=receipts.c.omitted + bindparam("more_omitted"))
+_SEAL = _MOVE_HEAD.values(
+    sealed_at=bindparam("now"), signature=bindparam("signed"), following=False
+)
 _LOCK_FOLLOWED = (
     select(receipts)
     .where(receipts.c.endpoint_id == bindparam("endpoint"), receipts.c.following)
@@ -81,16 +113,12 @@ _SEALABLE = (
 
 async def begin(tx: Transaction, deployment_id: str, endpoint_id: str) -> None:
     """An empty receipt, unless there is one."""
-    statement = postgresql.insert(receipts).values(
-        deployment_id=deployment_id, endpoint_id=endpoint_id, head=GENESIS
-    )
-    await tx.execute(statement.on_conflict_do_nothing(index_elements=["deployment_id"]))
+    await tx.execute(_BEGIN, {"deployment": deployment_id, "endpoint": endpoint_id})
 
 
 async def lock(tx: Transaction, deployment_id: str) -> Head | None:
     """The receipt, locked until commit: whoever appends takes it last, after every other row."""
-    query = select(receipts).where(receipts.c.deployment_id == deployment_id).with_for_update()
-    row = (await tx.execute(query)).one_or_none()
+    row = (await tx.execute(_LOCK, {"deployment": deployment_id})).one_or_none()
     return None if row is None else _head(row)
 
 
@@ -102,14 +130,8 @@ async def lock_followed(tx: Transaction, endpoint_id: str) -> Head | None:
 
 async def follow(tx: Transaction, deployment_id: str, endpoint_id: str) -> None:
     """From now on this receipt tells of the endpoint's replicas, and no earlier one."""
-    await tx.execute(
-        update(receipts)
-        .where(receipts.c.endpoint_id == endpoint_id, receipts.c.following)
-        .values(following=False)
-    )
-    await tx.execute(
-        update(receipts).where(receipts.c.deployment_id == deployment_id).values(following=True)
-    )
+    await tx.execute(_UNFOLLOW, {"endpoint": endpoint_id})
+    await tx.execute(_FOLLOW, {"deployment": deployment_id})
 
 
 async def routable(tx: Transaction, endpoint_id: str) -> int:
@@ -119,9 +141,30 @@ async def routable(tx: Transaction, endpoint_id: str) -> int:
 
 async def append(tx: Transaction, head: Head, entries: Sequence[Entry], *, omitted: int) -> None:
     """Write the entries and move the head; StaleError when it is no longer where it was read."""
+    await _write(tx, head, entries, _APPEND, {"more_omitted": omitted})
+
+
+async def seal(
+    tx: Transaction, head: Head, entries: Sequence[Entry], *, signature: str | None, now: datetime
+) -> None:
+    """Write the last entries and close the receipt; StaleError likewise.
+
+    One statement: at a second one PostgreSQL would ask after the endpoint again, and wait for its lock with the
+    receipt's in hand, while the step of a rollout that has the endpoint waits for the receipt.
+    """
+    await _write(tx, head, entries, _SEAL, {"now": now, "signed": signature})
+
+
+async def _write(
+    tx: Transaction,
+    head: Head,
+    entries: Sequence[Entry],
+    statement: Update,
+    values: Mapping[str, object],
+) -> None:
     if entries:
         await tx.execute(
-            insert(receipt_entries),
+            _ADD_ENTRIES,
             [
                 {
                     "deployment_id": head.deployment_id,
@@ -133,53 +176,27 @@ async def append(tx: Transaction, head: Head, entries: Sequence[Entry], *, omitt
                 for entry in entries
             ],
         )
-    moved = await tx.execute(
-        update(receipts)
-        .where(
-            receipts.c.deployment_id == head.deployment_id,
-            receipts.c.entries == head.entries,
-            receipts.c.sealed_at.is_(None),
-        )
-        .values(
-            entries=head.entries + len(entries),
-            omitted=receipts.c.omitted + omitted,
-            head=entries[-1].hash if entries else head.head,
-        )
-    )
+    move = {
+        "deployment": head.deployment_id,
+        "seen_entries": head.entries,
+        "entries_now": head.entries + len(entries),
+        "head_now": entries[-1].hash if entries else head.head,
+        **values,
+    }
+    moved = await tx.execute(statement, move)
     if moved.rowcount != 1:
         raise StaleError(f"the receipt of deployment {head.deployment_id} has moved on")
 
 
-async def seal(
-    tx: Transaction, deployment_id: str, *, signature: str | None, now: datetime
-) -> None:
-    await tx.execute(
-        update(receipts)
-        .where(receipts.c.deployment_id == deployment_id, receipts.c.sealed_at.is_(None))
-        .values(sealed_at=now, signature=signature, following=False)
-    )
-
-
 async def find(tx: Transaction, deployment_id: str) -> Head | None:
-    query = select(receipts).where(receipts.c.deployment_id == deployment_id)
-    row = (await tx.execute(query)).one_or_none()
+    row = (await tx.execute(_FIND, {"deployment": deployment_id})).one_or_none()
     return None if row is None else _head(row)
 
 
 async def entries_of(tx: Transaction, deployment_id: str, limit: int) -> list[Entry]:
     """The first `limit` entries, in order."""
-    query = (
-        select(receipt_entries)
-        .where(
-            receipt_entries.c.deployment_id == deployment_id,
-            receipt_entries.c.sequence <= limit,
-        )
-        .order_by(receipt_entries.c.sequence)
-    )
-    return [
-        Entry(row.sequence, json.loads(row.payload), row.previous, row.hash)
-        for row in await tx.execute(query)
-    ]
+    rows = await tx.execute(_ENTRIES, {"deployment": deployment_id, "last": limit})
+    return [Entry(row.sequence, json.loads(row.payload), row.previous, row.hash) for row in rows]
 
 
 async def sealable(
@@ -206,22 +223,23 @@ async def held_requests(tx: Transaction, endpoint_id: str, begin: datetime, end:
     return int((await tx.execute(query)).scalar_one())
 
 
+_REQUESTS_BY_VERSION = text(
+    """
+    SELECT version, count(*) AS requests, count(*) FILTER (WHERE status >= 500) AS failed
+    FROM usage_requests
+    WHERE endpoint_id = :endpoint AND ended_at >= :begin AND ended_at <= :end
+    GROUP BY version
+    ORDER BY version
+    """
+)
+
+
 async def requests_by_version(
     tx: Transaction, endpoint_id: str, begin: datetime, end: datetime
 ) -> Sequence[Mapping[str, int]]:
     """Requests of an endpoint that ended in [begin, end], and how many of them failed, by version."""
-    seen = usage_requests.c
-    query = (
-        select(
-            seen.version,
-            func.count().label("requests"),
-            func.count().filter(seen.status >= 500).label("failed"),
-        )
-        .where(seen.endpoint_id == endpoint_id, seen.ended_at >= begin, seen.ended_at <= end)
-        .group_by(seen.version)
-        .order_by(seen.version)
-    )
+    values = {"endpoint": endpoint_id, "begin": begin, "end": end}
     return [
         {"version": row.version, "requests": row.requests, "failed": row.failed}
-        for row in await tx.execute(query)
+        for row in await tx.execute(_REQUESTS_BY_VERSION, values)
     ]

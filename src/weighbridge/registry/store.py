@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cache
 
-from sqlalchemy import Row, Select, func, or_, select, update
+from sqlalchemy import BindParameter, Row, Select, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from weighbridge.errors import StaleError
@@ -13,12 +14,16 @@ from weighbridge.storage.tables import (
     REPLICA_FINAL,
     ROLLOUT_FINAL,
     aliases,
+    counters,
     deployments,
     endpoints,
     model_versions,
     replicas,
     version_counters,
 )
+
+NUMBERS_FLOOR = "version_numbers.floor"
+"""The counter above which all version numbers are given (V1)."""
 
 _alias_list = func.array(
     select(aliases.c.alias)
@@ -60,13 +65,16 @@ def _version(row: Row[tuple[object, ...]]) -> ModelVersion:
 
 
 async def next_number(tx: Transaction, org_id: str, arch_id: str) -> int:
-    """The next version number (V1, V2); the counter stays locked until commit, so no two callers share it."""
+    """The next version number (V1, V2); the counter stays locked until commit, so no two callers share it.
+
+    It is above the floor that a restore of a backup has set: what was given after the backup is not known.
+    """
+    floor = select(counters.c.value).where(counters.c.name == NUMBERS_FLOOR).scalar_subquery()
+    last = func.greatest(version_counters.c.last, func.coalesce(floor, 0))
     result = await tx.execute(
         insert(version_counters)
-        .values(org_id=org_id, arch_id=arch_id, last=1)
-        .on_conflict_do_update(
-            index_elements=["org_id", "arch_id"], set_={"last": version_counters.c.last + 1}
-        )
+        .values(org_id=org_id, arch_id=arch_id, last=func.coalesce(floor, 0) + 1)
+        .on_conflict_do_update(index_elements=["org_id", "arch_id"], set_={"last": last + 1})
         .returning(version_counters.c.last)
     )
     return int(result.scalar_one())
@@ -97,27 +105,33 @@ async def insert_version(tx: Transaction, version: ModelVersion) -> None:
     )
 
 
+@cache
+def _one(*, by_number: bool, lock: bool) -> Select[tuple[object, ...]]:
+    """Put together once: every request that names a version asks it."""
+    org: BindParameter[str] = bindparam("org")
+    arch: BindParameter[str] = bindparam("arch")
+    ref: BindParameter[int | str] = bindparam("ref")
+    query = _versions().where(
+        model_versions.c.org_id == org,
+        model_versions.c.arch_id == arch,
+        model_versions.c.deleted_at.is_(None),
+    )
+    if by_number:
+        query = query.where(model_versions.c.number == ref)
+    else:
+        held = select(aliases.c.version_id).where(
+            aliases.c.org_id == org, aliases.c.arch_id == arch, aliases.c.alias == ref
+        )
+        query = query.where(model_versions.c.id == held.scalar_subquery())
+    return query.with_for_update(of=model_versions, key_share=True) if lock else query
+
+
 async def find(
     tx: Transaction, org_id: str, arch_id: str, ref: int | str, *, lock: bool = False
 ) -> ModelVersion | None:
     """A version that is not deleted, by number or alias; `lock` keeps it unchanged until commit."""
-    query = _versions().where(
-        model_versions.c.org_id == org_id,
-        model_versions.c.arch_id == arch_id,
-        model_versions.c.deleted_at.is_(None),
-    )
-    if isinstance(ref, int):
-        query = query.where(model_versions.c.number == ref)
-    else:
-        query = query.where(
-            model_versions.c.id
-            == select(aliases.c.version_id)
-            .where(aliases.c.org_id == org_id, aliases.c.arch_id == arch_id, aliases.c.alias == ref)
-            .scalar_subquery()
-        )
-    if lock:
-        query = query.with_for_update(of=model_versions, key_share=True)
-    row = (await tx.execute(query)).one_or_none()
+    query = _one(by_number=isinstance(ref, int), lock=lock)
+    row = (await tx.execute(query, {"org": org_id, "arch": arch_id, "ref": ref})).one_or_none()
     return None if row is None else _version(row)
 
 

@@ -9,7 +9,7 @@ from weighbridge.acceptance.examiner import Exam, Examiner
 from weighbridge.acceptance.model import Verdict
 from weighbridge.acceptance.store import Serving
 from weighbridge.engines.base import served_name
-from weighbridge.replicas.model import Replica, ReplicaLimits, ReplicaState
+from weighbridge.replicas.model import Replica, ReplicaState
 from weighbridge.replicas.store import Watched
 from weighbridge.routing.tokens import replica_token
 from weighbridge.storage.database import Database
@@ -32,12 +32,9 @@ class Accepting:
         found = self.examiner.verdict(one.replica.id, one.replica.incarnation)
         return found, found is None
 
-    async def begin(self, one: Watched, replica: Replica, url: str, limits: ReplicaLimits) -> None:
+    async def begin(self, one: Watched, replica: Replica, url: str) -> None:
         """Begin its exam once it is warm; nothing when it has none, or one is begun or over."""
-        warm = (
-            replica.state is ReplicaState.WARMING
-            and replica.probe_passes >= limits.probe_passes_min
-        )
+        warm = replica.state is ReplicaState.WARMING and replica.warm_at is not None
         if not one.examined or not warm or self.examiner is None or replica.incarnation is None:
             return
         if not self.examiner.free(replica.id, replica.incarnation):
@@ -51,9 +48,10 @@ class Accepting:
         )
         self.examiner.begin(replica.id, replica.incarnation, target, exam)
 
-    def keep(self, replica_ids: Iterable[str]) -> None:
+    def keep(self, replicas: Iterable[Replica]) -> None:
+        """Drop what is known of others: who no longer warms up needs no exam and no turn."""
         if self.examiner is not None:
-            self.examiner.keep(replica_ids)
+            self.examiner.keep(r.id for r in replicas if r.state is ReplicaState.WARMING)
 
     async def close(self) -> None:
         if self.examiner is not None:

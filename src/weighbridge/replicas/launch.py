@@ -4,10 +4,10 @@ import asyncio
 from pathlib import Path
 from typing import Protocol
 
-from weighbridge.engines.base import Engine, EngineLaunch, served_name
+from weighbridge.engines.base import Engine, EngineLaunch, EngineSettings, served_name
 from weighbridge.replicas.store import Watched
 from weighbridge.routing.tokens import replica_token
-from weighbridge.runtimes.base import ReplicaSpec, Resources, Weights
+from weighbridge.runtimes.base import Placement, ReplicaSpec, Resources, Spread, Weights
 
 OWNER = {"owner": "weighbridge"}
 """The label of every process that is ours to adopt or to stop."""
@@ -57,6 +57,21 @@ async def replica_spec(
             "deployment": replica.deployment_id,
             "version": str(replica.version_number),
         },
-        resources=Resources(cpus=float(watched.engine.threads), gpus=float(watched.engine.gpus)),
+        resources=engine_resources(watched.engine),
+        placement=engine_placement(watched.engine, group=replica.deployment_id),
         grace_s=grace_s,
     )
+
+
+def engine_resources(settings: EngineSettings) -> Resources:
+    """What one replica needs of its node."""
+    return Resources(
+        cpus=float(settings.threads),
+        gpus=float(settings.gpus),
+        memory_bytes=settings.memory_bytes,
+        custom=settings.resources,
+    )
+
+
+def engine_placement(settings: EngineSettings, *, group: str) -> Placement:
+    return Placement(settings.node_labels, Spread(settings.spread), group)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from weighbridge.acceptance.model import EXAM_S, EXAM_TRIES_MAX
+
 
 class ReplicaState(StrEnum):
     """States of a replica (reliability B2).
@@ -91,7 +93,8 @@ class Replica:
     `routed_generation` is the routing table that first named it, `unrouted_generation` the first that no
     longer did; both wait for the gateways' acks (G5), and `routed_at` is when the first of these was complete.
     `flips` are the last times it was about to be given up for failed probes and came back; `settings_digest`
-    tells the engine settings apart that it runs with, `drain_began_at` is when it left the routes.
+    tells the engine settings apart that it runs with, `drain_began_at` is when it left the routes. `warm_at` is
+    when its probes had all passed first: from then on its acceptance probes may be asked.
     `failure_counted` is set once a rollout has put a failure on its account. `slot` indexes the shared
     in-flight counts and is given to nobody else while the replica is not final.
     """
@@ -122,6 +125,7 @@ class Replica:
     settings_digest: str = ""
     drain_began_at: datetime | None = None
     flips: tuple[datetime, ...] = ()
+    warm_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,14 @@ class ReplicaLimits:
     load_bytes_per_s: int = 200_000_000
     """Added to the engine's start timeout: the size of the weights at this rate."""
     warm_s: float = 300.0
+    """From its first right answer until its probes have passed; its exam has a clock of its own."""
+    exam_turn_s: float = 900.0
+    """How long a warm replica may wait for its turn to be examined."""
+    exam_s: float = EXAM_S * EXAM_TRIES_MAX + 60.0
+    """For its exam itself, all tries of it; the examiner ends one that takes too long before."""
+    warm_failures_max: int = 10
+    """So many questions in a row without a token: it is given up, but not before `warm_doubt_s` of warming."""
+    warm_doubt_s: float = 20.0
     unroute_ack_s: float = 30.0
     """After this a gateway that still has not taken the new table is waited for no longer (G5)."""
     drain_s: float = 1860.0

@@ -13,6 +13,8 @@ REASON_CHARS_MAX = 500
 """A reason may hold what an engine, or a stranger on its port, has answered."""
 
 EXAM_GOES_ON = "its acceptance probes are asked"
+DRAIN_WAITS = "waiting for its requests to end"
+"""Reason of a replica that every gateway has let go of while requests are in flight."""
 
 
 class Command(StrEnum):
@@ -50,6 +52,11 @@ class Seen:
     start_s: float = 600.0
     exam: Verdict | None = None
     exam_waits: bool = False
+
+    @property
+    def examined(self) -> bool:
+        """Whether it has acceptance probes."""
+        return self.exam is not None or self.exam_waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +122,8 @@ def _identify(replica: Replica, seen: Seen, now: datetime) -> Step:
         replica = replace(replica, url=seen.process.url)
     probe = seen.probe
     if probe is not None and probe.outcome is ProbeOutcome.READY:
-        return Step(_become(replace(replica, probe_passes=0), ReplicaState.WARMING, "", now))
+        warming = replace(replica, probe_passes=0, probe_failures=0)
+        return Step(_become(warming, ReplicaState.WARMING, "", now))
     if probe is not None and probe.outcome is ProbeOutcome.WRONG_IDENTITY:
         return _give_up(replica, probe.detail, now)
     if now >= replica.state_since + timedelta(seconds=seen.start_s):
@@ -130,23 +138,48 @@ def _warm(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) ->
     probe = seen.probe
     if probe is not None and probe.outcome is ProbeOutcome.WRONG_IDENTITY:
         return _give_up(replica, probe.detail, now)
-    if probe is not None and probe.outcome is ProbeOutcome.READY:
-        if probe.generated or replica.probe_passes > 0:
-            passes = min(replica.probe_passes + 1, limits.probe_passes_min)
-            replica = replace(replica, probe_passes=passes)
-    elif probe is not None:
-        replica = _say(replace(replica, probe_passes=0), probe.detail)
+    if probe is not None:
+        replica = _questioned(replica, probe, limits)
     if seen.exam is not None and not seen.exam.passed:
         return replace(_give_up(replica, seen.exam.detail, now), exam=seen.exam)
     if replica.probe_passes >= limits.probe_passes_min:
+        replica = replace(replica, warm_at=replica.warm_at or now)
         if not seen.exam_waits:
             ready = replace(replica, ready_at=now, probe_failures=0)
             return Step(_become(ready, ReplicaState.READY, "", now), exam=seen.exam)
         replica = _say(replica, EXAM_GOES_ON)
-    if now >= replica.state_since + timedelta(seconds=limits.warm_s):
-        words = f"was not ready within {limits.warm_s:g} s of answering: {replica.reason}"
+    if words := _hopeless(replica, seen, now, limits):
         return _give_up(replica, words, now)
     return Step(replica)
+
+
+def _questioned(replica: Replica, probe: Probe, limits: ReplicaLimits) -> Replica:
+    """Count passes, and questions without a token, each in a row."""
+    if probe.outcome is ProbeOutcome.READY:
+        if probe.generated or replica.probe_passes > 0:
+            passes = min(replica.probe_passes + 1, limits.probe_passes_min)
+            replica = replace(replica, probe_passes=passes)
+        return replace(replica, probe_failures=0)
+    if probe.generated:
+        failures = min(replica.probe_failures + 1, limits.warm_failures_max)
+        replica = replace(replica, probe_failures=failures)
+    return _say(replace(replica, probe_passes=0), probe.detail)
+
+
+def _hopeless(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -> str:
+    """Why a warming replica is waited for no longer: so many failures, for so long, or all of its time."""
+    warmed_s = (now - replica.state_since).total_seconds()
+    failures = replica.probe_failures
+    if warmed_s >= limits.warm_doubt_s and failures >= limits.warm_failures_max:
+        return f"{failures} questions in a row brought no token: {replica.reason}"
+    if seen.examined and replica.warm_at is not None:
+        # That others are examined before it is no fault of its own.
+        exam_s = limits.exam_turn_s + limits.exam_s
+        late = (now - replica.warm_at).total_seconds() >= exam_s
+        return f"was not examined within {exam_s:g} s: {replica.reason}" if late else ""
+    if warmed_s >= limits.warm_s:
+        return f"was not ready within {limits.warm_s:g} s of answering: {replica.reason}"
+    return ""
 
 
 def _watch(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -> Step:
@@ -208,7 +241,7 @@ def _drain(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -
     if now >= deadline:
         words = f"{seen.in_flight} requests cut at the drain deadline"
         return Step(_become(replica, ReplicaState.STOPPING, words, now), Command.STOP, counted)
-    waiting = _say(replace(replica, drain_deadline=deadline), "waiting for its requests to end")
+    waiting = _say(replace(replica, drain_deadline=deadline), DRAIN_WAITS)
     return Step(waiting, in_flight=counted)
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
-from sqlalchemy import Row, RowMapping, Select, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import BindParameter, Row, and_, bindparam, func, insert, or_, select, text, update
 
 from weighbridge.engines.base import EngineSettings
 from weighbridge.errors import StaleError
@@ -17,9 +18,11 @@ FINAL = tuple(state for state in ReplicaState if state.final)
 ENDED = (ReplicaState.FAILED, ReplicaState.LOST)
 _NAMES = tuple(field.name for field in fields(Replica))
 _COLUMNS = tuple(replicas.c[name] for name in _NAMES)
+_STATE, _FLIPS = _NAMES.index("state"), _NAMES.index("flips")
 _FIXED = frozenset({"id", "endpoint_id", "slot", "created_at", "revision"})
 _BY_PUBLISHER = frozenset({"routed_generation", "unrouted_generation"})
 """Written by the routes publisher alone, so a planner's write leaves them as they are."""
+_PLANNED = tuple(name for name in _NAMES if name not in _FIXED | _BY_PUBLISHER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +37,20 @@ class Watched:
     """Whether it was started with acceptance probes."""
 
 
-def _replica(row: RowMapping) -> Replica:
-    values = {name: row[name] for name in _NAMES}
-    return Replica(**values | {"state": ReplicaState(row["state"]), "flips": tuple(row["flips"])})
+def _replica(row: Sequence[object]) -> Replica:
+    """Of a row that begins with `_COLUMNS`."""
+    values: list[Any] = list(row[: len(_NAMES)])  # as its columns are typed
+    values[_STATE] = ReplicaState(values[_STATE])
+    values[_FLIPS] = tuple(values[_FLIPS])
+    return Replica(*values)
 
 
 def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Replica]:
-    return [_replica(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name
+    return [_replica(row) for row in rows]
 
 
-# What every pass of the control plane asks is put together once: that costs more than to ask it.
+# What every pass of the control plane asks or writes is put together once: that costs more than to ask it.
+_IDS: BindParameter[object] = bindparam("ids", expanding=True)
 _WATCHED = (
     select(
         *_COLUMNS,
@@ -81,13 +88,64 @@ _LOCK_OPEN = (
     .order_by(replicas.c.id)
     .with_for_update(key_share=True)
 )
+_LOCK = (
+    select(replicas.c.id).where(replicas.c.id.in_(_IDS)).order_by(replicas.c.id).with_for_update()
+)
+_FIND = select(*_COLUMNS).where(replicas.c.id == bindparam("replica"))
+_ENDED = select(*_COLUMNS).where(replicas.c.id.in_(_IDS), replicas.c.state.in_(FINAL))
+_SLOTS_TAKEN = select(replicas.c.slot).where(replicas.c.state.not_in(FINAL))
+_ADD = insert(replicas)
+# An UPDATE without values sets the columns that its parameters name.
+_SAVE = update(replicas).where(
+    replicas.c.id == bindparam("seen_id"),
+    replicas.c.revision == bindparam("seen_revision"),
+    replicas.c.state == bindparam("seen_state"),
+)
+_COUNT_FAILURES = (
+    update(replicas)
+    .where(
+        replicas.c.id.in_(_IDS),
+        replicas.c.state.in_(ENDED),
+        replicas.c.failure_counted.is_(False),
+    )
+    .values(failure_counted=True)
+)
+_NOTE_ROUTED = update(replicas).where(
+    replicas.c.id.in_(_IDS),
+    replicas.c.state == ReplicaState.READY,
+    replicas.c.routed_generation.is_(None),
+)
+_NOTE_UNROUTED = update(replicas).where(
+    replicas.c.id.in_(_IDS),
+    replicas.c.state == ReplicaState.DRAINING,
+    replicas.c.unrouted_generation.is_(None),
+)
+
+# Those that failed too: how lately, and in which order, is asked of them.
+_SHIFT_TIMES = text(
+    """
+    UPDATE replicas
+    SET created_at = created_at + make_interval(secs => :shift_s),
+        state_since = state_since + make_interval(secs => :shift_s),
+        ready_at = ready_at + make_interval(secs => :shift_s),
+        routed_at = routed_at + make_interval(secs => :shift_s),
+        drain_deadline = drain_deadline + make_interval(secs => :shift_s),
+        drain_began_at = drain_began_at + make_interval(secs => :shift_s),
+        flips = ARRAY(
+            SELECT flip.at + make_interval(secs => :shift_s)
+            FROM unnest(flips) WITH ORDINALITY AS flip (at, place) ORDER BY flip.place
+        ),
+        revision = revision + 1
+    WHERE state <> 'stopped'
+    """
+)
 
 
 async def watched(tx: Transaction) -> list[Watched]:
     """Every replica that is not final, oldest first."""
     return [
         Watched(
-            replica=_replica(row._mapping),  # noqa: SLF001 - SQLAlchemy's public name
+            replica=_replica(row),
             org_id=row.org_id,
             engine=msgspec.convert(row.engine, EngineSettings),
             size_bytes=row.size_bytes,
@@ -108,14 +166,6 @@ async def of_endpoint(
 async def lock_open(tx: Transaction, endpoint_id: str) -> None:
     """Keep an endpoint's replicas as they are until commit, those that are not final."""
     await tx.execute(_LOCK_OPEN, {"endpoint": endpoint_id})
-
-
-def _of(endpoint_id: str) -> Select[tuple[object, ...]]:
-    return (
-        select(*_COLUMNS)
-        .where(replicas.c.endpoint_id == endpoint_id)
-        .order_by(replicas.c.created_at, replicas.c.id)
-    )
 
 
 async def listing(tx: Transaction, endpoint_id: str | None, *, limit: int = 200) -> list[Replica]:
@@ -140,14 +190,14 @@ async def counts_of(tx: Transaction, endpoint_id: str) -> list[tuple[int, Replic
 
 
 async def find(tx: Transaction, replica_id: str) -> Replica | None:
-    row = (await tx.execute(select(*_COLUMNS).where(replicas.c.id == replica_id))).one_or_none()
-    return None if row is None else _replica(row._mapping)  # noqa: SLF001 - its public name
+    row = (await tx.execute(_FIND, {"replica": replica_id})).one_or_none()
+    return None if row is None else _replica(row)
 
 
 async def ended_since(tx: Transaction, replica_ids: Sequence[str]) -> dict[str, Replica]:
     """The final ones among these replicas, by id."""
-    query = select(*_COLUMNS).where(replicas.c.id.in_(replica_ids), replicas.c.state.in_(FINAL))
-    return {replica.id: replica for replica in _all(await tx.execute(query))}
+    rows = await tx.execute(_ENDED, {"ids": replica_ids})
+    return {replica.id: replica for replica in _all(rows)}
 
 
 async def digests_in_use(tx: Transaction) -> frozenset[str]:
@@ -157,15 +207,12 @@ async def digests_in_use(tx: Transaction) -> frozenset[str]:
 
 
 async def slots_taken(tx: Transaction) -> set[int]:
-    rows = await tx.execute(select(replicas.c.slot).where(replicas.c.state.not_in(FINAL)))
-    return set(rows.scalars())
+    return set((await tx.execute(_SLOTS_TAKEN)).scalars())
 
 
 async def add(tx: Transaction, new: Sequence[Replica]) -> None:
     if new:
-        await tx.execute(
-            insert(replicas), [{name: _value(one, name) for name in _NAMES} for one in new]
-        )
+        await tx.execute(_ADD, [{name: _value(one, name) for name in _NAMES} for one in new])
 
 
 def _value(replica: Replica, name: str) -> object:
@@ -179,20 +226,18 @@ async def save(tx: Transaction, before: Replica, after: Replica) -> None:
         assert after.state in TRANSITIONS[before.state], (before.state, after.state)
     changed = {
         name: _value(after, name)
-        for name in _NAMES
-        if name not in _FIXED | _BY_PUBLISHER and getattr(after, name) != getattr(before, name)
+        for name in _PLANNED
+        if getattr(after, name) != getattr(before, name)
     }
     if not changed:
         return
-    result = await tx.execute(
-        update(replicas)
-        .where(
-            replicas.c.id == before.id,
-            replicas.c.revision == before.revision,
-            replicas.c.state == before.state,
-        )
-        .values(**changed, revision=before.revision + 1)
-    )
+    seen = {
+        "seen_id": before.id,
+        "seen_revision": before.revision,
+        "seen_state": before.state,
+        "revision": before.revision + 1,
+    }
+    result = await tx.execute(_SAVE, changed | seen)
     if result.rowcount != 1:
         raise StaleError(f"replica {before.id} changed since it was read")
 
@@ -201,17 +246,17 @@ async def count_failures(tx: Transaction, replica_ids: Sequence[str]) -> None:
     """Mark ended replicas as accounted for; StaleError when one was accounted for meanwhile."""
     if not replica_ids:
         return
-    result = await tx.execute(
-        update(replicas)
-        .where(
-            replicas.c.id.in_(replica_ids),
-            replicas.c.state.in_(ENDED),
-            replicas.c.failure_counted.is_(False),
-        )
-        .values(failure_counted=True)
-    )
+    result = await tx.execute(_COUNT_FAILURES, {"ids": replica_ids})
     if result.rowcount != len(replica_ids):
         raise StaleError("a replica's failure was counted meanwhile")
+
+
+async def shift_times(tx: Transaction, shift: timedelta) -> None:
+    """Move the times of replicas to those of a controller whose clock shows another time (D6).
+
+    They all move alike, so what lies between two of them stays as long, and each deadline as far away.
+    """
+    await tx.execute(_SHIFT_TIMES, {"shift_s": shift.total_seconds()})
 
 
 async def record_routed(
@@ -219,35 +264,11 @@ async def record_routed(
 ) -> int:
     """Note the first table that named a replica, and the first that no longer did; the number of rows noted."""
     noted = 0
-    # Locked in the order in which every other writer takes them, so that none waits for another in a circle.
-    await tx.execute(
-        select(replicas.c.id)
-        .where(replicas.c.id.in_([*routed, *unrouted]))
-        .order_by(replicas.c.id)
-        .with_for_update()
-    )
+    await tx.execute(_LOCK, {"ids": [*routed, *unrouted]})
     if routed:
-        noted += (
-            await tx.execute(
-                update(replicas)
-                .where(
-                    replicas.c.id.in_(routed),
-                    replicas.c.state == ReplicaState.READY,
-                    replicas.c.routed_generation.is_(None),
-                )
-                .values(routed_generation=generation)
-            )
-        ).rowcount
+        values = {"ids": routed, "routed_generation": generation}
+        noted += (await tx.execute(_NOTE_ROUTED, values)).rowcount
     if unrouted:
-        noted += (
-            await tx.execute(
-                update(replicas)
-                .where(
-                    replicas.c.id.in_(unrouted),
-                    replicas.c.state == ReplicaState.DRAINING,
-                    replicas.c.unrouted_generation.is_(None),
-                )
-                .values(unrouted_generation=generation)
-            )
-        ).rowcount
+        values = {"ids": unrouted, "unrouted_generation": generation}
+        noted += (await tx.execute(_NOTE_UNROUTED, values)).rowcount
     return noted

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from weighbridge.replicas.model import Replica, ReplicaState
 from weighbridge.rollouts.model import Deployment, RolloutLimits
+from weighbridge.runtimes.base import PLACED
 
 
 def cause(
@@ -17,9 +18,8 @@ def cause(
     """The first reason to end the rollout, or None. `deployment` carries the failures counted so far."""
     if deployment.failures >= limits.failures_max(deployment.replicas):
         last = last_failure(replicas, deployment)
-        return f"{deployment.failures} replicas of version {deployment.version_number} failed" + (
-            f"; the last one: {last}" if last else ""
-        )
+        words = f"{many(deployment.failures)} of version {deployment.version_number} failed"
+        return f"{words}; the last one: {last}" if last else words
     if base is not None and _crashed_when_complete(replicas, deployment):
         last = last_failure(replicas, deployment)
         return (
@@ -84,8 +84,33 @@ def pending(replicas: Sequence[Replica], deployment: Deployment) -> list[Replica
 
 
 def waiting_words(replicas: Sequence[Replica], deployment: Deployment) -> str:
-    """What a new replica waits for, in its runtime's words."""
-    return next((r.reason for r in pending(replicas, deployment) if r.reason), "")
+    """What a new replica waits for, in its runtime's words; nothing once it has a place."""
+    reasons = (r.reason for r in pending(replicas, deployment))
+    return next((reason for reason in reasons if reason not in ("", PLACED)), "")
+
+
+def waiting_error(waiting: str) -> str | None:
+    """The same as a deployment's error message."""
+    if not waiting or waiting.startswith("waiting"):
+        return waiting or None
+    return f"waiting for capacity: {waiting}"
+
+
+def held_for_base(deployment: Deployment, updated: int) -> bool:
+    """Whether a canary has its share and lacks only replicas of its base.
+
+    That speaks against nodes, not against its version: it is held as it is until the base is whole again.
+    """
+    return deployment.canary and updated >= deployment.canary_replicas
+
+
+def many(replicas: int) -> str:
+    """A number of replicas in words.
+
+    >>> many(1), many(2)
+    ('1 replica', '2 replicas')
+    """
+    return f"{replicas} replica" if replicas == 1 else f"{replicas} replicas"
 
 
 def due(start: datetime | None, seconds: float, now: datetime) -> bool:

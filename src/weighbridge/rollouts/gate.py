@@ -1,7 +1,11 @@
 """Whether a new version answers worse than the one before it: counted requests in, a cause or None out. Pure."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
+import msgspec
+
+from weighbridge.endpoints.gate import GateOptions
 from weighbridge.usage.model import VersionFigures
 
 
@@ -26,6 +30,11 @@ class GateLimits:
     """A time to the first token below this (at the 95th percentile) is never too long."""
     ttft_ratio: float = 3.0
     ttft_max_s: float = 60.0
+
+    def of(self, options: GateOptions) -> Self:
+        """Those of an endpoint: its own where it sets them."""
+        own = msgspec.structs.asdict(options)
+        return replace(self, **{name: one for name, one in own.items() if one is not None})
 
 
 def verdict(

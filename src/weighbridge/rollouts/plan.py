@@ -6,7 +6,17 @@ from datetime import datetime, timedelta
 
 from weighbridge.endpoints.model import Endpoint
 from weighbridge.replicas.model import Replica
-from weighbridge.rollouts.causes import cause, due, new_failures, pending, untouched, waiting_words
+from weighbridge.rollouts.causes import (
+    cause,
+    due,
+    held_for_base,
+    many,
+    new_failures,
+    pending,
+    untouched,
+    waiting_error,
+    waiting_words,
+)
 from weighbridge.rollouts.gate import verdict
 from weighbridge.rollouts.model import Deployment, RolloutLimits, RolloutStatus
 from weighbridge.rollouts.moves import (
@@ -98,7 +108,7 @@ def _start(seen: Seen, now: datetime) -> Plan:
     started = replace(
         deployment,
         status=RolloutStatus.IN_PROGRESS,
-        reason=f"0/{endpoint.replicas} replicas ready on version {deployment.version_number}",
+        reason=f"0/{many(endpoint.replicas)} ready on version {deployment.version_number}",
         base_deployment_id=None if seen.base is None else seen.base.id,
         replicas=endpoint.replicas,
         max_unavailable=endpoint.max_unavailable,
@@ -127,9 +137,10 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
     )
     moves = converge(aim, seen.replicas, now, limits)
     updated = moves.available
-    # Waiting for a place has a limit of its own, waiting for a promotion has none.
+    # Waiting for a place has a limit of its own, waiting for a promotion or for the base's replicas has none.
     stands = deployment.canary and moves.complete
-    excused = stands or moves.drain_blocks or bool(pending(seen.replicas, deployment))
+    held = held_for_base(deployment, updated)
+    excused = stands or held or moves.drain_blocks or bool(pending(seen.replicas, deployment))
     progress = updated > deployment.updated_max or (
         excused and due(deployment.progress_at, limits.drain_credit_s, now)
     )
@@ -147,14 +158,7 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
         if seen.base is None or untouched(seen.replicas, deployment):
             return _end(seen, deployment, RolloutStatus.ERROR, why, now)
         return _turn_back(seen, deployment, why, now)
-    waiting = waiting_words(seen.replicas, deployment)
-    deployment = replace(
-        deployment,
-        reason=_progress_words(
-            updated, deployment, deployment, waiting or _failure_words(deployment)
-        ),
-        error_message=f"waiting for capacity: {waiting}" if waiting else None,
-    )
+    deployment = _told(seen, deployment, updated, held=held)
     deadlines = [
         _after(deployment.progress_at, limits.progress_s),
         _after(deployment.started_at, limits.total_s),
@@ -167,12 +171,24 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
     )
 
 
+def _told(seen: Seen, deployment: Deployment, updated: int, *, held: bool) -> Deployment:
+    """With what it waits for."""
+    waiting = waiting_words(seen.replicas, deployment)
+    more = waiting or _failure_words(deployment)
+    if held and seen.base is not None and not waiting:
+        waiting = waiting_words(seen.replicas, seen.base)
+        more = f"held until version {seen.base.version_number} has its replicas again"
+        more = f"{more}: {waiting}" if waiting else more
+    words = _progress_words(updated, deployment, deployment, more)
+    return replace(deployment, reason=words, error_message=waiting_error(waiting))
+
+
 def _stand(
     seen: Seen, deployment: Deployment, moves: Moves, now: datetime, limits: RolloutLimits
 ) -> Plan:
     """The canary is whole: it stays until somebody promotes or cancels it, or its answers speak against it."""
     words = (
-        f"{moves.available} replicas ready on version {deployment.version_number}; "
+        f"{many(moves.available)} ready on version {deployment.version_number}; "
         f"{deployment.traffic_percent} % of requests go to it until it is promoted"
     )
     standing = replace(deployment, reason=words, error_message=None)
@@ -243,7 +259,7 @@ def _restore(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
         why = (
             f"no progress for {limits.rollback_progress_s:g} s"
             if stalled
-            else f"{deployment.restore_failures} replicas failed"
+            else f"{many(deployment.restore_failures)} failed"
         )
         words = f"{deployment.error_message or 'cancelled'}; going back failed: {why}"
         return _end(seen, deployment, RolloutStatus.ERROR, words, now)
@@ -318,7 +334,9 @@ def _same(one: Deployment, other: Deployment) -> bool:
 
 
 def _progress_words(ready: int, shape: Deployment, goal: Deployment, more: str = "") -> str:
-    words = f"{ready}/{shape.replicas} replicas ready on version {goal.version_number}"
+    canary = shape.canary and goal is shape
+    size = shape.canary_replicas if canary else shape.replicas
+    words = f"{ready}/{many(size)} ready on version {goal.version_number}"
     return f"{words}; {more}" if more else words
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import islice
 
 import structlog
 
@@ -141,6 +142,7 @@ class _Step:
     ) -> "_Step":
         now = clock.now()
         row = await store.lock_endpoint(tx, endpoint_id)
+        limits = replace(limits, gate=limits.gate.of(row.endpoint.gate))
         active = next(iter(await store.open_of(tx, endpoint_id)), None)
         base_id = row.endpoint.base_deployment_id
         if active is not None and active.status is not RolloutStatus.NOT_STARTED:
@@ -256,7 +258,7 @@ class _Step:
         if not starts:
             return []
         taken = await replica_store.slots_taken(tx)
-        free = [slot for slot in range(SLOTS_MAX) if slot not in taken]
+        free = list(islice((n for n in range(SLOTS_MAX) if n not in taken), len(starts)))
         if len(free) < len(starts):
             log.warning("replica.no_slot", endpoint_id=self.row.endpoint.id, wanted=len(starts))
         new = [

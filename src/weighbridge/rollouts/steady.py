@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from weighbridge.replicas.model import Replica, ReplicaState
+from weighbridge.rollouts.causes import many
 from weighbridge.rollouts.model import Deployment, RolloutLimits
 from weighbridge.rollouts.moves import (
     CLIMB,
@@ -60,7 +61,7 @@ def steady_plan(
     ]
     missing = size - len(rest)
     ready = sum(r.state is ReplicaState.READY for r in rest[:size])
-    words = f"{ready}/{size} replicas ready"
+    words = f"{ready}/{many(size)} ready"
     counted = uncounted(replicas)
     missing = min(missing, size + surge - sum(not r.state.final for r in replicas))
     if missing <= 0 or base is None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Row, RowMapping, Text, bindparam, cast, func, insert, select, text, update
+from sqlalchemy import Row, Text, bindparam, cast, func, insert, select, text, update
 
 from weighbridge.endpoints.model import Endpoint
 from weighbridge.endpoints.store import read_endpoint
@@ -17,6 +18,8 @@ OPEN = tuple(status for status in RolloutStatus if not status.final)
 ACTIVE = (RolloutStatus.IN_PROGRESS, RolloutStatus.ROLLING_BACK)
 _NAMES = tuple(field.name for field in fields(Deployment))
 _COLUMNS = tuple(deployments.c[name] for name in _NAMES)
+_GIVEN = tuple(name for name in _NAMES if name != "settings_digest")
+_STATUS = _NAMES.index("status")
 _FIXED = frozenset({"id", "endpoint_id", "created_at", "updated_at", "revision"})
 
 _RESTLESS = text(
@@ -53,14 +56,54 @@ _RESTLESS = text(
     """
 )
 
+_SHIFT_TIMES = text(
+    """
+    UPDATE deployments
+    SET started_at = started_at + make_interval(secs => :shift_s),
+        progress_at = progress_at + make_interval(secs => :shift_s),
+        promoted_at = promoted_at + make_interval(secs => :shift_s),
+        revision = revision + 1
+    WHERE status IN ('in_progress', 'rolling_back')
+    """
+)
 
-# What every step of a rollout asks is put together once: that costs more than to ask it.
+# What every step of a rollout asks or writes is put together once: that costs more than to ask it.
 _OPEN_OF = (
     select(*_COLUMNS)
     .where(deployments.c.endpoint_id == bindparam("endpoint"), deployments.c.status.in_(OPEN))
     .order_by(deployments.c.sequence)
 )
 _LOCK_ENDPOINT = select(endpoints).where(endpoints.c.id == bindparam("endpoint")).with_for_update()
+_FIND = select(*_COLUMNS).where(deployments.c.id == bindparam("deployment"))
+_FIND_OF_ORG = _FIND.where(deployments.c.org_id == bindparam("org"))
+_BASE_OF = select(endpoints.c.base_deployment_id).where(endpoints.c.id == bindparam("endpoint"))
+# An UPDATE without values sets the columns that its parameters name.
+_SAVE = update(deployments).where(
+    deployments.c.id == bindparam("seen_id"),
+    deployments.c.revision == bindparam("seen_revision"),
+    deployments.c.status == bindparam("seen_status"),
+)
+_SET_BASE = update(endpoints).where(
+    endpoints.c.id == bindparam("seen_id"), endpoints.c.revision == bindparam("seen_revision")
+)
+_REARM = (
+    update(deployments)
+    .where(deployments.c.status.in_(ACTIVE))
+    .values(progress_at=bindparam("now"), revision=deployments.c.revision + 1)
+)
+_ENGINE_NOW = (
+    select(architectures.c.engine).where(architectures.c.id == bindparam("arch")).scalar_subquery()
+)
+_ADD = insert(deployments).values(
+    **{name: bindparam(name) for name in (*_GIVEN, "sequence")},
+    engine=_ENGINE_NOW,
+    settings_digest=func.md5(cast(_ENGINE_NOW, Text)),
+)
+_NOT_WITHDRAWN = select(model_versions.c.id).where(
+    model_versions.c.id == bindparam("version"),
+    model_versions.c.deleted_at.is_(None),
+    model_versions.c.status == "done",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,31 +112,21 @@ class EndpointRow:
     deleted: bool
 
 
-def _deployment(row: RowMapping) -> Deployment:
-    values = {name: row[name] for name in _NAMES}
-    return Deployment(**values | {"status": RolloutStatus(row["status"])})
+def _deployment(row: Row[tuple[object, ...]]) -> Deployment:
+    """Of a row of `_COLUMNS`."""
+    values: list[Any] = list(row)  # as its columns are typed
+    values[_STATUS] = RolloutStatus(values[_STATUS])
+    return Deployment(*values)
 
 
 def _all(rows: Iterable[Row[tuple[object, ...]]]) -> list[Deployment]:
-    return [_deployment(row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's public name
+    return [_deployment(row) for row in rows]
 
 
 async def add(tx: Transaction, deployment: Deployment, sequence: int) -> None:
     """Add a row, with the engine settings that its architecture has now."""
-    values = {name: getattr(deployment, name) for name in _NAMES if name != "settings_digest"}
-    engine = (
-        select(architectures.c.engine)
-        .where(architectures.c.id == deployment.arch_id)
-        .scalar_subquery()
-    )
-    await tx.execute(
-        insert(deployments).values(
-            **values,
-            sequence=sequence,
-            engine=engine,
-            settings_digest=func.md5(cast(engine, Text)),
-        )
-    )
+    values = {name: getattr(deployment, name) for name in _GIVEN}
+    await tx.execute(_ADD, values | {"sequence": sequence, "arch": deployment.arch_id})
 
 
 async def settings_digest(tx: Transaction, arch_id: str) -> str:
@@ -107,10 +140,9 @@ async def settings_digest(tx: Transaction, arch_id: str) -> str:
 async def find(
     tx: Transaction, deployment_id: str, *, org_id: str | None = None
 ) -> Deployment | None:
-    query = select(*_COLUMNS).where(deployments.c.id == deployment_id)
-    if org_id is not None:
-        query = query.where(deployments.c.org_id == org_id)
-    return next(iter(_all(await tx.execute(query))), None)
+    query = _FIND if org_id is None else _FIND_OF_ORG
+    rows = await tx.execute(query, {"deployment": deployment_id, "org": org_id})
+    return next(iter(_all(rows)), None)
 
 
 async def open_of(tx: Transaction, endpoint_id: str) -> list[Deployment]:
@@ -181,43 +213,45 @@ async def save(tx: Transaction, before: Deployment, after: Deployment, now: date
     }
     if not changed:
         return
-    result = await tx.execute(
-        update(deployments)
-        .where(
-            deployments.c.id == before.id,
-            deployments.c.revision == before.revision,
-            deployments.c.status == before.status,
-        )
-        .values(**changed, updated_at=now, revision=before.revision + 1)
-    )
+    seen = {
+        "seen_id": before.id,
+        "seen_revision": before.revision,
+        "seen_status": before.status,
+        "updated_at": now,
+        "revision": before.revision + 1,
+    }
+    result = await tx.execute(_SAVE, changed | seen)
     if result.rowcount != 1:
         raise StaleError(f"deployment {before.id} changed since it was read")
 
 
 async def rearm_progress(tx: Transaction, now: datetime) -> None:
     """Start the progress clocks of the active rollouts anew: time without a controller does not count (B0.5)."""
-    await tx.execute(
-        update(deployments)
-        .where(deployments.c.status.in_(ACTIVE))
-        .values(progress_at=now, revision=deployments.c.revision + 1)
-    )
+    await tx.execute(_REARM, {"now": now})
+
+
+async def shift_times(tx: Transaction, shift: timedelta) -> None:
+    """Move the clocks of the active rollouts to those of a controller whose clock shows another time (D6)."""
+    await tx.execute(_SHIFT_TIMES, {"shift_s": shift.total_seconds()})
 
 
 async def set_base(tx: Transaction, endpoint: Endpoint, deployment_id: str, now: datetime) -> None:
     """The deployment that ended `done` is what later rollbacks return to (R12)."""
-    result = await tx.execute(
-        update(endpoints)
-        .where(endpoints.c.id == endpoint.id, endpoints.c.revision == endpoint.revision)
-        .values(base_deployment_id=deployment_id, updated_at=now, revision=endpoint.revision + 1)
-    )
+    values = {
+        "seen_id": endpoint.id,
+        "seen_revision": endpoint.revision,
+        "base_deployment_id": deployment_id,
+        "updated_at": now,
+        "revision": endpoint.revision + 1,
+    }
+    result = await tx.execute(_SET_BASE, values)
     if result.rowcount != 1:
         raise StaleError(f"endpoint {endpoint.id} changed since it was read")
 
 
 async def base_of(tx: Transaction, endpoint_id: str) -> str | None:
     """The id of the deployment that serves an endpoint, if one was ever done."""
-    query = select(endpoints.c.base_deployment_id).where(endpoints.c.id == endpoint_id)
-    return (await tx.execute(query)).scalar_one_or_none()
+    return (await tx.execute(_BASE_OF, {"endpoint": endpoint_id})).scalar_one_or_none()
 
 
 async def lock_endpoint(tx: Transaction, endpoint_id: str) -> EndpointRow:
@@ -228,12 +262,8 @@ async def lock_endpoint(tx: Transaction, endpoint_id: str) -> EndpointRow:
 
 async def withdrawn(tx: Transaction, deployment: Deployment) -> bool:
     """Whether the version of a deployment can no longer be started: deleted, or not whole any more."""
-    query = select(model_versions.c.id).where(
-        model_versions.c.id == deployment.version_id,
-        model_versions.c.deleted_at.is_(None),
-        model_versions.c.status == "done",
-    )
-    return (await tx.execute(query)).one_or_none() is None
+    rows = await tx.execute(_NOT_WITHDRAWN, {"version": deployment.version_id})
+    return rows.one_or_none() is None
 
 
 async def restless(tx: Transaction) -> Sequence[str]:

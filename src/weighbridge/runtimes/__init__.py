@@ -1,1 +1,1 @@
-"""Where replicas run: the interface and its adapters (local processes; a Ray cluster later)."""
+"""Where replicas run: the interface and its adapters (local processes, a Ray cluster)."""

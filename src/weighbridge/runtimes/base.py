@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+NODE_PYTHON = "{python}"
+"""In a command: the interpreter of the node that runs it."""
+PLACED = "starting"
+"""Reason of a PENDING process that waits for nothing any more: its place is given, its start is under way."""
+
 
 class RuntimeState(StrEnum):
     """What a runtime can know of a replica's process; readiness is judged above, by probing."""
@@ -34,13 +39,33 @@ class Resources:
     custom: Mapping[str, float] = field(default_factory=dict)
 
 
+class Spread(StrEnum):
+    """Whether replicas of one group keep to different nodes."""
+
+    NONE = "none"
+    PREFER = "prefer"
+    STRICT = "strict"
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which nodes a replica may run on; a runtime of one machine has no choice to make.
+
+    A node must carry each of `node_labels`. `group` names the replicas that `spread` keeps apart.
+    """
+
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+    spread: Spread = Spread.NONE
+    group: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaSpec:
     """A wish to run one engine process.
 
     `argv` and the values of `env` may hold the placeholders `{model}` (directory of the weights on
-    the node), `{host}` and `{port}` (picked by the node). `secrets` reach the engine's environment
-    and nothing else: no argv, no log, no status.
+    the node), `{host}` and `{port}` (picked by the node) and `{python}` (the node's interpreter).
+    `secrets` reach the engine's environment and nothing else: no argv, no log, no status.
     """
 
     name: str
@@ -50,6 +75,7 @@ class ReplicaSpec:
     secrets: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
+    placement: Placement = field(default_factory=Placement)
     grace_s: float = 10.0
     log_bytes_max: int = 16 * 1024 * 1024
 
@@ -80,6 +106,7 @@ class NodeInfo:
     alive: bool
     total: Resources
     free: Resources
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 class Runtime(Protocol):

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import socket
+import sys
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,8 +14,9 @@ from pathlib import Path
 import structlog
 
 from weighbridge.clock import Clock
-from weighbridge.errors import LimitError, UnavailableError
+from weighbridge.errors import LimitError, SetupError, UnavailableError
 from weighbridge.runtimes.base import (
+    PLACED,
     NodeInfo,
     ReplicaSpec,
     ReplicaStatus,
@@ -31,7 +33,7 @@ from weighbridge.runtimes.incarnation import (
     sweep,
     tree_of,
 )
-from weighbridge.runtimes.processes import Mark, find_marked
+from weighbridge.runtimes.processes import HeldLock, Mark, find_marked, hold_lock
 from weighbridge.runtimes.slots import Room, Waiting, admit
 
 log = structlog.get_logger()
@@ -47,7 +49,7 @@ LOGS_KEPT_MAX = 20
 """Logs of forgotten replicas that stay for the reader of a post-mortem."""
 LEFTOVER_WAIT_S = 3_600.0
 LEFTOVER_POLL_S = 0.1
-PLACEHOLDER = re.compile(r"\{(?:model|host|port)\}")
+PLACEHOLDER = re.compile(r"\{(?:model|host|port|python)\}")
 ENVIRONMENT = re.compile(
     r"PATH|HOME|USER|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHONPATH|XDG_CACHE_HOME"
     r"|OMP_.*|CUDA_.*|NVIDIA_.*|NCCL_.*|ROCR_.*|HIP_.*"
@@ -57,12 +59,18 @@ ENVIRONMENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The machine as an operator described it, and where its files go."""
+    """The machine as an operator described it, and where its files go.
+
+    Engines listen on `host`. Where several processes give out the ports of one machine, each locks
+    the port that it gives, by a file in `ports_dir`.
+    """
 
     node: str
     run_dir: Path
     logs_dir: Path
     room: Room
+    host: str = HOST
+    ports_dir: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +104,7 @@ class Node:
     _lives: dict[str, Incarnation] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _ports_given: deque[int] = field(default_factory=lambda: deque(maxlen=PORTS_REMEMBERED))
+    _port_locks: list[HeldLock] = field(default_factory=list)
     _closing: bool = False
 
     def adopt_leftovers(self) -> None:
@@ -200,7 +209,7 @@ class Node:
             self._put(replace(self._records[name], reason=reason))
         for name, devices in admission.devices_by_name.items():
             record = self._records[name]
-            self._put(replace(record, started=True, devices=devices, reason="starting"))
+            self._put(replace(record, started=True, devices=devices, reason=PLACED))
             self._own(name, self._live(name))
 
     def _own(self, name: str, life: Coroutine[None, None, None]) -> None:
@@ -278,7 +287,7 @@ class Node:
             labels=record.spec.labels,
             incarnation=record.incarnation,
             node=self.place.node,
-            url=f"http://{HOST}:{record.port}" if record.port and is_running else None,
+            url=f"http://{self.place.host}:{record.port}" if record.port and is_running else None,
             pid=record.pid if is_running else None,
             exit_code=record.exit_code,
             reason=record.reason,
@@ -294,14 +303,32 @@ class Node:
         held = {r.port for r in self._records.values() if r.is_held}
         for _ in range(PORT_TRIES_MAX):
             port = self.chance.choice(PORTS)
-            if port not in held and port not in self._ports_given and _can_bind(port):
-                self._ports_given.append(port)
-                return port
+            if port in held or port in self._ports_given or not self._claim(port):
+                continue
+            self._ports_given.append(port)
+            return port
         raise OSError(f"no free port among {PORTS.start}..{PORTS.stop - 1}")
+
+    def _claim(self, port: int) -> bool:
+        """Another process's engine may be about to listen on a port that is free to look at."""
+        if not _can_bind(self.place.host, port):
+            return False
+        if self.place.ports_dir is None:
+            return True
+        try:
+            self._port_locks.append(hold_lock(self.place.ports_dir / str(port)))
+        except SetupError:
+            return False
+        return True
 
     def _engine_start(self, record: Record, port: int) -> EngineStart:
         spec = record.spec
-        values = {"{model}": spec.weights.path, "{host}": HOST, "{port}": str(port)}
+        values = {
+            "{model}": spec.weights.path,
+            "{host}": self.place.host,
+            "{port}": str(port),
+            "{python}": sys.executable,
+        }
         environment = {n: v for n, v in os.environ.items() if ENVIRONMENT.fullmatch(n)}
         if self.place.room.devices:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(record.devices)
@@ -337,10 +364,10 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     return PLACEHOLDER.sub(lambda found: values[found.group()], text)
 
 
-def _can_bind(port: int) -> bool:
+def _can_bind(host: str, port: int) -> bool:
     with socket.socket() as probe:
         try:
-            probe.bind((HOST, port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True

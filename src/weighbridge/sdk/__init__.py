@@ -39,7 +39,13 @@ from weighbridge.sdk.management.deployments import (
     DeploymentPage,
     ReplicaCount,
 )
-from weighbridge.sdk.management.forecast import Forecast, ForecastStep, ForecastWeights
+from weighbridge.sdk.management.draining import DrainingReplica, ForcedDrains
+from weighbridge.sdk.management.forecast import (
+    Forecast,
+    ForecastShare,
+    ForecastStep,
+    ForecastWeights,
+)
 from weighbridge.sdk.types import (
     AccessReport,
     AccessStep,
@@ -83,10 +89,13 @@ __all__ = [
     "Deployment",
     "DeploymentDetail",
     "DeploymentPage",
+    "DrainingReplica",
     "Endpoint",
     "EndpointShape",
     "EndpointSummary",
+    "ForcedDrains",
     "Forecast",
+    "ForecastShare",
     "ForecastStep",
     "ForecastWeights",
     "GatewayOptions",

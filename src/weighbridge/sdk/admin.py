@@ -178,11 +178,13 @@ class EndpointShapes:
         queue_policy: QueuePolicy | None = None,
         limits: Mapping[str, int | None] | None = None,
         gateway: Mapping[str, object] | None = None,
+        gate: Mapping[str, float | None] | None = None,
     ) -> EndpointShape:
         """Change what is given, keep the rest; of `limits`, None takes one away.
 
         `replicas_max` lets the endpoint's org scale it so far; 0 takes that away.
-        `gateway` names what changes of `hold_s` (None: the server's own), `affinity` and `public`.
+        `gateway` names what changes of `hold_s` (None: the server's own), `affinity` and `public`,
+        `gate` what changes of `admin_types.GATE_LIMITS` (None: the server's own).
         """
         body = _present(
             {
@@ -193,6 +195,7 @@ class EndpointShapes:
                 "queue_policy": None if queue_policy is None else queue_policy.value,
                 "limits": None if limits is None else dict(limits),
                 "gateway": None if gateway is None else dict(gateway),
+                "gate": None if gate is None else dict(gate),
             }
         )
         if replicas_max is not None:

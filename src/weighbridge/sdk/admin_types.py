@@ -125,9 +125,29 @@ class GatewayOptions:
         return cls(options.number_or_none("hold_s"), affinity, options.flag("public"))
 
 
+GATE_LIMITS = (
+    "requests_min",
+    "errors_share",
+    "errors_ratio",
+    "empty_share",
+    "empty_ratio",
+    "ttft_min_s",
+    "ttft_ratio",
+    "ttft_max_s",
+)
+
+
+def _gate(answer: Fields) -> Mapping[str, float | None]:
+    gate = answer.part_or_none("gate")
+    return {name: None if gate is None else gate.number_or_none(name) for name in GATE_LIMITS}
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointShape:
-    """An endpoint as the operator sees it. `serving` is the version that answers, if any does."""
+    """An endpoint as the operator sees it. `serving` is the version that answers, if any does.
+
+    `gate` are its own limits of the gate by `GATE_LIMITS`; None: the server's.
+    """
 
     endpoint_id: str
     org_name: str
@@ -140,6 +160,7 @@ class EndpointShape:
     queue_policy: str
     limits: Limits
     gateway: GatewayOptions
+    gate: Mapping[str, float | None]
     serving: str | None
     created: int
     updated: int
@@ -161,6 +182,7 @@ class EndpointShape:
             queue_policy=answer.text_or_none("queue_policy") or "fifo",
             limits=Limits.read(answer, "limits"),
             gateway=GatewayOptions.read(answer, "gateway"),
+            gate=_gate(answer),
             serving=None if serving is None else str(serving),
             created=answer.integer("created"),
             updated=answer.integer("updated"),

@@ -32,6 +32,10 @@ leases = Table(
     Column("holder", Text, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     time_column("expires_at"),
+    # The holder's own clock when it last noted it, and its machine's time since boot (D6).
+    time_column("holder_at", nullable=True),
+    Column("holder_boot_id", Text),
+    Column("holder_boot_s", Double),
 )
 
 counters = Table(
@@ -211,6 +215,7 @@ endpoints = Table(
     Column("queue_policy", Text, nullable=False, server_default=text("'fifo'")),
     Column("limits", JSONB, nullable=False, server_default=text("'{}'")),
     Column("gateway", JSONB, nullable=False, server_default=text("'{}'")),
+    Column("gate", JSONB, nullable=False, server_default=text("'{}'")),
     Column("base_deployment_id", Text),
     time_column("created_at"),
     time_column("updated_at"),
@@ -303,6 +308,7 @@ replicas = Table(
     Column("unrouted_generation", BigInteger),
     time_column("created_at"),
     time_column("state_since"),
+    time_column("warm_at", nullable=True),
     time_column("ready_at", nullable=True),
     time_column("drain_deadline", nullable=True),
     time_column("drain_began_at", nullable=True),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, func, literal, select, union_all, update
+from sqlalchemy import delete, select, text, update
 from sqlalchemy.dialects.postgresql import array, insert
 
 from weighbridge.errors import StaleError
@@ -32,35 +32,56 @@ _ADDED = (
     "ttft_s",
 )
 
+_FIGURES = text(
+    """
+    SELECT w.version,
+           count(*) AS requests,
+           count(*) FILTER (WHERE r.status = 200) AS answered,
+           count(*) FILTER (WHERE r.status >= 500) AS errors,
+           count(*) FILTER (WHERE r.status = 200 AND r.completion_tokens = 0) AS empty,
+           count(r.ttft_s) AS ttft_count,
+           coalesce(percentile_disc(0.95) WITHIN GROUP (ORDER BY r.ttft_s), 0) AS ttft_p95_s
+    FROM unnest(CAST(:versions AS integer[]), CAST(:starts AS timestamptz[])) AS w (version, since)
+    CROSS JOIN LATERAL (
+        SELECT u.status, u.completion_tokens, u.ttft_s - u.queue_s AS ttft_s
+        FROM usage_requests u
+        WHERE u.endpoint_id = :endpoint AND u.version = w.version AND u.ended_at >= w.since
+        ORDER BY u.ended_at DESC
+        LIMIT :rows_max
+    ) r
+    GROUP BY w.version
+    ORDER BY w.version
+    """
+)
 
-async def offset_of(tx: Transaction, name: str) -> int:
-    """How many bytes of a spool are counted."""
+
+async def open_spool(tx: Transaction, name: str, now: datetime) -> int:
+    """How many bytes of a spool are counted; call it before the spool is read.
+
+    It makes the row that `advance` moves. So whoever has read a spool that another has since counted to its
+    end and forgotten finds no row, and counts nothing twice.
+    """
+    await tx.execute(
+        insert(usage_spools)
+        .values(name=name, offset_bytes=0, batches=0, updated_at=now)
+        .on_conflict_do_nothing(index_elements=["name"])
+    )
     query = select(usage_spools.c.offset_bytes).where(usage_spools.c.name == name)
-    return (await tx.execute(query)).scalar_one_or_none() or 0
+    return int((await tx.execute(query)).scalar_one())
 
 
 async def advance(
     tx: Transaction, name: str, *, seen_bytes: int, offset_bytes: int, now: datetime
 ) -> None:
     """Mark a spool as counted up to `offset_bytes`; StaleError when somebody else has moved it since."""
-    change = {"offset_bytes": offset_bytes, "updated_at": now}
-    if seen_bytes:
-        row = usage_spools.c
-        statement = (
-            update(usage_spools)
-            .where(row.name == name, row.offset_bytes == seen_bytes)
-            .values(**change, batches=row.batches + 1)
-            .returning(row.name)
-        )
-        moved = (await tx.execute(statement)).one_or_none()
-    else:
-        first = (
-            insert(usage_spools)
-            .values(name=name, batches=1, **change)
-            .on_conflict_do_nothing(index_elements=["name"])
-            .returning(usage_spools.c.name)
-        )
-        moved = (await tx.execute(first)).one_or_none()
+    row = usage_spools.c
+    statement = (
+        update(usage_spools)
+        .where(row.name == name, row.offset_bytes == seen_bytes)
+        .values(offset_bytes=offset_bytes, updated_at=now, batches=row.batches + 1)
+        .returning(row.name)
+    )
+    moved = (await tx.execute(statement)).one_or_none()
     if moved is None:
         raise StaleError(f"usage spool {name} is no longer at byte {seen_bytes}")
 
@@ -130,39 +151,14 @@ async def version_figures(
     tx: Transaction, endpoint_id: str, since: Mapping[int, datetime], *, rows_max: int
 ) -> Mapping[int, VersionFigures]:
     """Per version the figures of its requests since a time, of the newest `rows_max` at most; one query."""
-    wanted = union_all(
-        *(
-            select(
-                literal(number).label("version"),
-                usage_requests.c.status,
-                usage_requests.c.completion_tokens,
-                (usage_requests.c.ttft_s - usage_requests.c.queue_s).label("ttft_s"),
-            )
-            .where(
-                usage_requests.c.endpoint_id == endpoint_id,
-                usage_requests.c.version == number,
-                usage_requests.c.ended_at >= start,
-            )
-            .order_by(usage_requests.c.ended_at.desc())
-            .limit(rows_max)
-            .subquery()
-            .select()
-            for number, start in since.items()
-        )
-    ).subquery()
-    row = wanted.c
-    query = select(
-        row.version,
-        func.count(),
-        func.count().filter(row.status == 200),
-        func.count().filter(row.status >= 500),
-        func.count().filter(row.status == 200, row.completion_tokens == 0),
-        func.count(row.ttft_s),
-        func.coalesce(func.percentile_disc(0.95).within_group(row.ttft_s), 0.0),
-    ).group_by(row.version)
-    return {
-        number: VersionFigures(*figures) for number, *figures in (await tx.execute(query)).all()
+    values = {
+        "endpoint": endpoint_id,
+        "versions": list(since),
+        "starts": list(since.values()),
+        "rows_max": rows_max,
     }
+    rows = await tx.execute(_FIGURES, values)
+    return {number: VersionFigures(*figures) for number, *figures in rows}
 
 
 async def add_lost(tx: Transaction, lost: int) -> None:

@@ -293,11 +293,16 @@ def test_status_replicas_logs_and_nodes(server, weighbridge):
     server.on(
         "GET", "/admin/v1/replicas/r1/logs?tail_bytes=65536", {"id": "r1", "logs": "up\x1b[31m"}
     )
-    server.on("GET", "/admin/v1/nodes", {"nodes": [{"name": "here", "slots": 8}]})
+    free = {"cpus": 1.5, "gpus": 0.0, "memory_bytes": 3 << 29, "custom": {"slots": 8.0}}
+    node = {"name": "here", "alive": True, "total": free, "free": free, "labels": {"rack": "r1"}}
+    server.on("GET", "/admin/v1/nodes", {"nodes": [node]})
     assert "process 7" in weighbridge("status").out
     assert "ready" in weighbridge("replicas", "--endpoint", "chat").out
     assert weighbridge("logs", "r1").out == "up[31m\n"
-    assert weighbridge("nodes", "--json").document == {"nodes": [{"name": "here", "slots": 8}]}
+    assert weighbridge("nodes", "--json").document == {"nodes": [node]}
+    shown = weighbridge("nodes").out
+    assert "1.5 CPU, 1.5 GiB, 8.0 slots" in " ".join(shown.split())
+    assert "rack=r1" in shown
 
 
 def test_the_weight_store_is_shown_verified_and_collected(server, weighbridge):

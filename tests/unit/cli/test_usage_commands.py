@@ -64,6 +64,24 @@ def test_gateway_options_of_an_endpoint(server, weighbridge):
     assert weighbridge("endpoint", "gateway", "chat", "--hold-s", "soon").code == 2
 
 
+def test_limits_of_the_gate_of_an_endpoint(server, weighbridge):
+    shape = {
+        "endpoint_id": "chat", "org_name": "acme", "model_arch_id": "a", "replicas": 1, "max_unavailable": 0,
+        "max_surge": 1, "limits": LIMITS, "created": 1, "updated": 1, "serving": None,
+        "gate": {"requests_min": 20, "errors_share": None},
+    }  # fmt: skip
+    server.on("PATCH", "/admin/v1/endpoints/chat", shape)
+    done = weighbridge("endpoint", "gate", "chat", "--requests-min", "20", "--errors-share", "auto")
+    assert done.code == 0, done.err
+    assert server.last[3] == {"gate": {"requests_min": 20, "errors_share": None}}
+    lines = [line.split() for line in done.out.splitlines()]
+    assert ["requests_min", "20"] in lines
+    assert ["errors_share", "auto"] in lines
+    server.on("GET", "/admin/v1/endpoints/chat", shape)
+    assert weighbridge("endpoint", "gate", "chat").code == 0
+    assert weighbridge("endpoint", "gate", "chat", "--ttft-max-s", "soon").code == 2
+
+
 def test_usage_is_a_table_a_csv_or_the_server_s_document(server, weighbridge):
     path = "/management/v1/usage?by=day&group=endpoint"
     server.on("GET", path, REPORT)

@@ -56,8 +56,37 @@ def test_a_failed_exam_ends_it_with_the_difference_as_its_reason() -> None:
     )
 
 
-def test_an_exam_that_does_not_end_is_not_waited_for_for_ever() -> None:
+def test_the_wait_for_its_turn_is_not_on_the_clock_of_its_start() -> None:
+    waits = Seen(process=RUNNING, probe=PASS, exam_waits=True)
+    late = NOW + timedelta(seconds=LIMITS.warm_s + LIMITS.exam_turn_s)
+    assert plan(warm(), waits, late, LIMITS).after.state is S.WARMING
+    assert plan(warm(), Seen(process=RUNNING, exam=PASSED), late, LIMITS).after.state is S.READY
+
+
+def test_a_probe_that_fails_during_its_exam_costs_it_nothing_but_two_passes_more() -> None:
+    late = NOW + timedelta(seconds=LIMITS.warm_s + 1)
+    busy = Seen(process=RUNNING, probe=Probe(ProbeOutcome.UNHEALTHY, "slow"), exam_waits=True)
+    one = plan(warm(), busy, late, LIMITS).after
+    assert (one.state, one.probe_passes) == (S.WARMING, 0)
+    one = plan(one, busy, late, LIMITS).after
+    assert one.state is S.WARMING
+    for probe, state in ((Probe(ProbeOutcome.READY, generated=True), S.WARMING), (PASS, S.READY)):
+        one = plan(one, Seen(process=RUNNING, probe=probe, exam=PASSED), late, LIMITS).after
+        assert one.state is state
+
+
+def test_one_that_never_was_warm_is_given_up_as_if_it_had_no_exam() -> None:
     late = NOW + timedelta(seconds=LIMITS.warm_s)
-    step = plan(warm(), Seen(process=RUNNING, exam_waits=True), late, LIMITS)
+    step = plan(warm(1), Seen(process=RUNNING, exam_waits=True), late, LIMITS)
+    assert step.after.state is S.FAILING
+
+
+def test_an_exam_that_does_not_end_is_not_waited_for_for_ever() -> None:
+    limit_s = LIMITS.exam_turn_s + LIMITS.exam_s
+    waits = Seen(process=RUNNING, exam_waits=True)
+    assert (
+        plan(warm(), waits, NOW + timedelta(seconds=limit_s - 1), LIMITS).after.state is S.WARMING
+    )
+    step = plan(warm(), waits, NOW + timedelta(seconds=limit_s), LIMITS)
     assert step.after.state is S.FAILING
     assert EXAM_GOES_ON in step.after.reason

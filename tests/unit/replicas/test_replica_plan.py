@@ -62,6 +62,33 @@ def test_two_passes_in_a_row_with_a_real_token_let_it_in() -> None:
     assert (one.state, one.ready_at) == (S.READY, NOW)
 
 
+def test_an_engine_that_answers_questions_with_errors_is_given_up_long_before_the_warming_limit() -> (
+    None
+):
+    """An engine that is up and cannot produce a token is a verdict, not a wait: three tries took 15 minutes."""
+    refused = Seen(process=RUNNING, probe=replace(SICK, detail="answers 500", generated=True))
+    one = here(S.WARMING)
+    late = NOW + timedelta(seconds=LIMITS.warm_doubt_s)
+    for _ in range(LIMITS.warm_failures_max + 5):
+        one = plan(one, refused, late - timedelta(seconds=1), LIMITS).after
+        assert one.state is S.WARMING
+    step = plan(one, refused, late, LIMITS)
+    assert (step.after.state, step.command) == (S.FAILING, Command.STOP)
+    assert step.after.reason == "10 questions in a row brought no token: answers 500"
+
+
+def test_a_first_token_that_needs_time_or_comes_between_failures_keeps_a_warming_replica() -> None:
+    refused = Seen(process=RUNNING, probe=replace(SICK, generated=True))
+    late = NOW + timedelta(seconds=LIMITS.warm_doubt_s)
+    slow = here(S.WARMING)
+    for _ in range(LIMITS.warm_failures_max - 1):
+        slow = plan(slow, refused, late, LIMITS).after
+        assert slow.state is S.WARMING
+    slow = plan(slow, Seen(process=RUNNING, probe=TOKEN), late, LIMITS).after
+    slow = plan(slow, refused, late, LIMITS).after
+    assert (slow.state, slow.probe_failures) == (S.WARMING, 1)
+
+
 @pytest.mark.parametrize("state", [S.STARTING, S.WARMING, S.READY])
 def test_a_wrong_identity_is_given_up_at_once(state: ReplicaState) -> None:
     wrong = Probe(ProbeOutcome.WRONG_IDENTITY, "serves another digest")

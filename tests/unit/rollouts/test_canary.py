@@ -61,7 +61,7 @@ def test_it_brings_up_its_replicas_and_drains_only_what_they_replace() -> None:
     assert stands.actions == ()
     assert stands.after.status is RolloutStatus.IN_PROGRESS
     assert stands.after.reason == (
-        "1 replicas ready on version 2; 25 % of requests go to it until it is promoted"
+        "1 replica ready on version 2; 25 % of requests go to it until it is promoted"
     )
 
 
@@ -81,6 +81,31 @@ def test_a_lost_base_replica_is_replaced_by_the_base_and_a_lost_canary_by_the_ta
     assert decide(one, *old(2), serving("n", **V2), lost).actions == (StartReplica("d1"),)
     gone = replace(lost, **V2)
     assert decide(one, *old(3), gone).actions == (StartReplica("d2"),)
+
+
+def test_a_lost_base_replica_that_finds_no_place_holds_it_however_long() -> None:
+    waits = replica("w", state=S.PENDING, reason="every place is taken", created_at=NOW)
+    one, at = canary(updated_max=1), NOW
+    for _ in range(2_000):
+        at += timedelta(seconds=LIMITS.drain_credit_s)
+        step = decide(one, *old(2), serving("n", **V2), waits, at=at)
+        assert (step.after.status, step.actions) == (RolloutStatus.IN_PROGRESS, ())
+        one = step.after
+    assert at > NOW + timedelta(seconds=LIMITS.total_s + LIMITS.capacity_s)
+    assert one.reason == (
+        "1/1 replica ready on version 2; held until version 1 has its replicas again: every place is taken"
+    )
+    assert one.error_message == "waiting for capacity: every place is taken"
+    back = decide(one, *old(2), serving("n", **V2), serving("w"), at=at).after
+    assert back.error_message is None
+    assert "until it is promoted" in back.reason
+
+
+def test_held_for_its_base_it_is_still_turned_back_by_its_own_answers() -> None:
+    bad = {2: VersionFigures(100, 90, 10, 0, 90, 0.1), 1: VersionFigures(300, 300, 0, 0, 300, 0.1)}
+    waits = replica("w", state=S.PENDING, reason="every place is taken", created_at=NOW)
+    step = decide(canary(updated_max=1), *old(2), serving("n", **V2), waits, figures=bad)
+    assert step.after.status is RolloutStatus.ROLLING_BACK
 
 
 def test_a_promoted_one_goes_on_to_all_replicas_and_is_done() -> None:

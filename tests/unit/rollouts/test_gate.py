@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from toy_world import LIMITS, START, deployment, endpoint, serving
+from weighbridge.endpoints.gate import GateOptions
 from weighbridge.rollouts.gate import GateLimits, verdict
 from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.rollouts.plan import Plan, Seen, plan
@@ -41,6 +42,15 @@ def test_too_many_errors_are_a_cause_that_says_both_shares() -> None:
         "5xx 4.2 % of 212 requests on version 8 against 0.3 % of 1,904 requests on version 7"
     )
     assert judged(bad, None) == "5xx 4.2 % of 212 requests on version 8"
+
+
+def test_an_endpoint_s_own_limits_take_the_place_of_the_server_s_one_by_one() -> None:
+    bad = VersionFigures(212, 203, 9, 0, 203, 0.4)
+    own = GATE.of(GateOptions(errors_share=0.1))
+    assert own == replace(GATE, errors_share=0.1)
+    assert verdict((8, bad), (7, GOOD), own) is None
+    assert verdict((8, bad), (7, GOOD), GATE.of(GateOptions(requests_min=0))) is None
+    assert verdict((8, bad), (7, GOOD), GATE.of(GateOptions(errors_share=0.0, requests_min=9)))
 
 
 def test_empty_answers_and_slow_ones_are_causes_too() -> None:

@@ -11,6 +11,7 @@ from weighbridge.rollouts.model import TRANSITIONS, Deployment, RolloutLimits, R
 from weighbridge.rollouts.moves import AdoptReplica, DrainReplica, StartReplica, StopReplica
 from weighbridge.rollouts.plan import Plan, Seen, plan
 from weighbridge.rollouts.steady import steady_plan
+from weighbridge.runtimes.base import PLACED
 
 NOW = START + timedelta(hours=1)
 BASE = deployment(1, status=RolloutStatus.DONE)
@@ -204,6 +205,16 @@ def test_without_a_place_the_rollout_says_so_and_ends_in_error_with_nothing_touc
     step = decide(running(), *old, waits, at=after(60))
     assert step.after.status is RolloutStatus.ERROR
     assert step.actions == ()
+
+
+def test_a_replica_with_a_place_waits_for_nothing_and_the_runtime_is_no_capacity() -> None:
+    old = (serving("a"), serving("b"))
+    placed = replica("n", state=S.PENDING, reason=PLACED, created_at=NOW, **V2)
+    step = decide(running(), *old, placed, at=after(1))
+    assert step.after.error_message is None
+    assert step.after.reason == "0/2 replicas ready on version 2"
+    away = replica("n", state=S.PENDING, reason="waiting for the runtime", created_at=NOW, **V2)
+    assert decide(running(), *old, away).after.error_message == "waiting for the runtime"
 
 
 def test_a_first_deployment_that_fails_has_nothing_to_go_back_to() -> None:

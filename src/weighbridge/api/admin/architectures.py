@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints
 
@@ -25,6 +25,10 @@ router = admin_router()
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+ResourceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.:/-]{0,127}$")]
+Amount = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+LabelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,127}$")]
+LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 
 
 class Engine(Body):
@@ -41,6 +45,18 @@ class Engine(Body):
     command: list[Text] = Field(default=[], max_length=256)
     health_path: Annotated[str, StringConstraints(pattern=r"^/[!-~]{0,255}$")] = "/health"
     start_timeout_s: float = Field(default=600.0, gt=0, le=86_400, allow_inf_nan=False)
+    memory_bytes: int = Field(
+        default=0, ge=0, le=1 << 50, description="Memory of its node per replica; 0: not counted."
+    )
+    resources: dict[ResourceName, Amount] = Field(
+        default={}, max_length=16, description="What nodes of a cluster offer by name, per replica."
+    )
+    node_labels: dict[LabelName, LabelValue] = Field(
+        default={}, max_length=16, description="What a node of a cluster must carry."
+    )
+    spread: Literal["none", "prefer", "strict"] = Field(
+        default="none", description="Whether a rollout's replicas keep to different nodes."
+    )
 
     def settings(self) -> EngineSettings:
         return EngineSettings(
@@ -55,22 +71,17 @@ class Engine(Body):
             command=tuple(self.command),
             health_path=self.health_path,
             start_timeout_s=self.start_timeout_s,
+            memory_bytes=self.memory_bytes,
+            resources=dict(self.resources),
+            node_labels=dict(self.node_labels),
+            spread=self.spread,
         )
 
     @classmethod
     def of(cls, settings: EngineSettings) -> Self:
-        return cls(
-            engine=settings.engine,
-            context_tokens=settings.context_tokens,
-            slots=settings.slots,
-            threads=settings.threads,
-            gpus=settings.gpus,
-            dtype=settings.dtype,
-            extra_args=list(settings.extra_args),
-            env=dict(settings.env),
-            command=list(settings.command),
-            health_path=settings.health_path,
-            start_timeout_s=settings.start_timeout_s,
+        return cls.model_validate(
+            {name: getattr(settings, name) for name in cls.model_fields}
+            | {"extra_args": list(settings.extra_args), "command": list(settings.command)}
         )
 
 

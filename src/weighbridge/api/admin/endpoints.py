@@ -10,6 +10,7 @@ from weighbridge.api.admin.limits import LimitsAnswer, LimitsChange
 from weighbridge.api.admin.router import Body, admin_router
 from weighbridge.api.admin.traffic import GatewayAnswer, GatewayChange
 from weighbridge.api.answers import Answer, unix_s
+from weighbridge.api.assurance.gate_shapes import GateAnswer, GateChange
 from weighbridge.api.deps import Control
 from weighbridge.endpoints import service
 from weighbridge.endpoints.model import Endpoint, QueuePolicy
@@ -58,6 +59,7 @@ class EndpointChange(Body):
     queue_policy: QueuePolicy | None = Field(default=None, strict=False)
     limits: LimitsChange | None = None
     gateway: GatewayChange | None = None
+    gate: GateChange | None = None
 
 
 class EndpointAnswer(Answer):
@@ -72,6 +74,7 @@ class EndpointAnswer(Answer):
     queue_policy: QueuePolicy
     limits: LimitsAnswer = Field(description="Over all keys together.")
     gateway: GatewayAnswer = Field(description="How the gateway treats its requests.")
+    gate: GateAnswer = Field(description="When its gate turns a rollout back.")
     created: int
     updated: int
     serving: int | None = Field(description="Number of the version last deployed with success.")
@@ -90,6 +93,7 @@ class EndpointAnswer(Answer):
             queue_policy=endpoint.queue_policy,
             limits=LimitsAnswer.of(endpoint.limits),
             gateway=GatewayAnswer.of(endpoint.gateway),
+            gate=GateAnswer.of(endpoint.gate),
             created=unix_s(endpoint.created_at),
             updated=unix_s(endpoint.updated_at),
             serving=serving,
@@ -155,7 +159,7 @@ async def get(endpoint_id: str, control: Control) -> EndpointAnswer:
 
 @router.patch("/endpoints/{endpoint_id}", operation_id="update_endpoint")
 async def update(endpoint_id: str, body: EndpointChange, control: Control) -> EndpointAnswer:
-    """Change an endpoint's shape or limits; rollouts that have begun keep the shape they began with."""
+    """Change an endpoint's shape, limits or options; rollouts that have begun keep the shape they began with."""
     async with control.database.begin() as tx:
         endpoint = await service.update(
             tx,
@@ -167,6 +171,7 @@ async def update(endpoint_id: str, body: EndpointChange, control: Control) -> En
             queue_policy=body.queue_policy,
             change_limits=body.limits,
             change_gateway=body.gateway,
+            change_gate=body.gate,
             change_replicas_max=(
                 (lambda _: body.replicas_max) if "replicas_max" in body.model_fields_set else None
             ),

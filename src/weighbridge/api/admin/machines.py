@@ -56,6 +56,7 @@ class Node(Answer):
     alive: bool
     total: Amounts
     free: Amounts
+    labels: dict[str, str]
 
 
 class Nodes(Answer):
@@ -140,6 +141,7 @@ async def nodes(control: Control) -> Nodes:
                 alive=node.alive,
                 total=_amounts(node.total),
                 free=_amounts(node.free),
+                labels=dict(node.labels),
             )
             for node in await control.runtime.capacity()
         ]

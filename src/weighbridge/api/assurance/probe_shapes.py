@@ -18,10 +18,15 @@ from weighbridge.acceptance.model import (
     Probe,
     ReferenceToken,
     Result,
+    Token,
 )
 from weighbridge.acceptance.store import ProbeSet
 from weighbridge.api.admin.router import Body
 from weighbridge.api.answers import Answer, unix_s
+
+TOKEN_CHARS_MAX = 1_000
+SHOWN_CHARS_MAX = 16_000
+"""Of an answer, in what a trial shows of it."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 Prompt = Annotated[
@@ -47,7 +52,7 @@ class Latency(Body):
 
 
 class Reference(Body):
-    token: Annotated[str, StringConstraints(max_length=1000, pattern=r"^[^\x00]*$")]
+    token: Annotated[str, StringConstraints(max_length=TOKEN_CHARS_MAX, pattern=r"^[^\x00]*$")]
     logprob: float = Field(ge=-1000, le=0, allow_inf_nan=False)
 
 
@@ -170,7 +175,10 @@ class TrialResult(Answer):
     passed: bool
     failures: list[TrialFailure]
     notes: list[str]
-    text: str | None = Field(description="What was answered; null without an answer.")
+    text: str | None = Field(
+        description=f"What was answered, at most {SHOWN_CHARS_MAX} characters of it; what is no character is "
+        "shown as U+FFFD. null without an answer."
+    )
     first_token_s: float | None
     total_s: float | None
     reference: list[Reference] = Field(
@@ -180,21 +188,45 @@ class TrialResult(Answer):
     @classmethod
     def of(cls, result: Result) -> Self:
         answer = result.answer
+        tokens = () if answer is None else answer.tokens
+        odd = _not_storable(tokens)
         return cls(
             name=result.probe.name,
             passed=not result.failures,
-            failures=[TrialFailure(check=f.check, detail=f.detail) for f in result.failures],
-            notes=list(result.notes),
-            text=None if answer is None else answer.text,
+            failures=[
+                TrialFailure(check=f.check, detail=_characters(f.detail)) for f in result.failures
+            ],
+            notes=[*map(_characters, result.notes), *([] if odd is None else [odd])],
+            text=None if answer is None else _characters(answer.text[:SHOWN_CHARS_MAX]),
             first_token_s=None if answer is None else round(answer.first_token_s, 4),
             total_s=None if answer is None else round(answer.total_s, 4),
-            reference=[]
-            if answer is None
-            else [
+            reference=[
                 Reference(token=t.token, logprob=min(0.0, max(-100.0, round(t.logprob, 6))))
-                for t in answer.tokens
+                for t in (tokens if odd is None else ())
             ],
         )
+
+
+def _not_storable(tokens: Sequence[Token]) -> str | None:
+    """Why an answer's tokens cannot be a probe's reference; engines may send anything."""
+    if len(tokens) > TOKENS_MAX:
+        return f"no reference: the answer has {len(tokens):,} tokens; {TOKENS_MAX} are the most"
+    for place, token in enumerate(tokens, 1):
+        if len(token.token) > TOKEN_CHARS_MAX:
+            what = f"has {len(token.token):,} characters; {TOKEN_CHARS_MAX:,} are the most"
+        elif "\0" in token.token:
+            what = "has a NUL character"
+        elif token.token != _characters(token.token):
+            what = "has half a surrogate pair, which is no character"
+        else:
+            continue
+        return f"no reference: token {place} of the answer {what}"
+    return None
+
+
+def _characters(text: str) -> str:
+    """With U+FFFD in the place of half surrogates, which no JSON document in UTF-8 takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class TrialAnswer(Answer):

@@ -88,7 +88,8 @@ async def run(endpoint_id: str, body: TrialRequest, control: Control) -> TrialAn
         raise UnavailableError("This server asks no replicas.", code="runtime_unavailable")
     target = serving_target(serving, control.pepper)
     try:
-        results = await examine(control.probe_session, target, Exam(probes))
+        with control.trial_calls.turn(endpoint_id, control.clock.monotonic()):
+            results = await examine(control.probe_session, target, Exam(probes))
     except TimeoutError as error:
         raise UnavailableError(
             "The replica did not answer all probes in time; try fewer, or again later.",

@@ -1,4 +1,4 @@
-"""How often an org may ask for something dear, and how many such calls run at once; counts of this process alone."""
+"""How often something dear may be asked for, and how many such calls run at once; counts of this process alone."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from weighbridge.errors import LimitError, UnavailableError
 
 @dataclass(slots=True)
 class CallQuota:
-    """`calls_max` calls of an org within `window_s`; `running_max` of all orgs at once."""
+    """`calls_max` calls of one org (or about one endpoint) within `window_s`; `running_max` of all at once."""
 
     calls_max: int
     window_s: float
@@ -19,9 +19,9 @@ class CallQuota:
     _running: int = 0
 
     @contextmanager
-    def turn(self, org_id: str, now_s: float) -> Iterator[None]:
+    def turn(self, whose: str, now_s: float) -> Iterator[None]:
         """Around one call; LimitError `too_many_calls`, UnavailableError `busy`."""
-        recent = self._recent(org_id, now_s)
+        recent = self._recent(whose, now_s)
         if len(recent) >= self.calls_max:
             wait_s = recent[0] + self.window_s - now_s
             raise LimitError(
@@ -39,11 +39,11 @@ class CallQuota:
         finally:
             self._running -= 1
 
-    def _recent(self, org_id: str, now_s: float) -> deque[float]:
+    def _recent(self, whose: str, now_s: float) -> deque[float]:
         for known in list(self._calls):
             calls = self._calls[known]
             while calls and calls[0] <= now_s - self.window_s:
                 calls.popleft()
             if not calls:
                 del self._calls[known]
-        return self._calls.setdefault(org_id, deque())
+        return self._calls.setdefault(whose, deque())

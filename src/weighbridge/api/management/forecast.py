@@ -73,7 +73,11 @@ class ForecastTimes(Answer):
         pace = history.pace()
         total_s = foreseen.waits_s + foreseen.takes_s
         words = f"Done in about {total_s:.0f} s, if nothing fails and streams end as they did."
-        if foreseen.status is NOT_STARTED:
+        if foreseen.share is not None:
+            words = (
+                f"Stands in about {total_s:.0f} s, and stays so until it is promoted or cancelled."
+            )
+        elif foreseen.status is NOT_STARTED:
             words = f"Nobody can tell yet: it {foreseen.reason}"
         elif not foreseen.complete:
             words = "Longer than could be foreseen; the times are those of the steps shown."
@@ -87,6 +91,14 @@ class ForecastTimes(Answer):
             samples=len(history.starts_s),
             message=words,
         )
+
+
+class ForecastShare(Answer):
+    """Of a canary, while it stands."""
+
+    traffic_percent: int = Field(description="Of the requests that go to the new version.")
+    replicas: int = Field(description="Ready on the new version.")
+    base_replicas: int = Field(description="Ready on the version beside it.")
 
 
 class ForecastWeights(Answer):
@@ -106,12 +118,16 @@ class DeployForecast(Answer):
     base_version_id: int | None = Field(default=None, description="What serves now.")
     queued_behind: int = Field(description="Deployments that end before it starts.")
     expected_status: str = Field(
-        description="done, if nothing fails; not_started where one before it waits for somebody; see `reason`."
+        description="done, if nothing fails; in_progress for a canary that stands; not_started where one before it "
+        "waits for somebody; see `reason`."
     )
     reason: str
     steps: list[ForecastStep]
     steps_left_out: int = Field(description="Beyond those shown.")
-    complete: bool = Field(description="Whether the forecast reaches the end.")
+    complete: bool = Field(
+        description="Whether the forecast reaches the end: of a canary, where it stands."
+    )
+    share: ForecastShare | None = Field(default=None, description="What a canary comes to.")
     ready_replicas: int = Field(description="Before its first step.")
     lowest_ready_replicas: int
     peak_slots: int
@@ -146,6 +162,13 @@ class DeployForecast(Answer):
             steps=[ForecastStep.of(step, timed=timed) for step in shown],
             steps_left_out=len(foreseen.steps) - len(shown),
             complete=foreseen.complete,
+            share=None
+            if foreseen.share is None
+            else ForecastShare(
+                traffic_percent=foreseen.share.traffic_percent,
+                replicas=foreseen.share.replicas,
+                base_replicas=foreseen.share.base_replicas,
+            ),
             ready_replicas=foreseen.routed_before,
             lowest_ready_replicas=foreseen.routed_min,
             peak_slots=foreseen.slots_max,
@@ -157,7 +180,12 @@ class DeployForecast(Answer):
 
 
 async def forecast(
-    control: Parts, caller: Management, endpoint_id: str, name: VersionName
+    control: Parts,
+    caller: Management,
+    endpoint_id: str,
+    name: VersionName,
+    *,
+    traffic_percent: int | None = None,
 ) -> DeployForecast:
     """What a deploy would do; raises what it would raise. Changes nothing."""
     now = control.clock.now()
@@ -174,6 +202,7 @@ async def forecast(
                 now=now,
                 queue_max=settings.deployment_queue_max,
                 limits=limits,
+                traffic_percent=traffic_percent,
             )
             engine = (await registry.architecture(tx, found.version.arch_id)).engine
         if not found.history.known:

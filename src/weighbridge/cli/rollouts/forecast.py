@@ -5,7 +5,7 @@ from rich.text import Text
 
 from weighbridge.cli.output import facts, quantity, table
 from weighbridge.cli.rollouts.live import elapsed
-from weighbridge.sdk import Forecast, ForecastStep, ForecastWeights
+from weighbridge.sdk import Forecast, ForecastShare, ForecastStep, ForecastWeights
 
 STEPS_SHOWN = 40
 
@@ -41,6 +41,7 @@ def _facts(forecast: Forecast) -> dict[str, object]:
         "expected": forecast.expected_status
         if forecast.expected_status == "done"
         else f"{forecast.expected_status}: {forecast.reason}",
+        "share": None if forecast.share is None else _share(forecast.share),
         "queued behind": f"{behind} deployment{'s' if behind > 1 else ''}" if behind else None,
         "time": forecast.message,
         "ready replicas": f"{forecast.ready_replicas} now, never below {forecast.lowest_ready_replicas}",
@@ -51,6 +52,13 @@ def _facts(forecast: Forecast) -> dict[str, object]:
         if weights is None
         else f"needs {quantity(weights.disk_needed_bytes)} of {quantity(weights.disk_free_bytes)} free",
     }
+
+
+def _share(share: ForecastShare) -> str:
+    return (
+        f"{share.traffic_percent} % of requests, {share.replicas} of "
+        f"{share.replicas + share.base_replicas} replicas"
+    )
 
 
 def _weights(weights: ForecastWeights) -> str:

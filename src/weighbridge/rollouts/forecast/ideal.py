@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from weighbridge.replicas.model import Replica, ReplicaState
-from weighbridge.rollouts.forecast.model import Course, Outlook, Pace, Step, StepKind
+from weighbridge.rollouts.forecast.model import Course, Outlook, Pace, Share, Step, StepKind
 from weighbridge.rollouts.model import Deployment, RolloutLimits, RolloutStatus
 from weighbridge.rollouts.moves import (
     Action,
@@ -13,6 +13,7 @@ from weighbridge.rollouts.moves import (
     DrainReplica,
     StartReplica,
     StopReplica,
+    runs,
 )
 from weighbridge.rollouts.plan import Seen, plan
 
@@ -33,6 +34,7 @@ def course(outlook: Outlook, pace: Pace, now: datetime, limits: RolloutLimits) -
     new = outlook.queue[-1]
     world.watch()
     ended = world.run(new)
+    stands = world.stands(ended)
     return Course(
         steps=tuple(world.steps),
         status=ended.status,
@@ -43,7 +45,8 @@ def course(outlook: Outlook, pace: Pace, now: datetime, limits: RolloutLimits) -
         routed_min=world.routed_min,
         slots_max=world.slots_max,
         gap_s=world.gap_s,
-        complete=ended.status.final,
+        complete=ended.status.final or stands,
+        share=world.share(ended) if stands else None,
     )
 
 
@@ -101,7 +104,7 @@ class _World:
             self._act(decision.actions, known)
             if turned or decision.actions:
                 continue
-            if self._stands(deployment) or not self._wait(decision.next_at):
+            if self.stands(deployment) or not self._wait(decision.next_at):
                 break
         if deployment.status is RolloutStatus.DONE:
             self.base = deployment
@@ -123,10 +126,17 @@ class _World:
             complete=False,
         )
 
-    def _stands(self, deployment: Deployment) -> bool:
+    def stands(self, deployment: Deployment) -> bool:
         """A whole canary goes on only when somebody promotes it."""
         whole = deployment.canary and deployment.updated_replicas >= deployment.canary_replicas
-        return whole and all(self._due(one) is None for one in self.replicas.values())
+        under_way = deployment.status is RolloutStatus.IN_PROGRESS
+        return whole and under_way and all(self._due(r) is None for r in self.replicas.values())
+
+    def share(self, canary: Deployment) -> Share:
+        """What of the endpoint a canary that stands has."""
+        routed = [r for r in self.replicas.values() if r.state is S.READY]
+        mine = sum(runs(r, canary) for r in routed)
+        return Share(canary.traffic_percent or 0, mine, len(routed) - mine)
 
     def _act(self, actions: Sequence[Action], known: dict[str, Deployment]) -> None:
         moved: list[tuple[StepKind, int]] = []

@@ -89,11 +89,21 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a canary that stands has of its endpoint: so much of the requests, and replicas beside the base's."""
+
+    traffic_percent: int
+    replicas: int
+    base_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
 class Course:
     """How the new deployment would go if every replica did as its pace says.
 
     `gap_s` is how long no replica takes requests though one did before. `complete` is False when the forecast
-    stopped short of the end: `steps` are then the first ones only.
+    stopped short of the end: `steps` are then the first ones only. A canary's end is where it stands with its
+    `share` until somebody promotes or cancels it.
     """
 
     steps: Sequence[Step]
@@ -106,6 +116,7 @@ class Course:
     slots_max: int
     gap_s: float
     complete: bool
+    share: Share | None = None
 
     @property
     def hold_needed(self) -> bool:

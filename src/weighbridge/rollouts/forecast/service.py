@@ -8,6 +8,7 @@ from weighbridge.registry.model import ModelVersion
 from weighbridge.registry.names import VersionName
 from weighbridge.replicas import store as replica_store
 from weighbridge.rollouts import service, store
+from weighbridge.rollouts.canaries.rules import check_canary
 from weighbridge.rollouts.forecast.model import History, Outlook
 from weighbridge.rollouts.forecast.store import history
 from weighbridge.rollouts.model import RolloutLimits, RolloutStatus
@@ -35,9 +36,12 @@ async def ground(
     now: datetime,
     queue_max: int,
     limits: RolloutLimits,
+    traffic_percent: int | None = None,
 ) -> Ground:
     """Raises exactly what `service.deploy` would raise now; changes and locks nothing."""
     endpoint, version = await service.candidate(tx, org, endpoint_id, name, lock=False)
+    if traffic_percent is not None:
+        check_canary(endpoint)
     digest = service.deployable_digest(version)
     open_now = await store.open_of(tx, endpoint_id)
     ahead = service.ahead_of_new(endpoint, open_now, queue_max=queue_max)
@@ -49,7 +53,8 @@ async def ground(
         deployment_id=deployment_id,
         now=now,
     )
-    new = replace(new, settings_digest=await store.settings_digest(tx, version.arch_id))
+    digest_now = await store.settings_digest(tx, version.arch_id)
+    new = replace(new, settings_digest=digest_now, traffic_percent=traffic_percent)
     base_id = endpoint.base_deployment_id
     active = ahead[0] if ahead and ahead[0].status is not RolloutStatus.NOT_STARTED else None
     active_base_id = None if active is None else active.base_deployment_id

@@ -22,6 +22,15 @@ class ForecastStep:
 
 
 @dataclass(frozen=True, slots=True)
+class ForecastShare:
+    """A canary that stands: its part of the requests, its replicas and those of the version beside it."""
+
+    traffic_percent: int
+    replicas: int
+    base_replicas: int
+
+
+@dataclass(frozen=True, slots=True)
 class ForecastWeights:
     """Whether the weight store has the version; disk that is needed and free on the server's machine."""
 
@@ -35,7 +44,7 @@ class ForecastWeights:
 class Forecast:
     """What a deploy would do. Times are None where the endpoint has no history; `message` says so.
 
-    `weights` is None where the weight store could not be asked.
+    `weights` is None where the weight store could not be asked, `share` where it is no canary that stands.
     """
 
     endpoint_id: str
@@ -55,12 +64,14 @@ class Forecast:
     takes_s: float | None
     message: str
     weights: ForecastWeights | None
+    share: ForecastShare | None
     raw: Mapping[str, object] = field(repr=False, compare=False)
 
     @classmethod
     def read(cls, body: object) -> "Forecast":
         answer = Fields(body, "a forecast")
         times, weights = answer.part("times"), answer.part_or_none("weights")
+        share = answer.part_or_none("share")
         return cls(
             endpoint_id=answer.text("endpoint_id"),
             version_id=answer.integer("version_id"),
@@ -85,6 +96,13 @@ class Forecast:
                 size_bytes=weights.integer("size_bytes"),
                 disk_needed_bytes=weights.integer("disk_needed_bytes"),
                 disk_free_bytes=weights.integer("disk_free_bytes"),
+            ),
+            share=None
+            if share is None
+            else ForecastShare(
+                traffic_percent=share.integer("traffic_percent"),
+                replicas=share.integer("replicas"),
+                base_replicas=share.integer("base_replicas"),
             ),
             raw=answer.raw,
         )

@@ -4,6 +4,8 @@ from alembic import op
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 revision = '0001'
+# The oldest schema whose program works on this one too: a rolling upgrade runs both for a while.
+oldest_program = 1
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -38,6 +40,9 @@ def upgrade() -> None:
     sa.Column('holder', sa.Text(), nullable=False),
     sa.Column('epoch', sa.BigInteger(), nullable=False),
     sa.Column('expires_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('holder_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('holder_boot_id', sa.Text(), nullable=True),
+    sa.Column('holder_boot_s', sa.Double(), nullable=True),
     sa.PrimaryKeyConstraint('name', name=op.f('pk_leases'))
     )
     op.create_table('orgs',
@@ -104,6 +109,7 @@ def upgrade() -> None:
     sa.Column('queue_policy', sa.Text(), server_default=sa.text("'fifo'"), nullable=False),
     sa.Column('limits', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
     sa.Column('gateway', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+    sa.Column('gate', postgresql.JSONB(astext_type=sa.Text()), server_default=sa.text("'{}'"), nullable=False),
     sa.Column('base_deployment_id', sa.Text(), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('updated_at', sa.DateTime(timezone=True), nullable=False),
@@ -263,6 +269,7 @@ def upgrade() -> None:
     sa.Column('unrouted_generation', sa.BigInteger(), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), nullable=False),
     sa.Column('state_since', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('warm_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('ready_at', sa.DateTime(timezone=True), nullable=True),
     sa.Column('drain_deadline', sa.DateTime(timezone=True), nullable=True),
     sa.Column('drain_began_at', sa.DateTime(timezone=True), nullable=True),

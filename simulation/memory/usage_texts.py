@@ -1,0 +1,87 @@
+"""What the text() statements over counted requests do (usage/store.py, receipts/store.py)."""
+
+from collections import defaultdict
+from math import ceil
+
+from simulation.memory.statements import Answer
+from simulation.memory.store import Transaction
+from simulation.memory.tables import Row
+from simulation.memory.texts import Parameters, number, says
+
+
+@says(
+    """
+    SELECT w.version,
+           count(*) AS requests,
+           count(*) FILTER (WHERE r.status = 200) AS answered,
+           count(*) FILTER (WHERE r.status >= 500) AS errors,
+           count(*) FILTER (WHERE r.status = 200 AND r.completion_tokens = 0) AS empty,
+           count(r.ttft_s) AS ttft_count,
+           coalesce(percentile_disc(0.95) WITHIN GROUP (ORDER BY r.ttft_s), 0) AS ttft_p95_s
+    FROM unnest(CAST(:versions AS integer[]), CAST(:starts AS timestamptz[])) AS w (version, since)
+    CROSS JOIN LATERAL (
+        SELECT u.status, u.completion_tokens, u.ttft_s - u.queue_s AS ttft_s
+        FROM usage_requests u
+        WHERE u.endpoint_id = :endpoint AND u.version = w.version AND u.ended_at >= w.since
+        ORDER BY u.ended_at DESC
+        LIMIT :rows_max
+    ) r
+    GROUP BY w.version
+    ORDER BY w.version
+    """
+)
+def version_figures(tx: Transaction, p: Parameters) -> Answer:
+    versions, starts = p["versions"], p["starts"]
+    assert isinstance(versions, list)
+    assert isinstance(starts, list)
+    mine = [r for r in tx.view("usage_requests").values() if r["endpoint_id"] == p["endpoint"]]
+    found: list[tuple[object, ...]] = []
+    for version, since in sorted(zip(versions, starts, strict=True)):
+        rows = [r for r in mine if r["version"] == version and r["ended_at"] >= since]
+        rows.sort(key=lambda r: r["ended_at"], reverse=True)  # type: ignore[arg-type,return-value]  # times
+        rows = rows[: number(p["rows_max"])]
+        if rows:
+            found.append((version, *_figures(rows)))
+    names = ("version", "requests", "answered", "errors", "empty", "ttft_count", "ttft_p95_s")
+    return Answer(names, found, len(found))
+
+
+def _figures(rows: list[Row]) -> tuple[object, ...]:
+    answered = [r for r in rows if r["status"] == 200]
+    times_s = sorted(
+        _seconds(r["ttft_s"]) - _seconds(r["queue_s"]) for r in rows if r["ttft_s"] is not None
+    )
+    return (
+        len(rows),
+        len(answered),
+        sum(number(r["status"]) >= 500 for r in rows),
+        sum(r["completion_tokens"] == 0 for r in answered),
+        len(times_s),
+        times_s[max(1, ceil(0.95 * len(times_s))) - 1] if times_s else 0.0,
+    )
+
+
+def _seconds(value: object) -> float:
+    assert isinstance(value, float)
+    return value
+
+
+@says(
+    """
+    SELECT version, count(*) AS requests, count(*) FILTER (WHERE status >= 500) AS failed
+    FROM usage_requests
+    WHERE endpoint_id = :endpoint AND ended_at >= :begin AND ended_at <= :end
+    GROUP BY version
+    ORDER BY version
+    """
+)
+def requests_by_version(tx: Transaction, p: Parameters) -> Answer:
+    statuses: defaultdict[int, list[int]] = defaultdict(list)
+    for r in tx.view("usage_requests").values():
+        if r["endpoint_id"] == p["endpoint"] and p["begin"] <= r["ended_at"] <= p["end"]:  # type: ignore[operator]  # times
+            statuses[number(r["version"])].append(number(r["status"]))
+    found: list[tuple[object, ...]] = [
+        (version, len(ends), sum(status >= 500 for status in ends))
+        for version, ends in sorted(statuses.items())
+    ]
+    return Answer(("version", "requests", "failed"), found, len(found))

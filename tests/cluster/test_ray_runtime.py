@@ -1,0 +1,290 @@
+"""The Ray runtime on a real cluster: what it promises of one replica, and what it says when it cannot."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from ray_machines import Machines
+
+from weighbridge.errors import LimitError, SetupError, UnavailableError
+from weighbridge.runtimes.base import (
+    Placement,
+    ReplicaSpec,
+    Resources,
+    RuntimeState,
+    Spread,
+    Weights,
+)
+from weighbridge.runtimes.fit import obstacle
+from weighbridge.runtimes.processes import child_pids, identify
+from weighbridge.runtimes.ray.options import RayOptions
+from weighbridge.runtimes.ray.runtime import RayRuntime
+
+ENGINE = str(Path(__file__).parents[1] / "system" / "programs" / "engine.py")
+SECRET = "s3cret-of-the-replica"
+LIMIT_S = 30.0
+
+
+@pytest.fixture
+async def runtime(cluster: Machines):
+    found = RayRuntime(cluster.options(), time.monotonic)
+    await until(found, lambda _: True)
+    yield found
+    for status in await found.list({}):
+        await found.stop(status.name, 0)
+    await until(found, lambda all_: all(one.state in ENDED for one in all_))
+    for status in await found.list({}):
+        await found.forget(status.name)
+    await found.close()
+
+
+ENDED = (RuntimeState.EXITED, RuntimeState.LOST)
+
+
+def spec(name: str, *arguments: str, **changes) -> ReplicaSpec:
+    argv = ["{python}", "-S", ENGINE, "--host", "{host}", "--port", "{port}", "--model", "{model}"]
+    values = {
+        "secrets": {"ENGINE_TOKEN": SECRET},
+        "labels": {"endpoint": "e1"},
+        "grace_s": 2.0,
+        "resources": Resources(cpus=1.0),
+    }
+    weights = Weights("digest", "/models/x", 1)
+    return ReplicaSpec(name, [*argv, *arguments], weights, **(values | changes))
+
+
+async def until(runtime: RayRuntime, condition, limit_s: float = LIMIT_S):
+    """The statuses that fulfil it; the runtime may be away meanwhile."""
+    deadline_s = time.monotonic() + limit_s
+    while True:
+        try:
+            found = await runtime.list({})
+            if condition(found):
+                return found
+        except UnavailableError as error:
+            found = error
+        assert time.monotonic() < deadline_s, found
+        await asyncio.sleep(0.1)
+
+
+async def state(runtime: RayRuntime, name: str, wanted: RuntimeState, limit_s: float = LIMIT_S):
+    def reached(all_):
+        return any(one.name == name and one.state is wanted and _told(one) for one in all_)
+
+    found = await until(runtime, reached, limit_s)
+    return next(one for one in found if one.name == name)
+
+
+def _told(status) -> bool:
+    return status.url is not None or status.state is not RuntimeState.RUNNING
+
+
+async def test_a_replica_is_started_found_again_stopped_and_forgotten(cluster, runtime):
+    await runtime.launch(spec("r1"))
+    await runtime.launch(spec("r1"))  # a known name is left as it is
+    status = await state(runtime, "r1", RuntimeState.RUNNING)
+    assert status.labels == {"endpoint": "e1"}
+    assert status.node in cluster.nodes
+    assert status.url.startswith(f"http://{cluster.nodes[status.node].ip}:")
+    assert await runtime.list({"endpoint": "another"}) == []
+
+    another = RayRuntime(cluster.options(), time.monotonic)
+    try:
+        assert await state(another, "r1", RuntimeState.RUNNING) == status
+    finally:
+        await another.close()
+
+    await runtime.stop("r1", 2.0)
+    ended = await state(runtime, "r1", RuntimeState.EXITED)
+    assert ended.reason.startswith("stopped; ")
+    await runtime.forget("r1")
+    assert await runtime.list({}) == []
+
+
+async def test_what_an_engine_said_is_kept_and_its_place_is_free_once_its_end_was_told(runtime):
+    await runtime.launch(spec("r1", "--exit-code", "3", resources=Resources(gpus=2)))
+    ended = await state(runtime, "r1", RuntimeState.EXITED)
+    assert (ended.exit_code, ended.reason) == (3, "exited with code 3")
+
+    async def free_gpus() -> float:
+        return sum(node.free.gpus for node in await runtime.capacity())
+
+    await until(runtime, lambda all_: [one.state for one in all_] == [RuntimeState.EXITED])
+    await until_true(free_gpus, 4.0)
+    assert await runtime.logs("r1", 1000) == "engine says: last line\n"
+    assert [one.exit_code for one in await runtime.list({})] == [3]
+
+
+async def test_an_engine_sees_the_accelerators_that_are_its_own_and_no_secret_of_the_driver(
+    runtime,
+):
+    for name, gpus in (("r1", 1), ("r2", 1), ("r3", 0)):
+        await runtime.launch(
+            spec(name, resources=Resources(1.0, gpus), placement=Placement({"rack": "r1"}))
+        )
+    found = {}
+    for name in ("r1", "r2", "r3"):
+        status = await state(runtime, name, RuntimeState.RUNNING)
+        assert status.node == "n1"
+        found[name] = environment_of(status.pid)
+    seen = {name: variables["CUDA_VISIBLE_DEVICES"] for name, variables in found.items()}
+    assert {seen["r1"], seen["r2"]} == {"0", "1"}
+    assert seen["r3"] == ""
+    assert found["r1"]["ENGINE_TOKEN"] == SECRET
+    assert not [name for name in found["r1"] if name.startswith("RAY_AUTH")]
+
+
+async def test_replicas_of_a_rollout_keep_to_different_nodes(runtime):
+    apart = Placement(spread=Spread.STRICT, group="d1")
+    for name in ("r1", "r2"):
+        await runtime.launch(spec(name, placement=apart))
+    nodes = {(await state(runtime, name, RuntimeState.RUNNING)).node for name in ("r1", "r2")}
+    assert nodes == {"n1", "n2"}
+    with pytest.raises(LimitError, match="waits for a node without another replica"):
+        await runtime.launch(spec("r3", placement=apart))
+    near = Placement(spread=Spread.PREFER, group="d2")
+    for name in ("s1", "s2"):
+        await runtime.launch(spec(name, placement=near))
+    nodes = {(await state(runtime, name, RuntimeState.RUNNING)).node for name in ("s1", "s2")}
+    assert nodes == {"n1", "n2"}
+
+
+async def test_a_replica_without_a_place_waits_says_why_and_can_be_stopped(runtime):
+    await runtime.launch(spec("r1", resources=Resources(1.0, 64)))
+    waiting = await state(runtime, "r1", RuntimeState.PENDING)
+    assert waiting.reason == "waits for 1 CPU, 64 GPU; 3 nodes have no room for it now"
+    await runtime.stop("r1", 1.0)
+    ended = await state(runtime, "r1", RuntimeState.EXITED)
+    assert ended.reason == "stopped before it started"
+
+
+async def test_nodes_are_shown_with_what_they_offer_and_what_never_fits_is_known(runtime):
+    nodes = await runtime.capacity()
+    assert [node.name for node in nodes] == ["head", "n1", "n2"]
+    assert [node.total.gpus for node in nodes] == [0, 2, 2]
+    assert [node.labels.get("rack") for node in nodes] == [None, "r1", "r2"]
+    assert obstacle(nodes, Resources(1.0, 2), Placement()) is None
+    assert obstacle(nodes, Resources(1.0, 3), Placement()) == (
+        "a replica needs 1 CPU, 3 GPU; no node offers that "
+        "(head: 0 CPU, 0 GPU; n1: 4 CPU, 2 GPU; n2: 4 CPU, 2 GPU)"
+    )
+    assert obstacle(nodes, Resources(), Placement({"rack": "r9"})) == (
+        "a replica needs 1 CPU on a node with rack=r9; none of 3 nodes carries these labels"
+    )
+
+
+async def test_a_driver_that_is_killed_is_started_again_and_finds_the_replicas(runtime):
+    await runtime.launch(spec("r1"))
+    before = await state(runtime, "r1", RuntimeState.RUNNING)
+    os.kill(driver_of(os.getpid()), signal.SIGKILL)
+    assert await state(runtime, "r1", RuntimeState.RUNNING) == before
+    assert await asyncio.to_thread(answers, before.url)
+
+
+async def test_an_actor_that_is_killed_takes_its_engine_along_and_is_lost(runtime):
+    await runtime.launch(spec("r1", "--children", "1"))
+    status = await state(runtime, "r1", RuntimeState.RUNNING)
+    children = await asyncio.to_thread(answers, status.url)
+    os.kill(actor_of(status.pid), signal.SIGKILL)
+    lost = await state(runtime, "r1", RuntimeState.LOST)
+    assert lost.reason
+    await until_true(lambda: gone([status.pid, *children["children"]]), True)
+
+
+async def test_another_version_of_ray_is_refused_with_both_versions(cluster, tmp_path):
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\nexec {sys.executable} -c 'import runpy, sys, ray\n"
+        'ray.__version__ = "2.59.0"\n'
+        "sys.argv = sys.argv[2:]\n"
+        'runpy.run_module("weighbridge.runtimes.ray.driver", run_name="__main__")\' "$@"\n'
+    )
+    python.chmod(0o755)
+    message = await refusal(cluster.options(ray_python=str(python)))
+    assert "runs Ray 2.60.0 and Python 3." in message
+    assert "the driver has Ray 2.59.0" in message
+    assert "WEIGHBRIDGE_RAY_PYTHON" in message
+
+
+async def test_a_wrong_token_is_refused(cluster):
+    message = await refusal(cluster.options(ray_auth_token="another-token-than-that"))
+    assert message.startswith(f"The Ray cluster at {cluster.address} cannot be joined")
+    assert "another-token" not in message
+
+
+def test_a_cluster_without_authentication_must_be_wanted(cluster):
+    with pytest.raises(SetupError, match="WEIGHBRIDGE_RAY_AUTH=off"):
+        cluster.options(ray_auth_token=None)
+    assert cluster.options(ray_auth="off").environment()["RAY_AUTH_MODE"] == "disabled"
+
+
+async def refusal(options: RayOptions) -> str:
+    runtime = RayRuntime(options, time.monotonic)
+    try:
+        deadline_s = time.monotonic() + LIMIT_S
+        while True:
+            with pytest.raises(UnavailableError) as raised:
+                await runtime.list({})
+            if "being started" not in raised.value.message:
+                return raised.value.message
+            assert time.monotonic() < deadline_s
+    finally:
+        await runtime.close()
+
+
+async def until_true(ask, wanted, limit_s: float = LIMIT_S) -> None:
+    deadline_s = time.monotonic() + limit_s
+    while True:
+        answer = ask()
+        if (await answer if asyncio.iscoroutine(answer) else answer) == wanted:
+            return
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.1)
+
+
+def answers(url: str) -> dict:
+    """What the engine says, once it listens."""
+    deadline_s = time.monotonic() + LIMIT_S
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return json.load(answer)
+        except OSError:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.05)
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    text = Path(f"/proc/{pid}/environ").read_text()
+    return dict(item.split("=", 1) for item in text.split("\0") if item)
+
+
+def gone(pids: list[int]) -> bool:
+    return all(identify(pid) is None for pid in pids)
+
+
+def driver_of(parent: int) -> int:
+    def is_driver(pid: int) -> bool:
+        return b"weighbridge.runtimes.ray.driver" in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+    return next(pid for pid in child_pids(parent) if is_driver(pid))
+
+
+def actor_of(engine: int) -> int:
+    """The Ray process that holds the other end of the shim's lifeline."""
+    shim = int(Path(f"/proc/{engine}/stat").read_text().rpartition(")")[2].split()[1])
+    pipes = {str(path.readlink()) for path in Path(f"/proc/{shim}/fd").iterdir()}
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes().startswith(b"ray::ReplicaActor"):
+                held = {str(one.readlink()) for one in (path.parent / "fd").iterdir()}
+                if {pipe for pipe in pipes & held if pipe.startswith("pipe:")}:
+                    return int(path.parent.name)
+    raise AssertionError(f"nobody holds the lifeline of engine {engine}")
