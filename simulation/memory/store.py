@@ -82,10 +82,11 @@ class Transaction:
 
     def view(self, table: str) -> dict[Key, Row]:
         """What this transaction sees at this moment; not to be changed."""
-        written = self._writes.get(table)
+        committed = self.memory.tables[table]
+        written = self._writes.get(table) if self._writes else None
         if not written:
-            return self.memory.tables[table]
-        merged: dict[Key, Row] = dict(self.memory.tables[table])
+            return committed
+        merged = committed.copy()
         for key, row in written.items():
             if row is None:
                 merged.pop(key, None)

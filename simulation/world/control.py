@@ -127,7 +127,7 @@ class ControlPlane:
             SETTINGS.paths,
             engines=engines,
             lease_of=current,
-            hold_s=SETTINGS.hold_s,
+            hold_s=site.hold_s,
         )
         routes.keep_in(
             SimSnapshot(site.routes, RouteTable, site.loop, site.steps),

@@ -22,6 +22,7 @@ _STATE, _FLIPS = _NAMES.index("state"), _NAMES.index("flips")
 _FIXED = frozenset({"id", "endpoint_id", "slot", "created_at", "revision"})
 _BY_PUBLISHER = frozenset({"routed_generation", "unrouted_generation"})
 """Written by the routes publisher alone, so a planner's write leaves them as they are."""
+_PLANNED = tuple(name for name in _NAMES if name not in _FIXED | _BY_PUBLISHER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +226,8 @@ async def save(tx: Transaction, before: Replica, after: Replica) -> None:
         assert after.state in TRANSITIONS[before.state], (before.state, after.state)
     changed = {
         name: _value(after, name)
-        for name in _NAMES
-        if name not in _FIXED | _BY_PUBLISHER and getattr(after, name) != getattr(before, name)
+        for name in _PLANNED
+        if getattr(after, name) != getattr(before, name)
     }
     if not changed:
         return
