@@ -47,18 +47,8 @@ class Origin:
     url: str
 
     def bytes_sent(self) -> int:
-        """Bytes of all bodies so far; asking resets the count and lets a halted origin go on."""
-        return self._ask("sent")
-
-    def halt_after(self, count: int) -> None:
-        """Send no more than `count` bytes of bodies."""
-        self._ask(f"halt?after={count}")
-
-    def halted(self) -> bool:
-        return bool(self._ask("halted"))
-
-    def _ask(self, what: str) -> int:
-        with urlopen(f"{self.url}/-/{what}", timeout=60) as answer:
+        """Bytes of all bodies so far; asking resets the count."""
+        with urlopen(f"{self.url}/-/sent", timeout=60) as answer:
             return int(answer.read())
 
 
@@ -97,7 +87,6 @@ class _Served(asyncio.Protocol):
     paths: Mapping[str, Path]
     delay_s: float
     sent = 0
-    limit = sys.maxsize
     _body: Iterator[bytes] = iter(())
     _writable = True
 
@@ -140,7 +129,7 @@ class _Served(asyncio.Protocol):
     def _go_on(self) -> None:
         while (
             self._writable
-            and _Served.sent < _Served.limit
+            and not self._transport.is_closing()
             and (piece := next(self._body, None)) is not None
         ):
             _Served.sent += len(piece)
@@ -151,7 +140,8 @@ class _Served(asyncio.Protocol):
     ) -> tuple[bytes, Iterator[bytes]]:
         url = urlsplit(target)
         if url.path.startswith("/-/"):
-            return _message(200, str(_asked(url.path[3:], url.query)).encode()), iter(())
+            sent, _Served.sent = _Served.sent, 0
+            return _message(200, str(sent).encode()), iter(())
         if method == "POST":
             return _message(200, ROLE_ANSWER.encode()), iter(())
         query = parse_qs(url.query)
@@ -181,17 +171,6 @@ class _Served(asyncio.Protocol):
         return (
             f'<ListBucketResult xmlns="{NAMESPACE}"><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>'
         ).encode()
-
-
-def _asked(what: str, query: str) -> int:
-    if what == "halt":
-        _Served.limit = int(query.partition("=")[2])
-    if what == "halted":
-        return int(_Served.sent >= _Served.limit)
-    sent = _Served.sent
-    if what == "sent":
-        _Served.sent, _Served.limit = 0, sys.maxsize
-    return sent
 
 
 def _pieces(path: Path, start: int, end: int) -> Iterator[bytes]:

@@ -28,6 +28,7 @@ PLAYS = (
     "tests/properties/test_forecast_play.py",
     "tests/properties/test_collection_play.py",
     "tests/unit/rollouts/test_gate.py",
+    "tests/unit/gateway/test_holds.py",
 )
 PLAYS_SLOW = ("tests/properties/test_api_play.py",)
 LIMIT_S = 900.0
@@ -40,6 +41,10 @@ class Verdict:
 
     bug: Bug
     by: str
+
+
+class JudgeError(Exception):
+    """The checks themselves do not work, which says nothing of a bug."""
 
 
 def judge(bug: Bug, seeds: int) -> Verdict:
@@ -66,10 +71,14 @@ def _simulated(bug: Bug, seeds: range) -> str:
 
 
 def _tested(bug: Bug, plays: Sequence[str]) -> str:
-    done = _run(bug, "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *plays)
+    """Raises JudgeError when the tests could not be run."""
+    plugins = ("-p", "no:cacheprovider", "-p", "simulation.planting")
+    done = _run(bug, "pytest", "-q", "-x", "-n", "0", *plugins, *plays)
     if done is None:
         return "a property test does not end"
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED ")]
+    if done.returncode and not failed:
+        raise JudgeError(f"{bug.name}: {done.stdout[-2_000:]}{done.stderr[-2_000:]}")
     return failed[0].split(" - ")[0].removeprefix("FAILED ") if failed else ""
 
 

@@ -11,8 +11,6 @@ from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import CodeType
 
-from hypothesis import Phase, settings
-
 PRODUCT = Path(__file__).parents[1] / "src" / "weighbridge"
 CATALOGUE = Path(__file__).with_name("planted.toml")
 
@@ -73,14 +71,20 @@ class Planter(MetaPathFinder):
         return spec_from_file_location(fullname, self._bug.path, loader=_Loader(self._bug))
 
 
-def main(words: list[str]) -> None:
-    """Run a module as a program, with a bug planted; property tests show the same failure each time, unshortened."""
-    name, module, *rest = words
-    (bug,) = (one for one in bugs() if one.name == name)
-    sys.meta_path.insert(0, Planter(bug))
+def pytest_configure() -> None:
+    """As a plugin of pytest: property tests try the same examples each time, and show a failure as it was found."""
+    from hypothesis import Phase, settings  # noqa: PLC0415 - pytest has to be there first, to rewrite its asserts
+
     phases = [Phase.explicit, Phase.generate]
     settings.register_profile("planted", phases=phases, derandomize=True, database=None)
     settings.load_profile("planted")
+
+
+def main(words: list[str]) -> None:
+    """Run a module as a program, with a bug planted."""
+    name, module, *rest = words
+    (bug,) = (one for one in bugs() if one.name == name)
+    sys.meta_path.insert(0, Planter(bug))
     sys.argv = [module, *rest]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

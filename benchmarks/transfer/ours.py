@@ -10,7 +10,8 @@ from pathlib import Path
 
 from weighbridge.ingest.model import ListedObject, S3Prefix
 from weighbridge.ingest.pulse import Pulse
-from weighbridge.ingest.pump.fetch import fetch, reserve
+from weighbridge.ingest.pump.fetch import fetch
+from weighbridge.ingest.pump.room import reserve
 from weighbridge.ingest.pump.staged import FetchOrder, Whole
 from weighbridge.ingest.reconciler import limits_of
 from weighbridge.ingest.s3.access import S3Access

@@ -1,11 +1,14 @@
-"""Checks of control planes: durability, leases, and that nothing ever broke (D1, D2, D5, no exceptions, rest)."""
+"""Checks of control planes: durability, leases, and that nothing ever broke (D1, D2, D5, D6, no exceptions, rest)."""
 
+import re
 from collections.abc import Iterable, Iterator
 
 from simulation.history.log import Event
 from simulation.history.story import Commit, Story, at_commits, at_end
 
 RESUME_S = 30.0
+SKEW_S = 1.5
+"""How much two clocks of control planes may differ before it counts as a jump, and one look of a reconciler."""
 
 
 @at_end("D1")
@@ -73,6 +76,41 @@ def _holds(commit: Commit) -> Iterator[str]:
     if lease is None or lease["epoch"] != commit.first.epoch:
         held = None if lease is None else lease["epoch"]
         yield f"epoch {commit.first.epoch} wrote while {held} is the lease's"
+
+
+_OVERDUE = {
+    "deployments": re.compile(r"(?:not finished|no further replica became ready) within (\S+) s"),
+    "replicas": re.compile(
+        r"(?:did not answer|was not ready) within (\S+) s|(\d+) requests cut at the drain deadline"
+    ),
+}
+_BEGINS = {
+    "deployments": ("in_progress",),
+    "replicas": ("starting", "warming", "draining"),
+}
+
+
+@at_end("D6")
+def d6_no_deadline_passes_before_its_time(story: Story) -> Iterator[tuple[Event, str]]:
+    """Where a rollout or a replica ends for want of time, that time has passed on the monotonic clock."""
+    began: dict[object, float] = {}
+    for event in story.log.of("row"):
+        table, key = event.facts["table"], event.facts["key"]
+        overdue = _OVERDUE.get(str(table))
+        if overdue is None:
+            continue
+        changed = event.facts["changed"]
+        assert isinstance(changed, dict)
+        state = changed.get("status", changed.get("state"))
+        late = overdue.match(str(changed.get("reason", ""))) if state is not None else None
+        if late is not None and key in began:
+            story.counts["D6"] += 1
+            limit_s = story.limits.replica.drain_s if late[1] is None else float(late[1])
+            passed_s = event.at_s - began[key]
+            if passed_s < limit_s - SKEW_S:
+                yield event, f"{key}: {late[0]}, after {passed_s:.1f} s"
+        if state in _BEGINS[str(table)]:
+            began[key] = event.at_s
 
 
 @at_end("B0")

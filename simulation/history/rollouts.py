@@ -244,7 +244,7 @@ def r14_only_a_new_maximum_is_progress(story: Story, commit: Commit) -> Iterable
 def _rearmed(change: Change) -> bool:
     before, after = change.before or {}, change.after or {}
     changed = {name for name, value in after.items() if before.get(name) != value}
-    return changed <= {"progress_at", "started_at", "revision"}
+    return changed <= {"progress_at", "started_at", "promoted_at", "revision"}
 
 
 @at_commits("R17", "replicas")

@@ -1,8 +1,7 @@
 """The stores' Database over rows in memory: what each statement costs in time, and when the database is away."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Mapping, Sequence
 from random import Random
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -55,16 +54,28 @@ class Prepared:
         return self._run(rows, values, (parameters,) if self._sets else NOTHING)
 
 
+class PreparedText:
+    """A text() statement."""
+
+    __slots__ = ("_run", "_text")
+
+    def __init__(self, statement: TextClause) -> None:
+        self._text = statement.text
+        self._run = texts.find(statement.text)
+
+    def __call__(self, rows: Rows, parameters: object) -> Answer:
+        if parameters is None or isinstance(parameters, Mapping):
+            return self._run(rows, parameters or {})
+        raise UnknownStatementError(f"not for many rows at once: {self._text}")
+
+
 _compiled: dict[tuple[object, ...], Run] = {}
-_prepared: WeakKeyDictionary[Executable, Prepared] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[Executable, Prepared | PreparedText] = WeakKeyDictionary()
 
 
-def prepare(statement: Executable) -> Prepared:
+def prepare(statement: Executable) -> Prepared | PreparedText:
     """Raises UnknownStatementError for anything that the stores have not used so far."""
-    prepared = _prepared.get(statement)
-    if prepared is None:
-        prepared = _prepared[statement] = Prepared(statement)
-    return prepared
+    return PreparedText(statement) if isinstance(statement, TextClause) else Prepared(statement)
 
 
 def _records(parameters: object) -> Records:
@@ -90,12 +101,10 @@ class Executor:
 
     def execute(self, rows: Rows, statement: Executable, parameters: object) -> Answer:
         """Raises BlockedError when the statement has to wait for other transactions."""
-        if isinstance(statement, TextClause):
-            run = texts.find(statement.text)
-            if isinstance(parameters, Mapping) or parameters is None:
-                return run(rows, parameters or {})
-            raise UnknownStatementError(f"not for many rows at once: {statement.text}")
-        return prepare(statement)(rows, parameters)
+        prepared = _prepared.get(statement)
+        if prepared is None:
+            prepared = _prepared[statement] = prepare(statement)
+        return prepared(rows, parameters)
 
     def commit(self, rows: Rows) -> None:
         rows.commit()
@@ -150,39 +159,62 @@ class SimDatabase(Database):
     def __init__(self, server: Server) -> None:  # no engine, no pool
         self._server = server
 
-    @asynccontextmanager
-    async def begin(self) -> AsyncIterator[Transaction]:
+    def begin(self) -> "Unit":  # type: ignore[override]  # a class costs less than a generator
+        return Unit(self._server)
+
+    async def ping(self) -> None:
+        async with self.begin():
+            pass
+
+    async def close(self) -> None:
+        pass
+
+
+class Unit:
+    """One unit of work: committed at the end of its block, rolled back by an exception."""
+
+    __slots__ = ("_rows", "_server")
+    _rows: Rows
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    async def __aenter__(self) -> Transaction:
         server = self._server
         await server.round_trip()
         if server.away:
             raise _away()
-        rows = server.executor.begin(server.memory)
+        self._rows = rows = server.executor.begin(server.memory)
         server.open[rows] = current_process()
+        # The stores call `execute` alone, and read what `Result` offers.
+        return cast("Transaction", Connection(server, rows))
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        server, rows = self._server, self._rows
         try:
-            # The stores call `execute` alone, and read what `Result` offers.
-            yield cast("Transaction", Connection(server, rows))
-            await self._commit(rows)
+            if error is None:
+                await self._commit()
         finally:
             server.open.pop(rows, None)
             if not rows.ended:
                 server.executor.rollback(rows)
 
-    async def _commit(self, rows: Rows) -> None:
-        server = self._server
+    async def _commit(self) -> None:
+        server, rows = self._server, self._rows
         await server.round_trip()
         _require_open(server, rows)
         lost = server.lose_commits > 0
         if lost:
             server.lose_commits -= 1
         if not lost or server.chance.random() < 0.5:
-            await self._make_durable(rows)
+            await self._make_durable()
         del server.open[rows]
         await server.round_trip()
         if lost:
             raise _away()
 
-    async def _make_durable(self, rows: Rows) -> None:
-        server = self._server
+    async def _make_durable(self) -> None:
+        server, rows = self._server, self._rows
         if not rows.changed:
             server.executor.commit(rows)
             return
@@ -192,13 +224,6 @@ class SimDatabase(Database):
             return
         server.executor.commit(rows)
         server.steps.end(step)
-
-    async def ping(self) -> None:
-        async with self.begin():
-            pass
-
-    async def close(self) -> None:
-        pass
 
 
 class Connection:
@@ -219,19 +244,24 @@ class Connection:
             try:
                 return Result(server.executor.execute(rows, statement, parameters))
             except BlockedError as blocked:
-                await _wait(rows, blocked.holders, limit_s - server.loop.time())
+                await _wait(server, rows, blocked.holders, limit_s)
 
 
-async def _wait(rows: Rows, holders: list[Rows], limit_s: float) -> None:
-    """Until one of the holders has ended. A circle, or a wait that is too long, ends this transaction."""
-    if any(holder is rows or holder.waits_for(rows) for holder in holders):
+class CircleError(Exception):
+    """Transactions wait for each other: PostgreSQL would end one of them, and nothing is written so as to need it."""
+
+
+async def _wait(server: Server, rows: Rows, holders: list[Rows], end_s: float) -> None:
+    """Until one of the holders has ended. A wait that is too long ends this transaction; a circle, the world."""
+    if any(holder.waits_for(rows) for holder in holders):
+        server.loop.broken.append(CircleError([rows.held, *(one.held for one in holders)]))
         raise _busy()
     ended = asyncio.get_running_loop().create_future()
     for holder in holders:
         holder.waiters.append(ended)
     rows.blocked_by = holders
     try:
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(end_s - server.loop.time()):
             await ended
     except TimeoutError:
         raise _busy() from None

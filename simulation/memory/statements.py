@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import BindParameter, Column, Table
@@ -100,7 +99,9 @@ def _select(  # noqa: C901 - one step after the other
     variables = ", ".join(f"r{n}" for n in range(len(tables)))
     found = _function(f"lambda tx, p: [({variables},) {loops}]")
     values = "" if highest else ", ".join(scope.value(column) for column in columns)
-    project = _function(f"lambda tx, p, {variables}: ({values},)" if values else "None")
+    # One function over all rows: a call for each would cost more than what it does.
+    projection = f"lambda tx, p, rows: [({values},) for ({variables},) in rows]"
+    project = _function(projection if values else "None")
     sorts = [_sort(scope, variables, clause) for clause in query._order_by_clauses]  # noqa: SLF001
     limit = query._limit_clause  # noqa: SLF001
     limit_at = None if limit is None else binds[id(limit)]
@@ -118,18 +119,21 @@ def _select(  # noqa: C901 - one step after the other
             return Answer(("count",), [(len(rows),)], 1)
         if highest is not None:
             return Answer(("max",), [(highest(tx, p, rows),)], 1)
-        for key, reverse in reversed(sorts):
-            rows.sort(key=partial(_sorted_by, key, tx, p), reverse=reverse)
+        for key, reverse in reversed(sorts if len(rows) > 1 else ()):
+            keys: list[Any] = key(tx, p, rows)  # what a column holds can be compared
+            order = sorted(range(len(rows)), key=keys.__getitem__, reverse=reverse)
+            rows = [rows[place] for place in order]
         if limit_at is not None:
             rows = rows[: int(str(p[limit_at]))]
         if mode is not None:
             for row in rows:
                 for place, table in places:
                     tx.lock(table, SCHEMAS[table].key_of(row[place]), mode)
-        answers = [project(tx, p, *row) for row in rows]
+        answers = project(tx, p, rows)
+        assert isinstance(answers, list)
         if distinct:
             answers = list(dict.fromkeys(answers))
-        return Answer(names, answers, len(answers))  # type: ignore[arg-type]  # made by eval: tuples
+        return Answer(names, answers, len(answers))
 
     return run
 
@@ -147,12 +151,6 @@ def _highest(columns: Sequence[object], scope: Scope) -> Callable[..., object] |
             )
         case _:
             return None
-
-
-def _sorted_by(
-    key: Callable[..., Any], tx: Transaction, p: Values, row: tuple[object, ...]
-) -> Any:  # whatever the columns hold can be compared
-    return key(tx, p, *row)
 
 
 def _counts(query: "selectable.Select[tuple[object, ...]]") -> bool:
@@ -216,7 +214,9 @@ def _sort(scope: Scope, variables: str, clause: object) -> tuple[Callable[..., o
     if isinstance(clause, Column) and clause.nullable:
         # NULL comes after everything else.
         key = f"({key} is None, {key})"
-    return _function(f"lambda tx, p, {variables}: {key}"), reverse
+    source = f"lambda tx, p, rows: [{key} for ({variables},) in rows]"
+    made: Callable[..., list[Any]] = _function(source)  # type: ignore[assignment]  # as the source says
+    return made, reverse
 
 
 def _mode(*, read: bool, key_share: bool) -> int:

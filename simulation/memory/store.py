@@ -82,10 +82,11 @@ class Transaction:
 
     def view(self, table: str) -> dict[Key, Row]:
         """What this transaction sees at this moment; not to be changed."""
-        written = self._writes.get(table)
+        committed = self.memory.tables[table]
+        written = self._writes.get(table) if self._writes else None
         if not written:
-            return self.memory.tables[table]
-        merged: dict[Key, Row] = dict(self.memory.tables[table])
+            return committed
+        merged = committed.copy()
         for key, row in written.items():
             if row is None:
                 merged.pop(key, None)
@@ -120,6 +121,7 @@ class Transaction:
         if key in self.view(table):
             raise _violation(f"duplicate key {key} in {table}")
         self._check(schema, row, schema.columns)
+        self._check_references(schema, row, None)
         self._check_unique(schema, key, None, row)
         self._put(table, key, row)
         return row
@@ -129,6 +131,9 @@ class Transaction:
         schema = SCHEMAS[table]
         row = {**before, **changes}
         self._check(schema, row, changes)
+        # PostgreSQL asks again after what a row of this very transaction names, changed or not.
+        ours = key in self._writes.get(table, ())
+        self._check_references(schema, row, None if ours else before)
         if not schema.unique_columns.isdisjoint(changes):
             self._check_unique(schema, key, before, row)
         self._put(table, key, row)
@@ -197,13 +202,16 @@ class Transaction:
         for text, holds in schema.checks:
             if not holds(row):
                 raise _violation(f"{schema.name} violates {text}")
+
+    def _check_references(self, schema: Schema, row: Row, before: Row | None) -> None:
+        """That the rows exist which this one names, and go on to exist; those that `before` named do."""
         for reference in schema.references:
             value = row[reference.column]
-            if reference.column in written and value is not None:
-                key = (value,)
-                self.lock(reference.table, key, KEY_SHARE)
-                if key not in self.view(reference.table):
-                    raise _violation(f"{schema.name}.{reference.column} names no {value}")
+            if value is None or (before is not None and before[reference.column] == value):
+                continue
+            self.lock(reference.table, (value,), KEY_SHARE)
+            if (value,) not in self.view(reference.table):
+                raise _violation(f"{schema.name}.{reference.column} names no {value}")
 
     def _check_unique(
         self, schema: Schema, key: Key, before: Row | None, after: Row | None

@@ -1,12 +1,11 @@
 """What each text() statement of the stores does, by its exact words; a statement that is not here is refused."""
 
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 
 from simulation.memory.shape import UnknownStatementError
 from simulation.memory.statements import Answer
-from simulation.memory.store import NO_KEY_UPDATE, SHARE, UPDATE, Transaction
-from simulation.memory.tables import MINUS_INFINITY, Key, Row
+from simulation.memory.store import NO_KEY_UPDATE, UPDATE, Transaction
+from simulation.memory.tables import Key, Row
 from weighbridge.storage.tables import REPLICA_FINAL
 
 Parameters = Mapping[str, object]
@@ -52,93 +51,6 @@ def nothing(count: int) -> Answer:
 def number(value: object) -> int:
     assert isinstance(value, int)
     return value
-
-
-def _ttl(tx: Transaction, p: Parameters) -> object:
-    return tx.memory.now() + timedelta(seconds=float(str(p["ttl"])))
-
-
-@says(
-    """
-    INSERT INTO leases (name, holder, epoch, expires_at)
-    VALUES (:name, :holder, 1, clock_timestamp() + make_interval(secs => :ttl))
-    ON CONFLICT (name) DO UPDATE
-        SET holder = :holder, epoch = leases.epoch + 1,
-            expires_at = clock_timestamp() + make_interval(secs => :ttl)
-        WHERE leases.expires_at < clock_timestamp() OR leases.holder = :holder
-           -- written before the server's clock was set back
-           OR leases.expires_at > clock_timestamp() + make_interval(secs => :ttl)
-    RETURNING epoch
-    """
-)
-def acquire_lease(tx: Transaction, p: Parameters) -> Answer:
-    key = (p["name"],)
-    tx.lock("leases", key, NO_KEY_UPDATE)
-    row = tx.view("leases").get(key)
-    if row is None:
-        wanted = {"name": p["name"], "holder": p["holder"], "epoch": 1, "expires_at": _ttl(tx, p)}
-        tx.insert("leases", wanted)
-        return Answer(("epoch",), [(1,)], 1)
-    ahead = row["expires_at"] > _ttl(tx, p)  # type: ignore[operator]  # times
-    if not (_before(row["expires_at"], tx) or row["holder"] == p["holder"] or ahead):
-        return Answer(("epoch",), [], 0)
-    epoch = number(row["epoch"]) + 1
-    change = {"holder": p["holder"], "epoch": epoch, "expires_at": _ttl(tx, p)}
-    tx.update("leases", key, row, change)
-    return Answer(("epoch",), [(epoch,)], 1)
-
-
-def _before(at: object, tx: Transaction) -> bool:
-    return at is MINUS_INFINITY or at < tx.memory.now()  # type: ignore[operator]  # a column of times
-
-
-def _held_lease(tx: Transaction, p: Parameters) -> Row | None:
-    row = tx.view("leases").get((p["name"],))
-    if row is None or row["epoch"] != p["epoch"] or _before(row["expires_at"], tx):
-        return None
-    return row
-
-
-@says(
-    """
-    UPDATE leases SET expires_at = clock_timestamp() + make_interval(secs => :ttl)
-    WHERE name = :name AND epoch = :epoch AND expires_at >= clock_timestamp()
-    """
-)
-def renew_lease(tx: Transaction, p: Parameters) -> Answer:
-    row = _held_lease(tx, p)
-    if row is None:
-        return nothing(0)
-    key = (p["name"],)
-    tx.lock("leases", key, NO_KEY_UPDATE)
-    tx.update("leases", key, row, {"expires_at": _ttl(tx, p)})
-    return nothing(1)
-
-
-@says("UPDATE leases SET expires_at = '-infinity' WHERE name = :name AND epoch = :epoch")
-def release_lease(tx: Transaction, p: Parameters) -> Answer:
-    key = (p["name"],)
-    row = tx.view("leases").get(key)
-    if row is None or row["epoch"] != p["epoch"]:
-        return nothing(0)
-    tx.lock("leases", key, NO_KEY_UPDATE)
-    tx.update("leases", key, row, {"expires_at": MINUS_INFINITY})
-    return nothing(1)
-
-
-@says(
-    """
-    SELECT 1 FROM leases
-    WHERE name = :name AND epoch = :epoch AND expires_at >= clock_timestamp() FOR SHARE
-    """
-)
-def require_lease(tx: Transaction, p: Parameters) -> Answer:
-    if _held_lease(tx, p) is None:
-        return Answer(("one",), [], 0)
-    tx.lock("leases", (p["name"],), SHARE)
-    if p["name"] == "controller":
-        tx.epoch = number(p["epoch"])
-    return Answer(("one",), [(1,)], 1)
 
 
 def _count_up(tx: Transaction, name: object, above: int) -> Answer:

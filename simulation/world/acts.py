@@ -1,4 +1,4 @@
-"""What a world has besides its plot: canaries, the gate, acceptance probes.
+"""What a world has besides its plot: canaries, the gate, acceptance probes, the hold.
 
 Drawn from a stream of its own, so that worlds without stay as they are.
 """
@@ -6,6 +6,7 @@ Drawn from a stream of its own, so that worlds without stay as they are.
 from dataclasses import dataclass, replace
 from random import Random
 
+from simulation.world.holds import Caller, HoldPlan
 from simulation.world.manners import ALIKE, Manner, draw_manner
 from simulation.world.people import Wish
 from simulation.world.plot import Plot
@@ -20,6 +21,11 @@ CALLS_PER_S = 4.0
 GATED_SHARE = 0.15
 GATED_CALLS_PER_S = 8.0
 """While a rollout is on and the gate looks at its answers: enough for a verdict before it is done."""
+HOLDING_SHARE = 0.2
+HELD_CALLS_PER_S = 5.0
+"""While no replica is ready."""
+SINGLE_SHARE = 0.6
+"""Of the worlds where requests are held: a single replica without a spare slot."""
 EXAMINED_SHARE = 0.15
 FAILS_EXAM_SHARE = 0.4
 GOOD_SHARE = 0.6
@@ -30,17 +36,31 @@ GOOD_SHARE = 0.6
 class Acts:
     """`wishes` are insisted on, as those of a script. `promotes`: what is left standing is promoted in the end, else
     it is cancelled. `gated`: requests are counted, the gate is on, and versions differ in how they answer.
-    `examined`: new replicas have acceptance probes, and some versions fail them.
+    `examined`: new replicas have acceptance probes, and some versions fail them. `holding`: requests
+    wait for a replica that comes back.
     """
 
     wishes: tuple[tuple[float, Wish], ...] = ()
     promotes: bool = True
     gated: bool = False
     examined: bool = False
+    holding: HoldPlan | None = None
 
     @property
     def any(self) -> bool:
-        return bool(self.wishes) or self.gated
+        return bool(self.wishes) or self.gated or self.holding is not None
+
+    def burst(self, chance: Random) -> int:
+        """How many requests come at once."""
+        return 1 if self.holding is None else chance.choice((1, 1, 1, 1, 12))
+
+    def caller(self, chance: Random) -> Caller:
+        if self.holding is None:
+            return Caller()
+        patience_s = chance.uniform(0.1, 5.0) if chance.random() < 0.1 else None
+        return Caller(
+            f"key_{chance.choice((1, 1, 1, 2, 3))}", chance.randint(50, 1_500), patience_s
+        )
 
     def manner(self, chance: Random) -> Manner:
         manner = draw_manner(chance) if self.gated else ALIKE
@@ -55,11 +75,17 @@ def draw_acts(chance: Random, plot: Plot) -> tuple[Acts, Plot]:
     wishes: list[tuple[float, Wish]] = []
     if examined:
         wishes.append((chance.uniform(0.0, plot.active_s), Wish("probes", chance.randint(0, 2))))
+    holding = None
+    if chance.random() < HOLDING_SHARE:
+        holding = HoldPlan(chance.choice((3.0, 8.0, 20.0)), chance.randint(2, 12), 6_000)
+        if chance.random() < SINGLE_SHARE:
+            plot = replace(plot, shape=(1, 1, 0))
+    acts = Acts(gated=gated, examined=examined, holding=holding)
     canaries = chance.random() < CANARIES_SHARE
     if canaries or gated or examined:
         plot = replace(plot, versions=tuple(_or_good(one, chance) for one in plot.versions))
     if not canaries:
-        return Acts(tuple(wishes), gated=gated, examined=examined), plot
+        return replace(acts, wishes=tuple(wishes)), plot
     at_s = chance.uniform(10.0, 16.0)
     for _ in range(chance.choice((1, 1, 2))):
         version = chance.randint(2, len(plot.versions))
@@ -68,9 +94,8 @@ def draw_acts(chance: Random, plot: Plot) -> tuple[Acts, Plot]:
         wishes += [(at_s + after_s, Wish(kind)) for after_s, kind in _end(chance)]
         at_s += chance.uniform(4.0, 15.0)
     active_s = max(plot.active_s, max(at_s for at_s, _ in wishes) + SETTLE_S)
-    return Acts(tuple(wishes), chance.random() < 0.7, gated, examined), replace(
-        plot, active_s=active_s
-    )
+    acts = replace(acts, wishes=tuple(wishes), promotes=chance.random() < 0.7)
+    return acts, replace(plot, active_s=active_s)
 
 
 def _or_good(character: Character | None, chance: Random) -> Character | None:

@@ -68,7 +68,7 @@ class ControlPlane:
         self.wake = Wake()
         self.clock = self._clock()
         self.runtime = SimRuntime(site.machines, site.steps)
-        self.keeper = ControllerLease(self.database, f"holder-{name}")
+        self.keeper = ControllerLease(self.database, f"holder-{name}", self.clock)
 
     def _clock(self) -> Clock:
         site = self.site
@@ -79,6 +79,8 @@ class ControlPlane:
             new_uuid=self._new_id,
             new_short_id=self._new_id,
             new_secret=self._new_id,
+            boot_s=site.loop.time,
+            boot_id=lambda: "boot",
         )
 
     def _new_id(self) -> str:
@@ -125,7 +127,7 @@ class ControlPlane:
             SETTINGS.paths,
             engines=engines,
             lease_of=current,
-            hold_s=SETTINGS.hold_s,
+            hold_s=site.hold_s,
         )
         routes.keep_in(
             SimSnapshot(site.routes, RouteTable, site.loop, site.steps),

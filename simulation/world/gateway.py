@@ -2,14 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
 from random import Random
 
 from simulation.history.log import Log
 from simulation.scheduler import SimLoop
+from simulation.world.holds import Caller, HoldPlan, Line, retry_after_s
 from simulation.world.machines import Engine, Machines
 from simulation.world.manners import ALIKE, Manner
+from weighbridge.errors import WeighbridgeError
 from weighbridge.gateway.balance import groups, pick
-from weighbridge.gateway.table import EMPTY_TABLES, Tables
+from weighbridge.gateway.limits.holds import Held
+from weighbridge.gateway.limits.refusals import NotReadyError
+from weighbridge.gateway.table import EMPTY_TABLES, CurrentTables, Tables
 from weighbridge.routing.acks import GatewayView
 from weighbridge.routing.model import EndpointRoute, ReplicaRoute, RouteTable
 from weighbridge.usage.model import NO_VERSION, UsageEvent
@@ -19,6 +25,7 @@ FIRST_BYTE_S = 0.05
 DONE = 200
 STATUSES = {"done": DONE, "unknown": 404, "cut": 502, "failed": 503, "unavailable": 503}
 """By the end of a request; one that ends with its worker leaves no record."""
+SOMEBODY = Caller()
 FAST_S = (0.002, 0.03)
 """How soon a worker sees a new table."""
 
@@ -29,9 +36,26 @@ class Worker:
     alive: bool = True
     late_s: float = 0.0
     """Added to the time it takes to see a new table, by a fault."""
-    tables: Tables = EMPTY_TABLES
+    current: CurrentTables = field(default_factory=CurrentTables)
+    line: Line | None = None
+    """Where requests are held; None: they are refused at once."""
     counts: dict[int, int] = field(default_factory=dict)
     requests: dict["Request", None] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> Tables:
+        return self.current.tables
+
+
+class Failed(Enum):
+    """How the replica that was asked last has failed."""
+
+    NOT = 0
+    UNREACHABLE = 1
+    GONE = 2
+    """Another is there, or it broke off before its first byte."""
+    SILENT = 3
+    ERROR = 4
 
 
 class SimGatewayView(GatewayView):
@@ -75,9 +99,31 @@ class Gateway:
         self.spool: list[UsageEvent] | None = None
         """Finished requests that are still to be counted; None: nobody counts them."""
         self.workers = [Worker(f"worker{n}") for n in range(workers)]
+        self.holding: HoldPlan | None = None
         self.view = SimGatewayView(self.workers)
         self.newest: RouteTable | None = None
         self.requests = 0
+
+    def hold(self, plan: HoldPlan) -> None:
+        """Have requests wait for a replica that comes back."""
+        self.holding = plan
+        for worker in self.workers:
+            self._open_line(worker)
+        self.log.add(
+            "holding",
+            hold_s=plan.hold_s,
+            requests_max=plan.requests_max,
+            bytes_max=plan.bytes_max,
+        )
+
+    def _open_line(self, worker: Worker) -> None:
+        if self.holding is not None:
+            worker.line = Line(
+                self.loop, self.log, worker.name, self.holding, worker.current, now=self._now
+            )
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self.unix_s(), UTC)
 
     def unix_s(self) -> float:
         """By a clock that was set before anything happened, and is never set again."""
@@ -98,7 +144,10 @@ class Gateway:
             return
         if table.generation <= worker.tables.routes_generation:
             return
-        worker.tables = worker.tables.with_routes(table)
+        served = any(endpoint.replicas for endpoint in worker.tables.endpoints.values())
+        worker.current.tables = worker.tables.with_routes(table)
+        if worker.line is not None and served and not any(e.replicas for e in table.endpoints):
+            self.log.add("emptied", worker=worker.name)
         self.log.add("applied", worker=worker.name, generation=table.generation)
 
     def hurry(self, worker: Worker) -> None:
@@ -117,14 +166,17 @@ class Gateway:
     def restart(self, worker: Worker) -> None:
         """It loads the newest table before it listens."""
         worker.late_s = 0.0
-        worker.tables = EMPTY_TABLES
+        worker.current.tables = EMPTY_TABLES
         if self.newest is not None:
-            worker.tables = worker.tables.with_routes(self.newest)
+            worker.current.tables = worker.tables.with_routes(self.newest)
+        self._open_line(worker)
         worker.alive = True
         generation = worker.tables.routes_generation
         self.log.add("worker.started", worker=worker.name, generation=generation)
 
-    def call(self, endpoint_id: str, org_id: str, duration_s: float) -> None:
+    def call(
+        self, endpoint_id: str, org_id: str, duration_s: float, caller: Caller = SOMEBODY
+    ) -> None:
         """A caller's request to whichever worker takes the connection."""
         workers = [w for w in self.workers if w.alive]
         if workers:
@@ -137,6 +189,7 @@ class Gateway:
                 endpoint_id=endpoint_id,
                 org_id=org_id,
                 duration_s=duration_s,
+                caller=caller,
             ).begin()
 
 
@@ -144,20 +197,24 @@ class Request:
     """One request: tried on up to three replicas before its first byte, and on none after it (G3)."""
 
     __slots__ = (
+        "_attempts",
         "_began_s",
-        "_broken",
         "_duration_s",
-        "_endpoint_id",
         "_engine",
+        "_failed",
         "_first_s",
         "_gateway",
-        "_id",
         "_manner",
+        "_met",
         "_org_id",
         "_route",
         "_streaming",
         "_tried",
         "_worker",
+        "caller",
+        "endpoint_id",
+        "held",
+        "number",
         "over",
     )
 
@@ -170,52 +227,105 @@ class Request:
         endpoint_id: str,
         org_id: str,
         duration_s: float,
+        caller: Caller,
     ) -> None:
         self._gateway = gateway
         self._worker = worker
-        self._id = number
-        self._endpoint_id = endpoint_id
+        self.number = number
+        self.endpoint_id = endpoint_id
         self._org_id = org_id
         self._duration_s = duration_s
+        self.caller = caller
+        self.held: Held | None = None
         self._tried: set[str] = set()
+        self._met: set[str] = set()
+        """All that were tried; those tried before it was held are tried again."""
+        self._attempts = 0
+        self._failed = Failed.NOT
         self._route: ReplicaRoute | None = None
         self._engine: Engine | None = None
         self._streaming = False
         self._manner = ALIKE
-        self._broken = False
-        """Whether the last replica has answered with an error of its own."""
         self._began_s = gateway.loop.time()
         self._first_s: float | None = None
         self.over = False
 
     def begin(self) -> None:
-        endpoint = self._worker.tables.endpoint(self._endpoint_id, self._org_id)
+        endpoint = self._worker.tables.endpoint(self.endpoint_id, self._org_id)
         if endpoint is None:
             self._end("unknown")
+            return
+        self._worker.requests[self] = None
+        line = self._worker.line
+        if line is not None and line.holds.busy(self.endpoint_id):
+            self._unanswered()
         else:
-            self._worker.requests[self] = None
             self._try(endpoint)
+
+    def proceed(self) -> bool:
+        """As the line asks: a replica is ready."""
+        line = self._worker.line
+        if line is not None and self._worker.alive and not self.over:
+            line.freed(self, "proceeds")
+            self._failed = Failed.NOT
+            self._try(self._worker.tables.endpoints.get(self.endpoint_id))
+        return True
+
+    def turned_away(self, error: WeighbridgeError) -> None:
+        """As the line asks: it has waited long enough, or has to make room."""
+        line = self._worker.line
+        if line is not None and self._worker.alive and not self.over:
+            line.freed(self, "turned away")
+            self._end("unavailable", retry_after_s(error))
+
+    def left(self) -> None:
+        """Its client has waited long enough."""
+        line = self._worker.line
+        if line is not None and self._worker.alive:
+            line.freed(self, "left")
+            self._end("left")
 
     def _try(self, endpoint: EndpointRoute | None) -> None:
         gateway, worker = self._gateway, self._worker
         counts = worker.counts
         route = self._choose(endpoint)
-        if route is None or len(self._tried) > RETRIES_MAX:
-            self._end("failed" if self._broken else "unavailable")
+        if route is None or self._attempts > RETRIES_MAX:
+            self._unanswered()
             return
-        self._broken = False
+        self._attempts += 1
         self._route = route
         self._tried.add(route.replica_id)
+        self._met.add(route.replica_id)
         counts[route.slot] = counts.get(route.slot, 0) + 1
         gateway.log.add(
             "sent",
             worker=worker.name,
-            request=self._id,
+            request=self.number,
             replica=route.replica_id,
             version=route.version,
             generation=worker.tables.routes_generation,
         )
         gateway.loop.later(0.001 + 0.003 * gateway.chance.random(), self._arrive)
+
+    def _unanswered(self) -> None:
+        """Nobody is left to ask: wait for one that comes back, where `gateway.proxy.waiting` does."""
+        line, failed = self._worker.line, self._failed
+        outcome = "failed" if failed is Failed.ERROR else "unavailable"
+        if line is None:
+            self._end(outcome)
+            return
+        if failed is Failed.UNREACHABLE:
+            # Nothing was sent, so it was no attempt that could have done anything.
+            self._attempts -= 1
+        gone = failed in (Failed.UNREACHABLE, Failed.GONE) and self._attempts <= RETRIES_MAX
+        if not gone and failed is not Failed.NOT:
+            self._end(outcome)
+            return
+        self._tried.clear()
+        try:
+            line.enter(self)
+        except NotReadyError as refusal:
+            self._end("unavailable", retry_after_s(refusal))
 
     def _choose(self, endpoint: EndpointRoute | None) -> ReplicaRoute | None:
         """The versions in the order of the share, where there is one, as `gateway.proxy.choosing` has it."""
@@ -224,8 +334,11 @@ class Request:
         if endpoint is None:
             return None
         share = endpoint.share
+        line = self._worker.line
+        cooling = set() if line is None else line.cooling()
         if share is None:
-            return pick(endpoint.replicas, in_flight, tie, self._tried)
+            chosen = pick(endpoint.replicas, in_flight, tie, self._tried | cooling)
+            return chosen or pick(endpoint.replicas, in_flight, tie, self._tried)
         meant, others = groups(endpoint.replicas, share, gateway.sharing.random())
         chosen = pick(meant, in_flight, tie, self._tried)
         if chosen is None:
@@ -234,7 +347,7 @@ class Request:
             gateway.log.add(
                 "shared",
                 worker=self._worker.name,
-                request=self._id,
+                request=self.number,
                 version=share.version,
                 percent=share.percent,
                 hit=chosen.version == share.version,
@@ -248,16 +361,17 @@ class Request:
         route, gateway = self._route, self._gateway
         assert route is not None
         engine = gateway.machines.at(route.url)
-        if engine is None or engine.spec.name != route.replica_id:
-            self._refused()
+        if engine is None:
+            self._refused(Failed.UNREACHABLE)
+        elif engine.spec.name != route.replica_id:
+            self._refused(Failed.GONE)
         elif not gateway.machines.serves(engine):
             gateway.loop.later(0.5, self._refused_by, engine)
         else:
             manner = self._manner = gateway.manners.get(engine.spec.weights.digest, ALIKE)
             if manner.errors and gateway.sharing.random() < manner.errors:
                 # Another one is asked, and answers or not.
-                self._broken = True
-                self._refused()
+                self._refused(Failed.ERROR)
                 return
             self._engine = engine
             engine.streams[self] = None
@@ -267,11 +381,14 @@ class Request:
 
     def _refused_by(self, engine: Engine) -> None:
         if not self.over:
-            self._refused()
+            self._refused(Failed.SILENT)
 
-    def _refused(self) -> None:
+    def _refused(self, how: "Failed") -> None:
         self._let_go()
-        self._try(self._worker.tables.endpoints.get(self._endpoint_id))
+        self._failed = how
+        if self._worker.line is not None and self._route is not None:
+            self._worker.line.failed(self._route.replica_id)
+        self._try(self._worker.tables.endpoints.get(self.endpoint_id))
 
     def _first_byte(self) -> None:
         if self.over or self._engine is None:
@@ -291,11 +408,11 @@ class Request:
         if self.over:
             return
         self._engine = None
-        self._let_go()
         if self._streaming:
+            self._let_go()
             self._end("cut")
         else:
-            self._try(self._worker.tables.endpoints.get(self._endpoint_id))
+            self._refused(Failed.GONE)
 
     def abandon(self) -> None:
         """Its worker has died, so the replica sees a caller who left."""
@@ -307,7 +424,7 @@ class Request:
         if self._route is not None and self._worker.alive:
             self._worker.counts[self._route.slot] -= 1
 
-    def _end(self, outcome: str) -> None:
+    def _end(self, outcome: str, retry_after_s: float | None = None) -> None:
         self.over = True
         self._worker.requests.pop(self, None)
         route = self._route
@@ -315,15 +432,24 @@ class Request:
         self._gateway.log.add(
             "request",
             worker=self._worker.name,
-            request=self._id,
-            endpoint=self._endpoint_id,
+            request=self.number,
+            endpoint=self.endpoint_id,
             outcome=outcome,
-            tries=len(self._tried),
+            tries=self._attempts,
             replica="" if route is None else route.replica_id,
             generation=self._worker.tables.routes_generation,
             late=self._worker.late_s > 0,
             failure=self._failure(outcome),
+            waited=self._waited(outcome, retry_after_s),
         )
+
+    def _waited(self, outcome: str, retry_after_s: float | None) -> dict[str, object]:
+        """What a reader wants to know of a request that found no replica, where requests are held."""
+        line = self._worker.line
+        if line is None or outcome != "unavailable":
+            return {}
+        would = {} if self.held is not None else line.would_hold(self)
+        return {"held": self.held is not None, "retry_after_s": retry_after_s, **would}
 
     def _count(self, outcome: str) -> None:
         """As an access record ends: under the version that was asked last."""
@@ -338,7 +464,7 @@ class Request:
                 ended_unix_s=gateway.unix_s(),
                 org_id=self._org_id,
                 key_id="key_1",
-                endpoint_id=self._endpoint_id,
+                endpoint_id=self.endpoint_id,
                 version=NO_VERSION if self._route is None else self._route.version,
                 status=status,
                 prompt_tokens=1,
@@ -357,4 +483,4 @@ class Request:
             return {}
         machines = self._gateway.machines
         healthy = [name for name, engine in machines.engines.items() if machines.serves(engine)]
-        return {"tried": sorted(self._tried), "healthy": healthy}
+        return {"tried": sorted(self._met), "healthy": healthy}

@@ -48,6 +48,7 @@ class Site:
     characters: dict[str, Character]
     """By digest."""
     limits: RolloutLimits
+    hold_s: float
     examined: bool
     """Whether new replicas have acceptance probes."""
     draw_manner: Callable[[], Manner]

@@ -11,8 +11,14 @@ from simulation.memory.database import Executor, Server
 from simulation.memory.store import Change, Memory, Transaction
 from simulation.scheduler import SimLoop, current_process
 from simulation.steps import Point, Steps
-from simulation.world.acts import CALLS_PER_S, GATED_CALLS_PER_S, Acts, draw_acts
-from simulation.world.control import GATED, LIMITS, ControlPlane
+from simulation.world.acts import (
+    CALLS_PER_S,
+    GATED_CALLS_PER_S,
+    HELD_CALLS_PER_S,
+    Acts,
+    draw_acts,
+)
+from simulation.world.control import GATED, LIMITS, SETTINGS, ControlPlane
 from simulation.world.counting import count_requests
 from simulation.world.engine import NAME, SimEngine
 from simulation.world.exams import SUM
@@ -77,6 +83,8 @@ class World:
         gateway = Gateway(loop, chance, log, machines, self.plot.workers, sharing=acting)
         if self.acts.gated:
             gateway.spool = []
+        if self.acts.holding is not None:
+            gateway.hold(self.acts.holding)
         self.site = Site(
             loop=loop,
             chance=chance,
@@ -92,6 +100,7 @@ class World:
             characters=characters,
             limits=GATED if self.acts.gated else LIMITS,
             examined=self.acts.examined,
+            hold_s=SETTINGS.hold_s if self.acts.holding is None else self.acts.holding.hold_s,
             draw_manner=partial(self.acts.manner, acting),
             manners=gateway.manners,
         )
@@ -243,17 +252,21 @@ class World:
             self.loop.later(chance.expovariate(self.plot.calls_per_s), self._call)
 
     def _call_of_share(self) -> None:
-        """More requests while they are shared between versions, and while the gate looks."""
+        """More requests while they are shared between versions, while the gate looks, and while none is ready."""
         table = self.site.gateway.newest
         endpoints = () if table is None else table.endpoints
         if self.acts.gated and any(endpoint.rolling_out for endpoint in endpoints):
             calls_per_s = GATED_CALLS_PER_S
         elif any(endpoint.share for endpoint in endpoints):
             calls_per_s = CALLS_PER_S
+        elif self.acts.holding is not None and not any(e.replicas for e in endpoints):
+            calls_per_s = HELD_CALLS_PER_S
         else:
             self.loop.later(LOOK_S / 4, self._call_of_share)
             return
-        self.site.gateway.call(ENDPOINT, "org_1", self.acting.uniform(0.1, 1.0))
+        for _ in range(self.acts.burst(self.acting)):
+            caller = self.acts.caller(self.acting)
+            self.site.gateway.call(ENDPOINT, "org_1", self.acting.uniform(0.1, 1.0), caller)
         self.loop.later(self.acting.expovariate(calls_per_s), self._call_of_share)
 
     def _mend(self) -> None:
@@ -309,5 +322,7 @@ def _difference(change: Change) -> dict[str, object]:
     """What a reader of the log wants to see of a change."""
     if change.after is None:
         return {}
-    before: dict[str, object] = change.before or {}
-    return {n: v for n, v in change.after.items() if change.before is None or before.get(n) != v}
+    before = change.before
+    if before is None:
+        return dict(change.after)
+    return {name: value for name, value in change.after.items() if before[name] != value}

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
 
 ID_ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 """No look-alikes (l, o, 0, 1): ids are read aloud and typed."""
@@ -29,6 +31,39 @@ def steady_unix_s() -> Callable[[], float]:
 
 
 monotonic_s = time.monotonic
+
+
+def boot_s() -> float:
+    """Seconds since this machine was started, sleep included: what `steady_now` advances with."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@cache
+def boot_id() -> str:
+    """Names the time from one start of this machine to the next; empty where the kernel does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment as a process's clock shows it, and as the time since boot of its machine does."""
+
+    at: datetime
+    boot_id: str
+    boot_s: float
+
+    def jump_since(self, earlier: "Moment") -> timedelta:
+        """How much further this clock is than the time that has passed since a moment of another process.
+
+        Where nobody knows what has passed (the machine was started anew, or it is another one) that is all
+        of the difference: time without a controller does not count (B0.5).
+        """
+        same = bool(self.boot_id) and self.boot_id == earlier.boot_id
+        passed_s = self.boot_s - earlier.boot_s if same else 0.0
+        return self.at - earlier.at - timedelta(seconds=passed_s)
 
 
 _UUIDS_MADE = 64
@@ -65,3 +100,8 @@ class Clock:
     new_uuid: Callable[[], str] = new_uuid
     new_short_id: Callable[[], str] = new_short_id
     new_secret: Callable[[], str] = secrets.token_urlsafe
+    boot_s: Callable[[], float] = boot_s
+    boot_id: Callable[[], str] = boot_id
+
+    def moment(self) -> Moment:
+        return Moment(self.now(), self.boot_id(), self.boot_s())

@@ -92,7 +92,7 @@ async def test_versions_are_compared_once_their_tensors_are_hashed(
         await publish(world, org, ref, values)
     pending = await member("GET", f"{VERSIONS}:diff?from=1&to=2")
     assert (pending.status_code, pending.json()["code"]) == (503, "tensor_digests_pending")
-    shelf = TensorShelf(world.parts.settings.paths.store)
+    shelf = TensorShelf(world.parts.store.tensor_notes)
     reconciler = TensorDigestReconciler(world.parts.store, shelf)
     while await reconciler.reconcile() == 0.0:
         pass

@@ -14,6 +14,7 @@ import pytest
 from installation import ANSWERS, installed
 
 from s3 import S3Server, running_s3
+from safetensors_files import safetensors_file
 from weighbridge.errors import NotFoundError, UnavailableError
 from weighbridge.weights.base import MissingBlobError
 from weighbridge.weights.bucket.cache import NodeCache
@@ -21,11 +22,15 @@ from weighbridge.weights.bucket.collection import blob_key
 from weighbridge.weights.bucket.objects import Body, Bucket
 from weighbridge.weights.bucket.store import BucketStore
 from weighbridge.weights.bucket.transfer import PART_BYTES_MIN
+from weighbridge.weights.diff.compare import Change, compare, tensors_of
+from weighbridge.weights.diff.reconciler import TensorDigestReconciler
+from weighbridge.weights.diff.shelf import TensorShelf
 from weighbridge.weights.digest import content_digest, file_digest
 from weighbridge.weights.filesystem import FilesystemStore
 from weighbridge.weights.manifest import FileEntry, Manifest
 from weighbridge.weights.node.marks import LoadMarks
 from weighbridge.weights.node.versions import NodeVersions
+from weighbridge.weights.tensors import TensorSpec
 
 pytestmark = pytest.mark.system
 
@@ -112,6 +117,31 @@ def test_what_one_node_publishes_another_serves_from_its_own_cache(node: Machine
     assert two.bucket.opened == opened
     one.assert_serves(files, manifest)
     assert one.bucket.opened == 0, "what a node has written it need not fetch"
+
+
+async def test_any_node_hashes_and_compares_the_tensors_of_what_another_published(
+    node: Machines,
+) -> None:
+    one, two, three = node("one"), node("two"), node("three")
+    specs = [TensorSpec("w", "F32", (4,))]
+    before, after = (
+        one.publish({"m.safetensors": safetensors_file(specs, fill=fill)}) for fill in (1, 2)
+    )
+    hashing = TensorDigestReconciler(two.store, TensorShelf(two.store.tensor_notes))
+    while await hashing.reconcile() == 0.0:
+        pass
+    await hashing.close()
+    shelf = TensorShelf(three.store.tensor_notes)
+    tensors = [tensors_of(three.store, shelf, manifest.digest) for manifest in (before, after)]
+    found = compare(tensors[0], tensors[1], three.store.read_blob, lambda: 0.0)
+    assert [(change.name, change.change) for change in found.changes] == [("w", Change.CHANGED)]
+    assert found.measured == 1
+    assert list(three.local.blobs()) == [], "a comparison reads what it needs, no whole version"
+    one.store.delete_version(before.digest)
+    again = TensorDigestReconciler(two.store, shelf)
+    await again.reconcile()
+    await again.close()
+    assert shelf.known() == {entry.digest for entry in after.files}
 
 
 def test_a_blob_is_sent_once_and_only_as_what_it_is(node: Machines) -> None:

@@ -54,6 +54,7 @@ async def test_one_file_becomes_a_published_version(world: World, s3: S3Server) 
     assert (directory / "model.safetensors").read_bytes() == content
     assert (directory / "tokenizer.json").read_bytes() == b"{}"
     assert world.store.staging_owners() == set()
+    assert "verdicts_count 1" in list(world.reconciler.verdicts.lines("verdicts"))
 
 
 async def test_shards_are_published_with_an_index_of_ours(world: World, s3: S3Server) -> None:

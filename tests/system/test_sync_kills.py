@@ -39,7 +39,7 @@ STEPS = {
     "read the headers": "weighbridge.ingest.sync:read_headers",
     "judge them": "weighbridge.ingest.sync:judge",
     "look for what is known": "weighbridge.ingest.store:known_digests",
-    "reserve the disk": "weighbridge.ingest.sync:reserve",
+    "reserve the disk": "weighbridge.ingest.pump.room:reserve",
     "take the turn": "weighbridge.ingest.pump.turn:Turn.enter",
     "fetch a part": "weighbridge.ingest.pump.staged:Staged.obtain",
     "write a piece": "weighbridge.ingest.pump.writer:StagedWriter.write",

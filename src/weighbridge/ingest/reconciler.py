@@ -24,6 +24,7 @@ from weighbridge.settings import Settings
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
 from weighbridge.storage.lease import Lease
+from weighbridge.telemetry.histogram import Histogram
 from weighbridge.weights.base import STAGING_GRACE_S, WeightStore
 
 log = structlog.get_logger()
@@ -34,6 +35,7 @@ IDLE_S = 5.0
 BUSY_S = 1.0
 COLLECT_PERIOD_S = 30.0
 VERIFY_PERIOD_S = 600.0
+VERDICT_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 CRASHES_MAX = 5
 """A sync that failed this often in a way nobody foresaw will not do better: it is given up (W5)."""
 CLAIMS_MAX = 100
@@ -79,6 +81,7 @@ class IngestReconciler:
         self._syncs_max = settings.syncs_parallel
         self._holder = holder or clock.new_uuid()
         self._wake = wake
+        self.verdicts = Histogram(VERDICT_BOUNDS_S)
         self._threads = ThreadPoolExecutor(self._syncs_max + 2, thread_name_prefix="ingest")
         self._parts = SyncParts(
             database,
@@ -88,6 +91,7 @@ class IngestReconciler:
             self._limits,
             self._threads,
             Throttles(settings.sync_org_bytes_per_s, clock.monotonic),
+            self.verdicts,
         )
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._failures: dict[str, int] = {}

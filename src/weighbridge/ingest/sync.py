@@ -15,7 +15,8 @@ from weighbridge.ingest import store
 from weighbridge.ingest.base_model import read_wish
 from weighbridge.ingest.content import check_header, check_staged
 from weighbridge.ingest.model import PinnedFile, S3Prefix, SyncLimits, SyncOrder
-from weighbridge.ingest.pump.fetch import fetch, reserve
+from weighbridge.ingest.pump.fetch import fetch
+from weighbridge.ingest.pump.room import Room
 from weighbridge.ingest.pump.staged import FetchOrder, Whole
 from weighbridge.ingest.pump.throttle import Throttles
 from weighbridge.ingest.pump.turn import Turn, identity
@@ -31,6 +32,7 @@ from weighbridge.registry.model import SyncStatus
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
 from weighbridge.storage.lease import Lease
+from weighbridge.telemetry.histogram import Histogram
 from weighbridge.weights.base import MissingBlobError, WeightStore
 from weighbridge.weights.manifest import FileEntry, Manifest
 from weighbridge.weights.shard_index import INDEX_FILE
@@ -59,6 +61,7 @@ class SyncParts:
     limits: SyncLimits
     threads: ThreadPoolExecutor
     throttles: Throttles
+    verdicts: Histogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Sync:
             spent_s=order.spent_s,
             total_s=parts.limits.total_s,
         )
+        self._room = Room(parts.store, parts.limits.disk_free_min_share)
         self._digests: dict[str, str] = {}
         self._current: Source | None = None
         self._log = log.bind(version_id=self._id, source=order.weight_uri, epoch=held.epoch)
@@ -106,10 +110,8 @@ class Sync:
             self._log.info("sync.done", digest=digest, bytes=self._watch.pulse.bytes_done)
 
     async def _work(self) -> str:
-        source_prefix = S3Prefix.parse(self._order.weight_uri)
-        reader = self._parts.access.reader(
-            source_prefix, self._order.role_arn, self._order.external_id
-        )
+        source, order = S3Prefix.parse(self._order.weight_uri), self._order
+        reader = self._parts.access.reader(source, order.role_arn, order.external_id)
         if reader.role_arn is None:
             # T7 asks for a role per org; without one every org reads with the same identity.
             self._log.warning("sync.uses_own_credentials")
@@ -170,6 +172,7 @@ class Sync:
     def _check(self, source: Source, wish: Wish, files: Sequence[PinnedFile]) -> _Checked:
         headers = read_headers(source, files)
         verdict = judge(wish, headers)
+        self._parts.verdicts.note(self._watch.age_s)
         verdict.require()
         return _Checked(headers.readable(), verdict.index)
 
@@ -236,7 +239,7 @@ class Sync:
         self, attempt: Callable[[], Awaitable[Result]], size_bytes: int
     ) -> Result:
         """A disk that is full or fails is waited for, within its limit; then it is the sync's SourceError."""
-        since = self._parts.monotonic()
+        since, most_done = self._parts.monotonic(), self._watch.pulse.bytes_done
         while True:
             done_before = self._watch.pulse.bytes_done
             try:
@@ -250,6 +253,8 @@ class Sync:
                     if isinstance(error, OSError)
                     else error
                 )
+                if self._watch.pulse.bytes_done > most_done:  # it went on meanwhile
+                    since, most_done = self._parts.monotonic(), self._watch.pulse.bytes_done
                 waited_s = self._parts.monotonic() - since
                 if fault.retry is not Retry.DISK or waited_s >= self._parts.limits.disk_wait_s:
                     raise fault from error
@@ -274,16 +279,14 @@ class Sync:
             partial(check_staged, file, checked.headers[file.path]),
             partial(turn.enter, here),
             turn.leave,
+            self._room.take,
         )
 
     def _fetch_now(
         self, source: Source, orders: Sequence[FetchOrder], loop: asyncio.AbstractEventLoop
     ) -> None:
         limits, weights = self._parts.limits, self._parts.store
-        keep_free = int(weights.total_bytes() * limits.disk_free_min_share)
-        weights.make_room(sum(order.file.size_bytes for order in orders))
-        with weights.locks.holding("reserve"):
-            reserve(orders, free_bytes=weights.free_bytes(), keep_free_bytes=keep_free)
+        self._room.take_first(orders)
 
         def finished(wholes: Sequence[Whole]) -> None:
             # The rows name the digests before the blobs exist: after a crash between the two, a file is

@@ -100,6 +100,11 @@ class Watch:
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
 
+    @property
+    def age_s(self) -> float:
+        """Since this claim began to work."""
+        return self._monotonic() - self._started
+
     def check(self) -> None:
         """Raise what ended the sync, if anything did."""
         if self._cause is not None:

@@ -82,10 +82,9 @@ class ReceiptReconciler:
             "summary": summarise(payloads, external),
         }
         entries = link(deployment_id, head.entries, head.head, [sealed])
-        await store.append(tx, head, entries, omitted=0)
         last = entries[-1].hash
         signature = None if self._sign is None else self._sign(deployment_id, last)
-        await store.seal(tx, deployment_id, signature=signature, now=now)
+        await store.seal(tx, head, entries, signature=signature, now=now)
         return last
 
     async def _measured(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, bindparam, exists, func, insert, or_, select, text, update
+from sqlalchemy import Row, Update, bindparam, exists, func, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql
 
 from weighbridge.errors import StaleError
@@ -62,11 +62,6 @@ _UNFOLLOW = (
     .values(following=False)
 )
 _FOLLOW = update(receipts).where(_OF).values(following=True)
-_SEAL = (
-    update(receipts)
-    .where(_OF, receipts.c.sealed_at.is_(None))
-    .values(sealed_at=bindparam("now"), signature=bindparam("signed"), following=False)
-)
 _FIND = select(receipts).where(_OF)
 _ENTRIES = (
     select(receipt_entries)
@@ -80,11 +75,11 @@ _ADD_ENTRIES = insert(receipt_entries)
 _MOVE_HEAD = (
     update(receipts)
     .where(_OF, receipts.c.entries == bindparam("seen_entries"), receipts.c.sealed_at.is_(None))
-    .values(
-        entries=bindparam("entries_now"),
-        omitted=receipts.c.omitted + bindparam("more_omitted"),
-        head=bindparam("head_now"),
-    )
+    .values(entries=bindparam("entries_now"), head=bindparam("head_now"))
+)
+_APPEND = _MOVE_HEAD.values(omitted=receipts.c.omitted + bindparam("more_omitted"))
+_SEAL = _MOVE_HEAD.values(
+    sealed_at=bindparam("now"), signature=bindparam("signed"), following=False
 )
 _LOCK_FOLLOWED = (
     select(receipts)
@@ -146,6 +141,27 @@ async def routable(tx: Transaction, endpoint_id: str) -> int:
 
 async def append(tx: Transaction, head: Head, entries: Sequence[Entry], *, omitted: int) -> None:
     """Write the entries and move the head; StaleError when it is no longer where it was read."""
+    await _write(tx, head, entries, _APPEND, {"more_omitted": omitted})
+
+
+async def seal(
+    tx: Transaction, head: Head, entries: Sequence[Entry], *, signature: str | None, now: datetime
+) -> None:
+    """Write the last entries and close the receipt; StaleError likewise.
+
+    One statement: at a second one PostgreSQL would ask after the endpoint again, and wait for its lock with the
+    receipt's in hand, while the step of a rollout that has the endpoint waits for the receipt.
+    """
+    await _write(tx, head, entries, _SEAL, {"now": now, "signed": signature})
+
+
+async def _write(
+    tx: Transaction,
+    head: Head,
+    entries: Sequence[Entry],
+    statement: Update,
+    values: Mapping[str, object],
+) -> None:
     if entries:
         await tx.execute(
             _ADD_ENTRIES,
@@ -164,18 +180,12 @@ async def append(tx: Transaction, head: Head, entries: Sequence[Entry], *, omitt
         "deployment": head.deployment_id,
         "seen_entries": head.entries,
         "entries_now": head.entries + len(entries),
-        "more_omitted": omitted,
         "head_now": entries[-1].hash if entries else head.head,
+        **values,
     }
-    moved = await tx.execute(_MOVE_HEAD, move)
+    moved = await tx.execute(statement, move)
     if moved.rowcount != 1:
         raise StaleError(f"the receipt of deployment {head.deployment_id} has moved on")
-
-
-async def seal(
-    tx: Transaction, deployment_id: str, *, signature: str | None, now: datetime
-) -> None:
-    await tx.execute(_SEAL, {"deployment": deployment_id, "now": now, "signed": signature})
 
 
 async def find(tx: Transaction, deployment_id: str) -> Head | None:

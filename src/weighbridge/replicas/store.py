@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import BindParameter, Row, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import BindParameter, Row, and_, bindparam, func, insert, or_, select, text, update
 
 from weighbridge.engines.base import EngineSettings
 from weighbridge.errors import StaleError
@@ -22,6 +22,7 @@ _STATE, _FLIPS = _NAMES.index("state"), _NAMES.index("flips")
 _FIXED = frozenset({"id", "endpoint_id", "slot", "created_at", "revision"})
 _BY_PUBLISHER = frozenset({"routed_generation", "unrouted_generation"})
 """Written by the routes publisher alone, so a planner's write leaves them as they are."""
+_PLANNED = tuple(name for name in _NAMES if name not in _FIXED | _BY_PUBLISHER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,25 @@ _NOTE_UNROUTED = update(replicas).where(
     replicas.c.unrouted_generation.is_(None),
 )
 
+# Those that failed too: how lately, and in which order, is asked of them.
+_SHIFT_TIMES = text(
+    """
+    UPDATE replicas
+    SET created_at = created_at + make_interval(secs => :shift_s),
+        state_since = state_since + make_interval(secs => :shift_s),
+        ready_at = ready_at + make_interval(secs => :shift_s),
+        routed_at = routed_at + make_interval(secs => :shift_s),
+        drain_deadline = drain_deadline + make_interval(secs => :shift_s),
+        drain_began_at = drain_began_at + make_interval(secs => :shift_s),
+        flips = ARRAY(
+            SELECT flip.at + make_interval(secs => :shift_s)
+            FROM unnest(flips) WITH ORDINALITY AS flip (at, place) ORDER BY flip.place
+        ),
+        revision = revision + 1
+    WHERE state <> 'stopped'
+    """
+)
+
 
 async def watched(tx: Transaction) -> list[Watched]:
     """Every replica that is not final, oldest first."""
@@ -206,8 +226,8 @@ async def save(tx: Transaction, before: Replica, after: Replica) -> None:
         assert after.state in TRANSITIONS[before.state], (before.state, after.state)
     changed = {
         name: _value(after, name)
-        for name in _NAMES
-        if name not in _FIXED | _BY_PUBLISHER and getattr(after, name) != getattr(before, name)
+        for name in _PLANNED
+        if getattr(after, name) != getattr(before, name)
     }
     if not changed:
         return
@@ -229,6 +249,14 @@ async def count_failures(tx: Transaction, replica_ids: Sequence[str]) -> None:
     result = await tx.execute(_COUNT_FAILURES, {"ids": replica_ids})
     if result.rowcount != len(replica_ids):
         raise StaleError("a replica's failure was counted meanwhile")
+
+
+async def shift_times(tx: Transaction, shift: timedelta) -> None:
+    """Move the times of replicas to those of a controller whose clock shows another time (D6).
+
+    They all move alike, so what lies between two of them stays as long, and each deadline as far away.
+    """
+    await tx.execute(_SHIFT_TIMES, {"shift_s": shift.total_seconds()})
 
 
 async def record_routed(

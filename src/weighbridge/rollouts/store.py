@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Row, Text, bindparam, cast, func, insert, select, text, update
@@ -56,6 +56,16 @@ _RESTLESS = text(
     """
 )
 
+_SHIFT_TIMES = text(
+    """
+    UPDATE deployments
+    SET started_at = started_at + make_interval(secs => :shift_s),
+        progress_at = progress_at + make_interval(secs => :shift_s),
+        promoted_at = promoted_at + make_interval(secs => :shift_s),
+        revision = revision + 1
+    WHERE status IN ('in_progress', 'rolling_back')
+    """
+)
 
 # What every step of a rollout asks or writes is put together once: that costs more than to ask it.
 _OPEN_OF = (
@@ -218,6 +228,11 @@ async def save(tx: Transaction, before: Deployment, after: Deployment, now: date
 async def rearm_progress(tx: Transaction, now: datetime) -> None:
     """Start the progress clocks of the active rollouts anew: time without a controller does not count (B0.5)."""
     await tx.execute(_REARM, {"now": now})
+
+
+async def shift_times(tx: Transaction, shift: timedelta) -> None:
+    """Move the clocks of the active rollouts to those of a controller whose clock shows another time (D6)."""
+    await tx.execute(_SHIFT_TIMES, {"shift_s": shift.total_seconds()})
 
 
 async def set_base(tx: Transaction, endpoint: Endpoint, deployment_id: str, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""The control process: the management API and the reconcilers, over one database.
+"""The control process: the management API and the reconcilers, or one of them, over one database.
 
 It holds nothing but a lease. Killed at any line, the next one goes on from the rows.
 """
@@ -7,8 +7,9 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Callable, Collection
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from weighbridge.acceptance.examiner import Examiner
 from weighbridge.api.app import create_app
 from weighbridge.api.deps import Parts
 from weighbridge.clock import Clock
+from weighbridge.control.announce import SharedWake
 from weighbridge.control.loop import Loop
 from weighbridge.control.wake import Wake
 from weighbridge.engines.catalog import engines
@@ -29,9 +31,11 @@ from weighbridge.errors import SetupError, StaleError, UnavailableError
 from weighbridge.ingest.reconciler import IngestReconciler
 from weighbridge.ingest.s3 import S3Access
 from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes, signer
+from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
 from weighbridge.replicas.store import digests_in_use
+from weighbridge.rollouts import store as rollout_store
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.tokens import load_pepper
@@ -42,9 +46,10 @@ from weighbridge.runtimes.ray.options import RayOptions
 from weighbridge.runtimes.ray.runtime import RayRuntime
 from weighbridge.runtimes.wire import private_listener
 from weighbridge.server.figures import FiguresWriter
+from weighbridge.server.roles.model import Role, Seat, read_seat
 from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
-from weighbridge.storage.database import Database
+from weighbridge.storage.database import Database, Transaction
 from weighbridge.storage.pruning import prune
 from weighbridge.telemetry.logs import configure_logs
 from weighbridge.usage.reconciler import UsageKeep, UsageReconciler
@@ -57,7 +62,11 @@ from weighbridge.weights.node.versions import NodeVersions
 log = structlog.get_logger()
 
 LEASE_NAME = "controller"
+JUMP_MIN = timedelta(seconds=1)
+"""Between the clocks of two controllers; less is the wall clock being kept right."""
 SHUTDOWN_GRACE_S = 5
+LAST_CALLS_S = 0.5
+"""From the end of new connections to an api to its own."""
 QUERY_TIMEOUT_S = 60.0
 PRUNE_PERIOD_S = 3600.0
 EXIT_SETUP = 78
@@ -67,15 +76,20 @@ EXIT_SETUP = 78
 class ControllerLease:
     """The right to reconcile; `current` raises StaleError while another control process has it."""
 
-    def __init__(self, database: Database, holder: str) -> None:
+    def __init__(self, database: Database, holder: str, clock: Clock) -> None:
         self._database = database
         self._holder = holder
+        self._clock = clock
         self._lease: leases.Lease | None = None
 
     def current(self) -> leases.Lease:
         if self._lease is None:
             raise StaleError("another control process holds the controller lease")
         return self._lease
+
+    def epoch(self) -> int | None:
+        """Of the lease that this process has, as far as it knows."""
+        return None if self._lease is None else self._lease.epoch
 
     async def keep(self) -> float:
         """One pass: take the lease or renew it. Returns when to look again, in seconds."""
@@ -86,10 +100,26 @@ class ControllerLease:
                 held = None
             if held is None:
                 held = await leases.acquire(tx, LEASE_NAME, self._holder)
+                if held is not None:
+                    await self._set_times(tx)
+            if held is not None:
+                await leases.mark(tx, held, self._clock.moment())
         if held is not None and held != self._lease:
             log.info("lease.taken", lease=LEASE_NAME, epoch=held.epoch)
         self._lease = held
         return leases.LEASE_RENEW_S
+
+    async def _set_times(self, tx: Transaction) -> None:
+        """Before anybody acts under a new epoch: tell by this clock what the last holder stamped by its own (D6)."""
+        last = await leases.last_mark(tx, LEASE_NAME)
+        if last is None:
+            return
+        shift = self._clock.moment().jump_since(last)
+        if abs(shift) < JUMP_MIN:
+            return
+        log.warning("clock.jumped", shift_s=round(shift.total_seconds(), 3))
+        await rollout_store.shift_times(tx, shift)
+        await replica_store.shift_times(tx, shift)
 
     async def give_back(self) -> None:
         if self._lease is not None:
@@ -97,7 +127,7 @@ class ControllerLease:
                 await leases.release(tx, self._lease)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, seat: Seat) -> None:
     """Run until SIGTERM or SIGINT. Raises SetupError when this machine or its settings do not allow it."""
     if settings.database_url is None:
         raise SetupError(
@@ -112,39 +142,59 @@ async def serve(settings: Settings) -> None:
         # A question is not asked twice, so none may meet a connection that its engine is closing.
         asking = aiohttp.TCPConnector(force_close=True)
         probe_session = await stack.enter_async_context(aiohttp.ClientSession(connector=asking))
-        # Nobody else can hold this data directory's lock, so nobody else has this name.
-        holder = f"{socket.gethostname()}:{paths.root}"
-        keeper = ControllerLease(database, holder)
-        await keeper.keep()
-        stack.push_async_callback(keeper.give_back)
+        # Nobody else can hold the lock of this name in this data directory, so nobody else has this name.
+        holder = f"{socket.gethostname()}:{paths.root}:{seat.name}"
+        keeper = ControllerLease(database, holder, clock)
+        shared = SharedWake(database, wake, clock.new_short_id())
         marks = LoadMarks(paths.cache / "verified")
         parts = Parts(
             database=database,
             settings=settings,
             clock=clock,
-            wake=wake,
+            wake=shared,
             pepper=load_pepper(paths.secrets),
             store=open_store(settings, holder, marks, _in_use(database)),
             s3=S3Access(settings),
-            runtime=_runtime(settings, clock, stack),
+            runtime=_runtime(settings, clock, stack, keeper.epoch),
             engines=engines(session, NODE_PYTHON),
             acks=GatewayView(open_acks(paths.acks_file)),
             probe_session=probe_session,
         )
-        versions = NodeVersions(parts.store, marks)
-        stack.push_async_callback(asyncio.to_thread, versions.close)
-        loops = _loops(parts, wake, keeper, holder=holder, versions=versions, stack=stack)
-        app = create_app(parts)
+        loops: list[Loop] = []
+        if Role.CONTROLLER in seat.roles:
+            with suppress(UnavailableError):  # the loop tries again
+                await keeper.keep()
+            stack.push_async_callback(keeper.give_back)
+            versions = NodeVersions(parts.store, marks)
+            stack.push_async_callback(asyncio.to_thread, versions.close)
+            loops = _loops(parts, wake, keeper, holder=holder, versions=versions, stack=stack)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop.run()) for loop in loops]
-            await _answer(app, paths.control_socket)
+            tasks.append(group.create_task(shared.announce()))
+            if loops:
+                tasks.append(group.create_task(shared.listen()))
+            if Role.API in seat.roles:
+                await _answer(create_app(parts), paths.api_socket(seat.name))
+            else:
+                await _stopped()
             for task in tasks:
                 task.cancel()
 
 
-def _runtime(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Runtime:
+async def _stopped() -> None:
+    """Until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    log.info("control.ready")
+    await stop.wait()
+
+
+def _runtime(
+    settings: Settings, clock: Clock, stack: AsyncExitStack, epoch_of: Callable[[], int | None]
+) -> Runtime:
     if settings.runtime == "local":
-        return ProcessRuntime(settings.paths.agent_socket)
+        return ProcessRuntime(settings.paths.agent_socket, epoch_of=epoch_of)
     cluster = RayRuntime(RayOptions.of(settings), clock.monotonic)
     stack.push_async_callback(cluster.close)
     return cluster
@@ -157,8 +207,13 @@ async def _answer(app: FastAPI, path: Path) -> None:
     )
     server = uvicorn.Server(config)
 
-    def stop() -> None:
+    def end() -> None:
         server.should_exit = True
+
+    def stop() -> None:
+        # First nobody new finds it: gateways ask another api then. Who has connected by now is still answered.
+        path.unlink(missing_ok=True)
+        asyncio.get_running_loop().call_later(LAST_CALLS_S, end)
 
     # uvicorn raises the signal once more when it has stopped: without a handler of ours that would end
     # the process before anything is given back.
@@ -185,7 +240,7 @@ def _loops(
         database, parts.store, parts.s3, clock, settings, holder=holder, wake=lambda: wake("ingest")
     )
     stack.push_async_callback(ingest.close)
-    digests = TensorDigestReconciler(parts.store, TensorShelf(settings.paths.store))
+    digests = _tensor_digests(parts, keeper)
     stack.push_async_callback(digests.close)
     rollouts = RolloutReconciler(
         database, clock, wake, keeper.current, limits=rollout_limits(settings)
@@ -218,18 +273,27 @@ def _loops(
     )
     sealing = _sealing(parts, keeper)
     passes = {
-        "lease": keeper.keep,
         "ingest": ingest.reconcile,
         "tensor_digests": digests.reconcile,
         "rollouts": rollouts.reconcile,
         "replicas": replicas.reconcile,
         "routes": routes.reconcile,
         "usage": usage.reconcile,
-        "figures": FiguresWriter(database, parts.store, settings.paths.figures_file).reconcile,
+        "figures": _figures(parts, ingest).reconcile,
         "receipts": sealing.reconcile,
     }
+    leading = Loop("lease", partial(_lead, keeper, wake), wake)
     pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)
-    return [pruning, *(Loop(name, step, wake) for name, step in passes.items())]
+    return [leading, pruning, *(Loop(name, step, wake) for name, step in passes.items())]
+
+
+async def _lead(keeper: ControllerLease, wake: Wake) -> float:
+    """Keep the lease; whoever has just got it begins at once with what was left lying."""
+    before = keeper.epoch()
+    pause_s = await keeper.keep()
+    if keeper.epoch() not in (None, before):
+        wake.everybody()
+    return pause_s
 
 
 def _in_use(database: Database) -> Callable[[], Collection[str]]:
@@ -241,6 +305,16 @@ def _in_use(database: Database) -> Callable[[], Collection[str]]:
             return await digests_in_use(tx)
 
     return lambda: asyncio.run_coroutine_threadsafe(query(), loop).result(QUERY_TIMEOUT_S)
+
+
+def _tensor_digests(parts: Parts, keeper: ControllerLease) -> TensorDigestReconciler:
+    shelf = TensorShelf(parts.store.tensor_notes)
+    return TensorDigestReconciler(parts.store, shelf, keeper.current)
+
+
+def _figures(parts: Parts, ingest: IngestReconciler) -> FiguresWriter:
+    path = parts.settings.paths.figures_file
+    return FiguresWriter(parts.database, parts.store, path, ingest.verdicts)
 
 
 def _sealing(parts: Parts, keeper: ControllerLease) -> ReceiptReconciler:
@@ -266,14 +340,15 @@ async def _prune(parts: Parts, keeper: ControllerLease) -> float:
     return PRUNE_PERIOD_S
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     settings = Settings()
-    configure_logs("control", settings.log_level)
     try:
-        with hold_lock(settings.paths.run / "control.lock"):
+        seat = read_seat(argv)
+        configure_logs(seat.name, settings.log_level)
+        with hold_lock(settings.paths.run / f"{seat.name}.lock"):
             # It may be an operator's own directory; what lies there is for nobody else.
             settings.paths.run.chmod(0o700)
-            asyncio.run(serve(settings))
+            asyncio.run(serve(settings, seat))
     except SetupError as error:
         print(error.message, file=sys.stderr)  # noqa: T201 - the supervisor shows this line
         return EXIT_SETUP
@@ -284,4 +359,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -11,18 +11,24 @@ from pathlib import Path
 from weighbridge.ingest.model import SyncFigures
 from weighbridge.ingest.store import sync_figures
 from weighbridge.storage.database import Database
+from weighbridge.telemetry.histogram import Histogram
 from weighbridge.weights.base import WeightStore
 
 PERIOD_S = 5.0
+VERDICT_SECONDS = "weighbridge_sync_verdict_seconds"
 
 
 class FiguresWriter:
     """One pass asks the database and the store, and writes the file."""
 
-    def __init__(self, database: Database, store: WeightStore, path: Path) -> None:
+    def __init__(
+        self, database: Database, store: WeightStore, path: Path, verdicts: Histogram
+    ) -> None:
+        """`verdicts` are the seconds that this process's syncs took from their claim to their verdict."""
         self._database = database
         self._store = store
         self._path = path
+        self._verdicts = verdicts
 
     async def reconcile(self) -> float:
         async with self._database.begin() as tx:
@@ -32,6 +38,7 @@ class FiguresWriter:
 
     def _write(self, syncs: SyncFigures) -> None:
         text = prometheus_text(syncs, self._store.free_bytes(), self._store.total_bytes())
+        text += "".join(f"{line}\n" for line in self._verdicts.lines(VERDICT_SECONDS))
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
         temporary.write_text(text)
         temporary.chmod(0o600)

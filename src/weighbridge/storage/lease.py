@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import text
 
+from weighbridge.clock import Moment
 from weighbridge.errors import StaleError
 from weighbridge.storage.database import Transaction
 
@@ -37,6 +38,15 @@ _REQUIRE = text(
     WHERE name = :name AND epoch = :epoch AND expires_at >= clock_timestamp() FOR SHARE
     """
 )
+
+_MARK = text(
+    """
+    UPDATE leases SET holder_at = :at, holder_boot_id = :boot_id, holder_boot_s = :boot_s
+    WHERE name = :name AND epoch = :epoch
+    """
+)
+
+_LAST_MARK = text("SELECT holder_at, holder_boot_id, holder_boot_s FROM leases WHERE name = :name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +100,25 @@ async def require(tx: Transaction, lease: Lease) -> None:
     ).one_or_none()
     if row is None:
         raise StaleError(f"lease {lease.name} epoch {lease.epoch} is no longer held")
+
+
+async def mark(tx: Transaction, lease: Lease, moment: Moment) -> None:
+    """Note the holder's clock beside the lease; the next holder compares its own with it (D6)."""
+    await tx.execute(
+        _MARK,
+        {
+            "name": lease.name,
+            "epoch": lease.epoch,
+            "at": moment.at,
+            "boot_id": moment.boot_id,
+            "boot_s": moment.boot_s,
+        },
+    )
+
+
+async def last_mark(tx: Transaction, name: str) -> Moment | None:
+    """What the last holder that noted its clock has noted."""
+    row = (await tx.execute(_LAST_MARK, {"name": name})).one_or_none()
+    if row is None or row.holder_at is None:
+        return None
+    return Moment(row.holder_at, row.holder_boot_id, row.holder_boot_s)

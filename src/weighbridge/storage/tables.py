@@ -32,6 +32,10 @@ leases = Table(
     Column("holder", Text, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     time_column("expires_at"),
+    # The holder's own clock when it last noted it, and its machine's time since boot (D6).
+    time_column("holder_at", nullable=True),
+    Column("holder_boot_id", Text),
+    Column("holder_boot_s", Double),
 )
 
 counters = Table(

@@ -7,6 +7,7 @@ from typing import Protocol
 from weighbridge.errors import NotFoundError
 from weighbridge.weights.disk.collection import Blob, Leased, nothing_leased
 from weighbridge.weights.disk.locks import Locks
+from weighbridge.weights.disk.notes import Notes
 from weighbridge.weights.disk.quarantine import Damage
 from weighbridge.weights.disk.verification import Readable, Verifications
 from weighbridge.weights.manifest import Manifest
@@ -28,6 +29,14 @@ class WeightStore(Protocol):
     @property
     def verifications(self) -> Verifications: ...
 
+    @property
+    def keeps_here(self) -> bool:
+        """Whether blobs stay on this node for good; else they may be dropped once they are published."""
+
+    @property
+    def tensor_notes(self) -> Notes:
+        """Where the digests of blobs' tensors lie, for every process that uses the store."""
+
     def has_blob(self, digest: str) -> bool: ...
 
     def blob_size(self, digest: str) -> int | None:
@@ -35,6 +44,9 @@ class WeightStore(Protocol):
 
     def open_blob(self, digest: str) -> Readable:
         """FileNotFoundError for a blob that is not there."""
+
+    def read_blob(self, digest: str, start: int, end: int) -> bytes:
+        """The bytes [start, end) of a blob, of this node's copy where it has one. FileNotFoundError as above."""
 
     def blob_path(self, digest: str) -> Path:
         """Where the blob lies on this node once `version_dir` has been asked for a version that names it."""

@@ -28,6 +28,7 @@ from weighbridge.weights.disk.durable import (
     write_durably,
 )
 from weighbridge.weights.disk.locks import Locks
+from weighbridge.weights.disk.notes import FolderNotes
 from weighbridge.weights.disk.quarantine import Damage, Quarantine
 from weighbridge.weights.disk.verification import Verifications
 from weighbridge.weights.manifest import MANIFEST_FILE, FileEntry, Manifest, is_digest, safe_path
@@ -41,6 +42,8 @@ BATCH_BLOBS_MIN = 8
 class FilesystemStore:
     """Blocking calls, safe to repeat and to interrupt anywhere; several processes may use one root."""
 
+    keeps_here = True
+
     def __init__(self, root: Path, marks: LoadMarks | None = None) -> None:
         """With `marks`, what this process publishes is known to this node and not hashed again when loaded."""
         self._root = root
@@ -51,6 +54,7 @@ class FilesystemStore:
         self._staging = root / "staging"
         self.quarantine = Quarantine(root / "quarantine")
         self.verifications = Verifications(root / "verified")
+        self.tensor_notes = FolderNotes(root / "tensors")
         self.locks = Locks(root / "locks")
         self._collector = Collector(self._blobs, root / "aside", self._named)
         made = [
@@ -79,6 +83,11 @@ class FilesystemStore:
         file = self.blob_path(digest).open("rb", buffering=0)
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_NOREUSE)
         return file
+
+    def read_blob(self, digest: str, start: int, end: int) -> bytes:
+        with self.blob_path(digest).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
 
     def put_bytes(self, content: bytes) -> tuple[str, int]:
         """Store small content; returns (digest, size_bytes)."""

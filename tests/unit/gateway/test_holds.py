@@ -195,3 +195,31 @@ def test_a_request_given_back_is_the_next_again_and_waits_no_longer_than_before(
     world.holds.rejoin(first.held)
     world.holds.look()
     assert (world.served, first.held.due_s) == (["1", "3"], due_s)
+
+
+async def test_who_is_given_back_keeps_the_line_within_its_limits() -> None:
+    """Others have taken the places meanwhile; the newest of the key that has most makes room."""
+    world = World(HoldLimits(requests_max=2, bytes_max=1_000), is_ready=True)
+    back = [Caller(world, "a", "greedy").wait(), Caller(world, "b", "modest").wait()]
+    world.holds.look()
+    others = [Caller(world, name, "greedy").wait() for name in "cd"]
+    for caller in back:
+        assert caller.held is not None
+        world.holds.rejoin(caller.held)
+    await asyncio.sleep(0)
+    assert world.holds.waiting == 2
+    assert all(isinstance(caller.refused, NotReadyError) for caller in others)
+    assert [caller.refused for caller in back] == [None, None]
+
+
+async def test_who_is_given_back_keeps_the_bytes_within_their_limit() -> None:
+    world = World(HoldLimits(bytes_max=30), is_ready=True)
+    back = Caller(world, "a", size_bytes=20).wait()
+    world.holds.look()
+    other = Caller(world, "b", size_bytes=30).wait()
+    assert back.held is not None
+    world.holds.rejoin(back.held)
+    await asyncio.sleep(0)
+    assert isinstance(other.refused, NotReadyError)
+    world.holds.leave(back.held)
+    Caller(world, "c", size_bytes=30).wait()

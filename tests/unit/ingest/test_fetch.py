@@ -17,8 +17,9 @@ from blake3 import blake3
 from weighbridge.ingest.model import PinnedFile
 from weighbridge.ingest.pulse import Pulse
 from weighbridge.ingest.pump.buffers import BUFFER_BYTES_MAX
-from weighbridge.ingest.pump.fetch import fetch, reserve
+from weighbridge.ingest.pump.fetch import fetch
 from weighbridge.ingest.pump.journal import Journal, Noted
+from weighbridge.ingest.pump.room import reserve
 from weighbridge.ingest.pump.staged import Entry, FetchOrder, Whole
 from weighbridge.ingest.pump.throttle import BURST_S, Throttle
 from weighbridge.ingest.s3.faults import SourceError
@@ -116,6 +117,43 @@ class Recorded(Memory):
     ) -> Iterator[memoryview]:
         self.ranges.append((start, end))
         yield from super().stream(file, start, end, room)
+
+
+def test_large_files_wait_for_the_room_that_others_make(tmp_path: Path) -> None:
+    objects = {f"big-{number}": content_of(SIZE_BYTES, number) for number in range(4)}
+    done: set[str] = set()
+    taken: list[str] = []
+
+    def take_room(order: FetchOrder) -> None:
+        if len(set(taken) - done) >= 2:
+            raise SourceError("full", code="DISK_FULL")
+        taken.append(order.file.key)
+
+    def finished(wholes: Sequence[Whole]) -> None:
+        done.update(whole.file.key for whole in wholes)
+
+    orders = [
+        replace(order(tmp_path, key, content), take_room=take_room)
+        for key, content in objects.items()
+    ]
+    pulse = Pulse(time.monotonic)
+    fetch(Memory(objects), orders, pulse, workers=8, tries_max=1, finished=finished)
+    assert (sorted(taken), done) == (sorted(objects), set(objects))
+
+
+def test_a_large_file_that_nothing_makes_room_for_is_refused(tmp_path: Path) -> None:
+    def take_room(_: FetchOrder) -> None:
+        raise SourceError("full", code="DISK_FULL")
+
+    left: list[str] = []
+    content = content_of(SIZE_BYTES)
+    asked = replace(
+        order(tmp_path, "big", content), take_room=take_room, leave=lambda: left.append("big")
+    )
+    source = Memory({"big": content})
+    with pytest.raises(SourceError, match="full"):
+        pull(source, [asked])
+    assert (source.served, left) == (0, ["big"])
 
 
 def test_an_interrupted_part_goes_on_behind_the_last_buffer_that_was_written(

@@ -1,7 +1,9 @@
 """The wire: ranges over plain HTTP and TLS, connections kept and replaced, and refusals as botocore words them."""
 
+import contextlib
 import ipaddress
 import os
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -23,6 +25,8 @@ from weighbridge.ingest.s3.access import S3Access
 from weighbridge.ingest.s3.faults import Reader, SourceError
 from weighbridge.ingest.s3.source import Source
 from weighbridge.ingest.s3.wire import WiredClient
+from weighbridge.ingest.tls import opening
+from weighbridge.ingest.tls.libssl import libssl
 from weighbridge.settings import Settings
 
 CONTENT = os.urandom(3 * 1024 * 1024 + 7)
@@ -37,7 +41,11 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1 and its key, in one file."""
+    return certificate_for(tmp_path, "127.0.0.1")
+
+
+def certificate_for(directory: Path, address: str) -> Path:
+    """A certificate and its key, in one file."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "stub")])
     now = datetime.fromtimestamp(time.time(), UTC)
@@ -50,11 +58,11 @@ def certificate(tmp_path: Path) -> Path:
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), False
         )
         .sign(key, hashes.SHA256())
     )
-    path = tmp_path / "stub.pem"
+    path = directory / "stub.pem"
     path.write_bytes(
         made.public_bytes(serialization.Encoding.PEM)
         + key.private_bytes(
@@ -103,6 +111,16 @@ def test_ranges_come_whole_over_plain_http(stub: S3Stub) -> None:
     assert read_all(source_of(stub)) == CONTENT
 
 
+@pytest.fixture(params=["native", "python"])
+def either_tls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL called directly, and Python's `ssl` where that cannot be."""
+    if request.param == "python":
+        monkeypatch.setattr(opening, "libssl", lambda: None)
+    elif libssl() is None:
+        pytest.skip("this Python is not linked with an OpenSSL of its own")
+
+
+@pytest.mark.usefixtures("either_tls")
 def test_ranges_come_whole_over_tls(
     tls_stub: S3Stub, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +128,7 @@ def test_ranges_come_whole_over_tls(
     assert read_all(source_of(tls_stub)) == CONTENT
 
 
+@pytest.mark.usefixtures("either_tls")
 @pytest.mark.parametrize("fault", ["short", "reset", "503"])
 def test_a_broken_answer_over_tls_is_asked_again(
     fault: str, tls_stub: S3Stub, certificate: Path, monkeypatch: pytest.MonkeyPatch
@@ -119,10 +138,58 @@ def test_a_broken_answer_over_tls_is_asked_again(
     assert read_all(source_of(tls_stub)) == CONTENT
 
 
+@pytest.mark.usefixtures("either_tls")
 def test_a_certificate_nobody_vouches_for_is_refused(tls_stub: S3Stub) -> None:
     with pytest.raises(SourceError) as refusal:
         read_all(source_of(tls_stub))
     assert refusal.value.code == "TLS"
+
+
+@pytest.mark.usefixtures("either_tls")
+@pytest.mark.parametrize("host", ["127.0.0.1", "bucket.example.com"])
+def test_a_certificate_of_another_host_is_refused(host: str, tmp_path: Path) -> None:
+    certificate = certificate_for(tmp_path, "127.0.0.2")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with running_stub(context) as stub:
+        port = int(stub.endpoint_url.rpartition(":")[2])
+        raw = socket.create_connection(("127.0.0.1", port))
+        with raw, pytest.raises(ssl.SSLCertVerificationError):
+            opening.tls_of(str(certificate)).connect(raw, host, 5.0)
+
+
+@pytest.mark.usefixtures("either_tls")
+def test_a_server_that_is_silent_is_not_waited_for_for_ever(certificate: Path) -> None:
+    tls = opening.tls_of(str(certificate))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        raw = socket.create_connection(silent.getsockname())
+        with raw, pytest.raises(TimeoutError):
+            tls.connect(raw, "127.0.0.1", 0.2)
+
+
+@pytest.mark.usefixtures("either_tls")
+@pytest.mark.parametrize("size", [1, 1024 * 1024])
+def test_a_read_ends_with_its_time_and_with_its_connection(
+    size: int, tls_stub: S3Stub, certificate: Path
+) -> None:
+    port = int(tls_stub.endpoint_url.rpartition(":")[2])
+    raw = socket.create_connection(("127.0.0.1", port))
+    connection = opening.tls_of(str(certificate)).connect(raw, "127.0.0.1", 5.0)
+    connection.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        connection.read_into(memoryview(bytearray(size)))
+    raw.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(ConnectionError):
+        assert connection.read_into(memoryview(bytearray(size))) == 0
+    connection.close()
+    with pytest.raises(OSError):
+        connection.sendall(b"late")
+
+
+def test_an_unusable_file_of_certificates_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty.pem").touch()
+    with pytest.raises(OSError, match=r"(?i)certificate"):
+        opening.tls_of(str(tmp_path / "empty.pem"))
 
 
 def test_requests_share_connections_and_survive_their_end(stub: S3Stub) -> None:

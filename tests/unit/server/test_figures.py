@@ -6,6 +6,7 @@ from sqlalchemy import text
 
 from weighbridge.server.figures import FiguresWriter
 from weighbridge.storage.database import Database
+from weighbridge.telemetry.histogram import Histogram
 from weighbridge.weights.filesystem import FilesystemStore
 
 
@@ -43,7 +44,9 @@ async def test_syncs_and_the_store_are_told(database: Database, tmp_path: Path) 
                 },
             )
     store = FilesystemStore(tmp_path / "store")
-    await FiguresWriter(database, store, tmp_path / "control.prom").reconcile()
+    verdicts = Histogram((1.0,))
+    verdicts.note(0.5)
+    await FiguresWriter(database, store, tmp_path / "control.prom", verdicts).reconcile()
     lines = (tmp_path / "control.prom").read_text().splitlines()
     for line in (
         'weighbridge_syncs{status="done"} 1',
@@ -53,6 +56,8 @@ async def test_syncs_and_the_store_are_told(database: Database, tmp_path: Path) 
         "weighbridge_sync_files 6",
         "weighbridge_sync_retries 3",
         "weighbridge_sync_bytes_per_second 50",
+        'weighbridge_sync_verdict_seconds_bucket{le="1.0"} 1',
+        "weighbridge_sync_verdict_seconds_sum 0.5",
     ):
         assert line in lines
     assert any(line.startswith("weighbridge_store_free_bytes ") for line in lines)

@@ -1,5 +1,6 @@
 """In which tensors two versions differ: hashing in the background, comparing, and the size of a change."""
 
+import io
 import math
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from weighbridge.weights.diff.change import decoded
 from weighbridge.weights.diff.compare import Change, Difference, compare, tensors_of
 from weighbridge.weights.diff.reconciler import IDLE_S, PASSES_BETWEEN_TRIES, TensorDigestReconciler
 from weighbridge.weights.diff.shelf import StoppedError, TensorShelf, hash_tensors
+from weighbridge.weights.disk.notes import FolderNotes
 from weighbridge.weights.filesystem import FilesystemStore
 from weighbridge.weights.manifest import FileEntry, Manifest
 from weighbridge.weights.tensors import TensorSpec
@@ -27,7 +29,7 @@ def store(tmp_path: Path) -> FilesystemStore:
 
 @pytest.fixture
 def shelf(tmp_path: Path) -> TensorShelf:
-    return TensorShelf(tmp_path)
+    return TensorShelf(FolderNotes(tmp_path / "tensors"))
 
 
 def file_of(a: list[float], b: list[float]) -> bytes:
@@ -49,7 +51,8 @@ async def hash_all(store: FilesystemStore, shelf: TensorShelf) -> None:
 
 
 def difference(store: FilesystemStore, shelf: TensorShelf, before: str, after: str) -> Difference:
-    return compare(tensors_of(store, shelf, before), tensors_of(store, shelf, after), lambda: 0.0)
+    tensors = [tensors_of(store, shelf, digest) for digest in (before, after)]
+    return compare(tensors[0], tensors[1], store.read_blob, lambda: 0.0)
 
 
 async def test_equal_tensors_are_not_read_and_the_others_are_measured(
@@ -104,7 +107,7 @@ async def test_time_bounds_the_measuring_but_not_the_answer(
     await hash_all(store, shelf)
     ticks = iter(range(0, 1000, 10))
     before, after = tensors_of(store, shelf, one), tensors_of(store, shelf, two)
-    found = compare(before, after, lambda: float(next(ticks)))
+    found = compare(before, after, store.read_blob, lambda: float(next(ticks)))
     assert (len(found.changes), found.measured) == (2, 1)
     assert [change.name for change in found.changes] == ["b", "a"]
 
@@ -144,13 +147,12 @@ async def test_a_damaged_note_is_made_again(
     assert len(tensors_of(store, shelf, one)) == 2
 
 
-def test_hashing_stops_when_asked(tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(file_of([1, 2, 3, 4], [5, 6]))
+def test_hashing_stops_when_asked() -> None:
+    content = file_of([1, 2, 3, 4], [5, 6])
     stop = threading.Event()
     stop.set()
     with pytest.raises(StoppedError):
-        hash_tensors(path, stop)
+        hash_tensors(io.BytesIO(content), len(content), stop)
 
 
 @pytest.mark.parametrize(

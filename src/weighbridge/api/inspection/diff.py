@@ -114,9 +114,9 @@ async def _synced(control: Parts, org: Org, arch_id: str, text: str) -> ModelVer
 
 
 def _difference(control: Parts, before: ModelVersion, after: ModelVersion) -> Difference:
-    shelf = TensorShelf(control.settings.paths.store)
+    shelf = TensorShelf(control.store.tensor_notes)
     tensors = [
         tensors_of(control.store, shelf, version.manifest_digest or "")
         for version in (before, after)
     ]
-    return compare(tensors[0], tensors[1], control.clock.monotonic)
+    return compare(tensors[0], tensors[1], control.store.read_blob, control.clock.monotonic)

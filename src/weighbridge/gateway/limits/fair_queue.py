@@ -48,6 +48,15 @@ class FairQueue(Generic[Item]):
         self._grow(flow, 1, size_bytes)
         self._flows.move_to_end(key_id, last=False)
 
+    def drop_newest(self, but: Item) -> Item | None:
+        """Take out the newest item of the key that holds most items, but never this one; None when it is alone."""
+        flows = self._flows.items()
+        others = [(len(f.items), key_id) for key_id, f in flows if f.items[-1][0] is not but]
+        if not others:
+            return None
+        key_id = max(others, key=lambda one: one[0])[1]
+        return self._take_newest(key_id)
+
     def pop(self) -> Item | None:
         """The oldest item of the key whose turn it is; that key goes to the end of the line."""
         if not self._flows:
@@ -80,7 +89,9 @@ class FairQueue(Generic[Item]):
             flow = self._flows[key_id]
             return (flow.size_bytes if over_bytes else len(flow.items), key_id == newcomer)
 
-        key_id = max(self._flows, key=weight)
+        return self._take_newest(max(self._flows, key=weight))
+
+    def _take_newest(self, key_id: str) -> Item:
         flow = self._flows[key_id]
         item, size_bytes = flow.items.pop()
         self._grow(flow, -1, -size_bytes)

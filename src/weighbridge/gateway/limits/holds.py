@@ -117,13 +117,24 @@ class Holds:
         return held
 
     def rejoin(self, held: Held) -> None:
-        """Give a request its place back whose replica failed before it answered; it is the next again."""
+        """Give a request its place back whose replica failed before it answered; it is the next again. Where others
+        have taken the place meanwhile, the newest of the key that has most makes room. Raises NotReadyError when
+        other endpoints have taken its bytes.
+        """
         held.in_line = True
-        self._outages.setdefault(
+        line = self._outages.setdefault(
             held.endpoint_id,
             _Outage(held.since_s, FairQueue(self.limits.requests_max, self.limits.bytes_max)),
-        ).line.push_front(held.key_id, held, held.size_bytes)
+        ).line
+        line.push_front(held.key_id, held, held.size_bytes)
         self._size_bytes += held.size_bytes
+        while line.count > self.limits.requests_max or self._size_bytes > self.limits.bytes_max:
+            dropped = line.drop_newest(but=held)
+            if dropped is None:
+                self.leave(held)
+                raise self._refusal(held.endpoint_id)
+            self._size_bytes -= dropped.size_bytes
+            asyncio.get_running_loop().call_soon(self._turn_away, dropped)
 
     def leave(self, held: Held) -> None:
         """Be held no more; nothing where its turn has come or it has ended already."""

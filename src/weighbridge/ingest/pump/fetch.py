@@ -1,7 +1,5 @@
-"""`reserve` the disk, then `fetch` the files: parts of large ones in parallel, small ones by the batch."""
+"""`fetch` files whose disk is taken: parts of large ones in parallel, small ones by the batch."""
 
-import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +9,8 @@ from typing import Any
 import structlog
 
 from weighbridge.ingest.pulse import Pulse
-from weighbridge.ingest.pump.buffers import BUFFER_BYTES_MIN, Buffers
+from weighbridge.ingest.pump.buffers import Buffers
+from weighbridge.ingest.pump.room import SMALL_BYTES_MAX
 from weighbridge.ingest.pump.staged import (
     Entry,
     FetchOrder,
@@ -24,13 +23,11 @@ from weighbridge.ingest.pump.staged import (
 from weighbridge.ingest.pump.sums import Part
 from weighbridge.ingest.pump.throttle import Throttle
 from weighbridge.ingest.pump.width import Width, next_width
-from weighbridge.ingest.pump.writer import disk_fault, disk_full
+from weighbridge.ingest.pump.writer import disk_fault
 from weighbridge.ingest.s3.faults import SourceError
 
 log = structlog.get_logger()
 
-SMALL_BYTES_MAX = BUFFER_BYTES_MIN
-"""Files up to this size are fetched and made durable many at a time, without a journal."""
 SMALL_FILES_PER_STEP = 32
 BATCH_FILES_MAX = 1024
 BATCH_BYTES_MAX = 64 * 1024 * 1024
@@ -41,19 +38,6 @@ STEP_S = 1.0
 BUSY_RETRY_S = 0.5
 
 Finished = Callable[[Sequence[Whole]], None]
-
-
-def reserve(orders: Sequence[FetchOrder], *, free_bytes: int, keep_free_bytes: int) -> None:
-    """Take the disk space of all files before the first byte is read (W9); SourceError DISK_FULL says how much.
-
-    The caller lets no other sync reserve meanwhile; what is taken already is no longer free for the next.
-    """
-    missing = sum(max(0, order.file.size_bytes - _allocated(order)) for order in orders)
-    if missing > free_bytes - keep_free_bytes:
-        raise disk_full(missing, max(0, free_bytes - keep_free_bytes))
-    for order in orders:
-        if order.file.size_bytes > SMALL_BYTES_MAX:
-            _allocate(order, missing, free_bytes)
 
 
 def fetch(
@@ -98,9 +82,12 @@ class _Pump:
         self._pace = _Pace(flow.pulse, parts_max)
         self._tries_max = tries_max
         self._finished = finished
-        self._large = deque(o for o in orders if o.file.size_bytes > SMALL_BYTES_MAX)
+        large = [o for o in orders if o.file.size_bytes > SMALL_BYTES_MAX]
+        # Those begun have room already, and make room for others once they are done.
+        self._large = deque(sorted(large, key=lambda order: not order.staged.exists()))
         self._small = deque(o for o in orders if o.file.size_bytes <= SMALL_BYTES_MAX)
         self._busy: list[FetchOrder] = []
+        self._full = False
         self._steps: deque[tuple[Staged, int]] = deque()
         self._wholes: list[Whole] = []
         self._tries: dict[str, int] = {}
@@ -123,20 +110,12 @@ class _Pump:
             raise
         finally:
             wait(self._running())
-            self._keep_finished_parts()
             opened = [*self._parts.values(), *self._files.values(), *(s for s, _ in self._steps)]
             for staged in set(opened):
                 staged.close()
 
     def _running(self) -> list[Future[Any]]:  # of any kind
         return [*self._parts, *self._files, *self._batches, *self._publishing]
-
-    def _keep_finished_parts(self) -> None:
-        """Journal what siblings finished while the first failure was on its way (W6)."""
-        for future, staged in self._parts.items():
-            if not future.cancelled() and future.exception() is None:
-                with contextlib.suppress(SourceError):  # the first failure is the one to tell
-                    staged.accept(future.result())
 
     def _fill(self) -> bool:
         """Hand out as much as may run at once; False when nothing is left."""
@@ -157,7 +136,10 @@ class _Pump:
         return bool(self._running() or self._busy)
 
     def _open_next(self) -> bool:
-        """Open the next large file whose turn it is; True when there are steps."""
+        """Open the next large file whose turn it is, and that there is room for; True when there are steps."""
+        self._full = self._full and bool(self._parts or self._files)
+        if self._full:
+            return False
         if not self._large and not self._parts:
             self._large.extend(self._busy)
             self._busy.clear()
@@ -169,10 +151,25 @@ class _Pump:
                 case Entry.HERE:
                     self._pulse.add_done(order.file.size_bytes)
                 case Entry.MINE:
+                    if not self._has_room(order):
+                        return False
                     staged = _opened(order)
                     self._steps.extend((staged, index) for index in range(staged.part_count))
                     return True
         return False
+
+    def _has_room(self, order: FetchOrder) -> bool:
+        """False while files under way may still make some; SourceError DISK_FULL when there are none."""
+        try:
+            order.take_room(order)
+        except SourceError:
+            order.leave()
+            if not (self._parts or self._files):
+                raise
+            self._full = True
+            self._large.appendleft(order)
+            return False
+        return True
 
     def _obtain(self, staged: Staged, index: int) -> Part:
         with self._buffers.take() as buffer:
@@ -204,6 +201,7 @@ class _Pump:
                 self._files[self._pool.submit(self._finish, staged)] = staged
         for file in _ended(self._files):
             staged = self._files.pop(file)
+            self._full = False
             staged.close()
             try:
                 file.result()
@@ -282,21 +280,3 @@ def _ended(futures: dict[Future[Any], Any]) -> Iterator[Future[Any]]:
 def _is_batch(wholes: Sequence[Whole]) -> bool:
     size = sum(whole.file.size_bytes for whole in wholes)
     return len(wholes) >= BATCH_FILES_MAX or size >= BATCH_BYTES_MAX
-
-
-def _allocated(order: FetchOrder) -> int:
-    try:
-        return order.staged.stat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
-
-
-def _allocate(order: FetchOrder, missing: int, free_bytes: int) -> None:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(order.staged, flags, 0o600)
-    try:
-        os.posix_fallocate(descriptor, 0, order.file.size_bytes)
-    except OSError as error:
-        raise disk_fault(error, missing, free_bytes) from error
-    finally:
-        os.close(descriptor)

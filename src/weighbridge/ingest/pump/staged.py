@@ -37,7 +37,8 @@ class Entry(StrEnum):
 class FetchOrder:
     """`check(staged)` may raise SourceError CHECKSUM for content that is not what the verdict was about.
 
-    `enter` is asked before the first byte; after MINE, `leave` is called once the file is done with.
+    `enter` is asked before the first byte; after MINE, `leave` is called once the file is done with. Of a large
+    file `take_room` is asked in between; SourceError DISK_FULL.
     """
 
     file: PinnedFile
@@ -45,6 +46,7 @@ class FetchOrder:
     check: Callable[[Path], None]
     enter: Callable[[], Entry] = lambda: Entry.MINE
     leave: Callable[[], None] = lambda: None
+    take_room: "Callable[[FetchOrder], None]" = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +93,18 @@ class Staged:
         flow.pulse.check()
         start, end = self._bounds(index)
         sums = self._read_back(index, buffer)
-        kept = sums.size_bytes == end - start
-        if kept:
+        if sums.size_bytes == end - start:
             flow.pulse.beat()
         else:
             self._fetch(index, sums, flow, buffer)
             assert sums.size_bytes == end - start
-        part = sums.part(index, kept=kept)
+        part = sums.part(index)
         flow.pulse.add_done(part.size_bytes)
         return part
 
     def accept(self, part: Part) -> bool:
-        """Note a part; True when it was the last one missing."""
+        """Take a part; True when it was the last one missing."""
         self._parts[part.index] = part
-        if not part.kept:
-            self._journal.note(part.index, part.size_bytes, part.digest)
         return len(self._parts) == self.part_count
 
     def finish(self) -> Whole:
@@ -142,23 +141,16 @@ class Staged:
         return sums if sums.digest().hex() == noted.digest else self._sums()
 
     def _fetch(self, index: int, sums: Sums, flow: Flow, buffer: Buffer) -> None:
-        """From where `sums` ends; each buffer that is written is noted, so that no more than one is lost."""
+        """From where `sums` ends; each buffer is noted once it is written, so that no more than one is lost (W6)."""
         start, end = self._bounds(index)
         at = start + sums.size_bytes
         for piece in flow.pieces(self.order.file, at, end, buffer):
             sums.add(piece)
-            if buffer.full:
-                at = self._flush(buffer, at)
-                if at < end:
-                    self._journal.note(index, sums.size_bytes, sums.digest())
-        if buffer.content:
-            self._flush(buffer, at)
-
-    def _flush(self, buffer: Buffer, at: int) -> int:
-        end = at + len(buffer.content)
-        self._writer.write(buffer, at)
-        buffer.clear()
-        return end
+            if buffer.full or start + sums.size_bytes == end:
+                self._writer.write(buffer, at)
+                at = start + sums.size_bytes
+                buffer.clear()
+                self._journal.note(index, sums.size_bytes, sums.digest())
 
     def _sums(self) -> Sums:
         return Sums(None if self._stated is None else self._stated.algorithm)

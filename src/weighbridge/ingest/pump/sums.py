@@ -12,13 +12,10 @@ COMBINED = frozenset(["crc64nvme", "crc32c", "crc32"])
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`kept` means that it lay in staging already."""
-
     index: int
     digest: bytes
     checksum: int
     size_bytes: int
-    kept: bool = False
 
 
 class Sums:
@@ -44,8 +41,8 @@ class Sums:
         """Of what was added so far."""
         return self._hasher.digest()
 
-    def part(self, index: int, *, kept: bool = False) -> Part:
-        return Part(index, self.digest(), self._checksum, self._size, kept)
+    def part(self, index: int) -> Part:
+        return Part(index, self.digest(), self._checksum, self._size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,9 +96,10 @@ def write_small(path: Path, content: memoryview) -> None:
         raise disk_fault(error, len(content), 0) from error
 
 
-def disk_full(needed_bytes: int, free_bytes: int) -> SourceError:
+def disk_full(needed_bytes: int, free_bytes: int, *, what: str = "these weights") -> SourceError:
+    """Of the disk of this node."""
     return SourceError(
-        f"The weight store needs {needed_bytes / 1e9:.2f} GB for these weights and has {free_bytes / 1e9:.2f} GB "
+        f"The weight store needs {needed_bytes / 1e9:.2f} GB for {what} and has {free_bytes / 1e9:.2f} GB "
         "free. The operator must make room.",
         code="DISK_FULL",
         retry=Retry.DISK,

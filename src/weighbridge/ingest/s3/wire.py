@@ -22,7 +22,7 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from weighbridge.ingest.s3.signing import Signer, encoded_path
-from weighbridge.ingest.s3.tls import TlsSocket
+from weighbridge.ingest.tls.opening import tls_of
 
 ERROR_BYTES_MAX = 64 * 1024
 IDLE_CONNECTIONS_MAX = 64
@@ -124,9 +124,7 @@ class _Wire:
         self._path = parts.path.rstrip("/")
         self._signer = signer
         self._connect_s, self._read_s = timeouts_s
-        self._tls = (
-            ssl.create_default_context(cafile=_ca_bundle()) if parts.scheme == "https" else None
-        )
+        self._tls = tls_of(_ca_bundle()) if parts.scheme == "https" else None
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._idle)
@@ -196,7 +194,7 @@ class _Wire:
         try:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            made.sock = raw if self._tls is None else TlsSocket(raw, self._tls, host)
+            made.sock = raw if self._tls is None else self._tls.connect(raw, host, self._connect_s)
         except ssl.SSLError as error:
             raw.close()
             raise SSLError(endpoint_url=self._base, error=error) from error

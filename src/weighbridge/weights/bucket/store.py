@@ -18,6 +18,7 @@ from weighbridge.errors import NotFoundError
 from weighbridge.weights.base import STAGING_GRACE_S, MissingBlobError, not_published
 from weighbridge.weights.bucket.cache import NodeCache
 from weighbridge.weights.bucket.collection import BucketCollector, blob_key
+from weighbridge.weights.bucket.notes import BucketNotes
 from weighbridge.weights.bucket.objects import Body, Bucket, BucketError, StoredObject
 from weighbridge.weights.bucket.transfer import WrongBytesError, send_blob
 from weighbridge.weights.digest import content_digest
@@ -41,12 +42,15 @@ Result = TypeVar("Result")
 class BucketStore:
     """`cache.local` is this node's part: staging, locks, and the blobs and versions that were brought here."""
 
+    keeps_here = False
+
     def __init__(self, bucket: Bucket, cache: NodeCache, name: str) -> None:
         self._bucket = bucket
         self._cache = cache
         self._local: FilesystemStore = cache.local
         self._collector = BucketCollector(bucket, name, self._named)
         self._entries: dict[str, frozenset[str]] = {}
+        self.tensor_notes = BucketNotes(bucket, "tensors/")
 
     @property
     def locks(self) -> Locks:
@@ -68,6 +72,12 @@ class BucketStore:
 
     def open_blob(self, digest: str) -> Body:
         return self._bucket.open(blob_key(digest))
+
+    def read_blob(self, digest: str, start: int, end: int) -> bytes:
+        with contextlib.suppress(FileNotFoundError):
+            return self._local.read_blob(digest, start, end)
+        with self._bucket.open(blob_key(digest), start, end) as body:
+            return body.read(end - start)
 
     def blob_path(self, digest: str) -> Path:
         return self._local.blob_path(digest)

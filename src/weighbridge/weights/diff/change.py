@@ -1,7 +1,7 @@
 """How much a tensor changed: the length of the difference against the length of the tensor, read in pieces."""
 
 import math
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,12 @@ _PLAIN = {
 }  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
+Read = Callable[[str, int, int], bytes]
+"""Of a blob's digest, and the first and the end of the bytes wanted."""
 
 
 def relative_change(
-    before_file: Path, before: PlacedTensor, after_file: Path, after: PlacedTensor
+    read: Read, before_blob: str, before: PlacedTensor, after_blob: str, after: PlacedTensor
 ) -> float | None:
     """|after − before| / |before| in the Euclidean norm; None where a value is not finite.
 
@@ -28,15 +30,14 @@ def relative_change(
     """
     moved = length = 0.0
     dtype = before.spec.dtype
-    with before_file.open("rb") as left, after_file.open("rb") as right:
-        for at in range(0, before.end - before.begin, PIECE_BYTES):
-            count = min(PIECE_BYTES, before.end - before.begin - at)
-            left.seek(before.begin + at)
-            right.seek(after.begin + at)
-            old, new = decoded(dtype, left.read(count)), decoded(dtype, right.read(count))
-            with np.errstate(invalid="ignore", over="ignore"):
-                moved += float(np.square(new - old).sum())
-                length += float(np.square(old).sum())
+    for at in range(0, before.end - before.begin, PIECE_BYTES):
+        count = min(PIECE_BYTES, before.end - before.begin - at)
+        left, right = before.begin + at, after.begin + at
+        old = decoded(dtype, read(before_blob, left, left + count))
+        new = decoded(dtype, read(after_blob, right, right + count))
+        with np.errstate(invalid="ignore", over="ignore"):
+            moved += float(np.square(new - old).sum())
+            length += float(np.square(old).sum())
     if not (math.isfinite(moved) and math.isfinite(length)):
         return None
     if length == 0.0:

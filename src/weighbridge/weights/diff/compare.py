@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from weighbridge.errors import NotFoundError, UnavailableError
 from weighbridge.weights.base import WeightStore
-from weighbridge.weights.diff.change import relative_change
+from weighbridge.weights.diff.change import Read, relative_change
 from weighbridge.weights.diff.shelf import TensorsByName, TensorShelf
 
 TENSOR_SUFFIX = ".safetensors"
@@ -43,7 +43,6 @@ class Difference:
 
 def tensors_of(store: WeightStore, shelf: TensorShelf, digest: str) -> TensorsByName:
     """A version's tensors with their digests; UnavailableError while they are being hashed."""
-    directory = store.version_dir(digest)
     found = {}
     for entry in store.manifest(digest).files:
         if not entry.path.endswith(TENSOR_SUFFIX):
@@ -55,12 +54,17 @@ def tensors_of(store: WeightStore, shelf: TensorShelf, digest: str) -> TensorsBy
                 code="tensor_digests_pending",
             )
         for tensor in placed:
-            found[tensor.spec.name] = (directory / entry.path, tensor)
+            found[tensor.spec.name] = (entry.digest, tensor)
     return found
 
 
-def compare(before: TensorsByName, after: TensorsByName, now: Callable[[], float]) -> Difference:
-    """Blocking. The smallest tensors are measured first, so that the bounds leave out few."""
+def compare(
+    before: TensorsByName, after: TensorsByName, read: Read, now: Callable[[], float]
+) -> Difference:
+    """Blocking; `read` is a store's `read_blob`.
+
+    The smallest tensors are measured first, so that the bounds leave out few.
+    """
     changes = [TensorChange(name, Change.REMOVED) for name in before.keys() - after.keys()]
     changes += [TensorChange(name, Change.ADDED) for name in after.keys() - before.keys()]
     same_form = []
@@ -74,13 +78,13 @@ def compare(before: TensorsByName, after: TensorsByName, now: Callable[[], float
     for name in sorted(
         same_form, key=lambda name: (before[name][1].end - before[name][1].begin, name)
     ):
-        (old_file, old), (new_file, new) = before[name], after[name]
+        (old_blob, old), (new_blob, new) = before[name], after[name]
         left -= 2 * (old.end - old.begin)
         if left < 0 or now() >= until:
             changes.append(TensorChange(name, Change.CHANGED))
             continue
         try:
-            amount = relative_change(old_file, old, new_file, new)
+            amount = relative_change(read, old_blob, old, new_blob, new)
         except FileNotFoundError as error:
             raise NotFoundError(
                 "A version was deleted meanwhile.", code="weights_missing"

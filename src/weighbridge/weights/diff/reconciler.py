@@ -2,7 +2,9 @@
 
 import asyncio
 import threading
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import structlog
 
@@ -10,6 +12,7 @@ from weighbridge.errors import InvalidError, NotFoundError
 from weighbridge.weights.base import WeightStore
 from weighbridge.weights.diff.compare import TENSOR_SUFFIX
 from weighbridge.weights.diff.shelf import StoppedError, TensorShelf, hash_tensors
+from weighbridge.weights.disk.verification import Readable
 
 log = structlog.get_logger()
 
@@ -21,15 +24,21 @@ PASSES_BETWEEN_TRIES = 60
 class TensorDigestReconciler:
     """Wish: each safetensors file that a published manifest names has its tensors on the shelf."""
 
-    def __init__(self, store: WeightStore, shelf: TensorShelf) -> None:
+    def __init__(
+        self, store: WeightStore, shelf: TensorShelf, turn: Callable[[], object] = lambda: None
+    ) -> None:
+        """`turn` raises StaleError while another process hashes for all that use the store."""
         self._store = store
         self._shelf = shelf
+        self._turn = turn
+        self._files: dict[str, Mapping[str, int]] = {}
         self._stop = threading.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tensor-digests")
         self._unreadable: dict[str, int] = {}
 
     async def reconcile(self) -> float:
         """One pass hashes at most one file."""
+        self._turn()
         loop = asyncio.get_running_loop()
         hashed = await loop.run_in_executor(self._thread, self._pass)
         return 0.0 if hashed else IDLE_S
@@ -40,17 +49,20 @@ class TensorDigestReconciler:
         await asyncio.to_thread(self._thread.shutdown)
 
     def _pass(self) -> bool:
+        # What is known comes first: of what is noted meanwhile nothing is taken for superfluous.
+        known = self._shelf.known()
         wanted = self._wanted()
-        self._shelf.sweep(wanted)
+        self._shelf.remove(known - wanted.keys())
         self._unreadable = {
             digest: passes - 1 for digest, passes in self._unreadable.items() if passes > 1
         }
-        missing = sorted(wanted - self._shelf.known() - self._unreadable.keys())
+        missing = sorted(wanted.keys() - known - self._unreadable.keys())
         if not missing:
             return False
         digest = missing[0]
         try:
-            self._shelf.put(digest, hash_tensors(self._store.blob_path(digest), self._stop))
+            with closing(self._open(digest)) as content:
+                self._shelf.put(digest, hash_tensors(content, wanted[digest], self._stop))
         except StoppedError:
             return False
         except FileNotFoundError:
@@ -62,12 +74,24 @@ class TensorDigestReconciler:
             log.info("tensors.hashed", blob=digest)
         return True
 
-    def _wanted(self) -> set[str]:
-        wanted = set()
-        for manifest in self._store.published():
-            try:
-                files = self._store.manifest(manifest).files
-            except NotFoundError:
-                continue
-            wanted |= {entry.digest for entry in files if entry.path.endswith(TENSOR_SUFFIX)}
-        return wanted
+    def _open(self, digest: str) -> Readable:
+        """Prefers the copy of this node."""
+        try:
+            return self._store.blob_path(digest).open("rb", buffering=0)
+        except FileNotFoundError:
+            return self._store.open_blob(digest)
+
+    def _wanted(self) -> Mapping[str, int]:
+        """The sizes of the files whose tensors are to be known, by digest."""
+        published = self._store.published()
+        self._files = {digest: self._files.get(digest) or self._of(digest) for digest in published}
+        return {digest: size for files in self._files.values() for digest, size in files.items()}
+
+    def _of(self, manifest: str) -> Mapping[str, int]:
+        try:
+            files = self._store.manifest(manifest).files
+        except NotFoundError:
+            return {}
+        return {
+            entry.digest: entry.size_bytes for entry in files if entry.path.endswith(TENSOR_SUFFIX)
+        }

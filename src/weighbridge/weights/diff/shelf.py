@@ -1,15 +1,14 @@
-"""Digests of each blob's tensors, as small files in `tensors/` of the weight store that can be made again."""
+"""Digests of each blob's tensors, as notes in the weight store that can be made again."""
 
-import os
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 from blake3 import blake3
 
-from weighbridge.weights.manifest import is_digest
+from weighbridge.weights.disk.notes import Notes
+from weighbridge.weights.disk.verification import Readable
 from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_header
 from weighbridge.weights.tensors import TensorSpec, size_bytes
 
@@ -31,24 +30,24 @@ class StoppedError(Exception):
 
 
 class TensorShelf:
-    """Blocking; several processes may use one root."""
+    """Blocking; several processes may use the same notes."""
 
-    def __init__(self, root: Path) -> None:
-        self._directory = root / "tensors"
-        self._directory.mkdir(parents=True, exist_ok=True)
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
 
     def known(self) -> set[str]:
         """Digests of the blobs whose tensors are hashed."""
-        return {path.stem for path in self._directory.glob("*.json") if is_digest(path.stem)}
+        return self._notes.known()
 
     def of_blob(self, digest: str) -> Sequence[PlacedTensor] | None:
-        """None when they are not hashed yet; a damaged file is removed, to be made again."""
-        try:
-            lines = msgspec.json.decode(self._path(digest).read_bytes(), type=list[_Line])
-        except FileNotFoundError:
+        """None when they are not hashed yet; a damaged note is removed, to be made again."""
+        content = self._notes.read(digest)
+        if content is None:
             return None
+        try:
+            lines = msgspec.json.decode(content, type=list[_Line])
         except msgspec.MsgspecError:
-            self._path(digest).unlink(missing_ok=True)
+            self._notes.remove([digest])
             return None
         return [
             PlacedTensor(TensorSpec(one.name, one.dtype, one.shape), one.begin, one.end, one.digest)
@@ -60,18 +59,12 @@ class TensorShelf:
             _Line(one.spec.name, one.spec.dtype, one.spec.shape, one.begin, one.end, one.digest)
             for one in tensors
         ]
-        temporary = self._directory / f"{digest}.{os.getpid()}.tmp"
-        temporary.write_bytes(msgspec.json.encode(lines))
-        temporary.replace(self._path(digest))
+        self._notes.write(digest, msgspec.json.encode(lines))
 
-    def sweep(self, live: Collection[str]) -> None:
-        """Remove what is kept of other blobs than these."""
-        for digest in self.known() - set(live):
-            self._path(digest).unlink(missing_ok=True)
-
-    def _path(self, digest: str) -> Path:
-        assert is_digest(digest), digest
-        return self._directory / f"{digest}.json"
+    def remove(self, digests: set[str]) -> None:
+        """What is kept of these blobs."""
+        if digests:
+            self._notes.remove(digests)
 
 
 class _Line(msgspec.Struct, array_like=True):
@@ -83,35 +76,33 @@ class _Line(msgspec.Struct, array_like=True):
     digest: str
 
 
-def hash_tensors(path: Path, stop: threading.Event) -> Sequence[PlacedTensor]:
-    """Read a safetensors file once, in order; StoppedError soon after `stop` is set."""
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        first = file.read(LENGTH_BYTES)
-        head = first + _exactly(file.fileno(), LENGTH_BYTES, header_length(first))
-        begin, found = len(head), []
-        for spec in parse_header(head, size):
-            end = begin + size_bytes(spec)
-            hasher = blake3()
-            for at in range(begin, end, READ_BYTES):
-                if stop.is_set():
-                    raise StoppedError
-                hasher.update(_exactly(file.fileno(), at, min(READ_BYTES, end - at)))
-            found.append(PlacedTensor(spec, begin, end, hasher.hexdigest()))
-            begin = end
+def hash_tensors(content: Readable, size: int, stop: threading.Event) -> Sequence[PlacedTensor]:
+    """Read a safetensors file of `size` bytes once, in order; StoppedError soon after `stop` is set."""
+    first = _exactly(content, LENGTH_BYTES)
+    head = first + _exactly(content, header_length(first))
+    begin, found = len(head), []
+    for spec in parse_header(head, size):
+        end = begin + size_bytes(spec)
+        hasher = blake3()
+        for at in range(begin, end, READ_BYTES):
+            if stop.is_set():
+                raise StoppedError
+            hasher.update(_exactly(content, min(READ_BYTES, end - at)))
+        found.append(PlacedTensor(spec, begin, end, hasher.hexdigest()))
+        begin = end
     return found
 
 
-def _exactly(descriptor: int, at: int, count: int) -> bytes:
+def _exactly(content: Readable, count: int) -> bytes:
     chunks, left = [], count
     while left:
-        chunk = os.pread(descriptor, left, at)
+        chunk = content.read(left)
         if not chunk:
             raise OSError(f"file ends {left} bytes early")
         chunks.append(chunk)
-        at, left = at + len(chunk), left - len(chunk)
+        left -= len(chunk)
     return b"".join(chunks)
 
 
-TensorsByName = Mapping[str, tuple[Path, PlacedTensor]]
-"""The tensors of a version, each with the file that holds it."""
+TensorsByName = Mapping[str, tuple[str, PlacedTensor]]
+"""The tensors of a version, each with the digest of the blob that holds it."""

@@ -4,6 +4,8 @@ from alembic import op
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 revision = '0001'
+# The oldest schema whose program works on this one too: a rolling upgrade runs both for a while.
+oldest_program = 1
 down_revision = None
 branch_labels = None
 depends_on = None
@@ -38,6 +40,9 @@ def upgrade() -> None:
     sa.Column('holder', sa.Text(), nullable=False),
     sa.Column('epoch', sa.BigInteger(), nullable=False),
     sa.Column('expires_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('holder_at', sa.DateTime(timezone=True), nullable=True),
+    sa.Column('holder_boot_id', sa.Text(), nullable=True),
+    sa.Column('holder_boot_s', sa.Double(), nullable=True),
     sa.PrimaryKeyConstraint('name', name=op.f('pk_leases'))
     )
     op.create_table('orgs',

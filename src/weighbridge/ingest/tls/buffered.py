@@ -1,15 +1,27 @@
-"""TLS over a socket that is read in large pieces: OpenSSL by itself asks the kernel twice for each 16 KiB record."""
+"""TLS by Python's `ssl` over a socket that is read in large pieces: by itself it asks the kernel twice per record."""
 
-import io
 import socket
 import ssl
 from typing import Any
 
+from weighbridge.ingest.tls.base import Tls, TlsSocket
+
 RECEIVE_BYTES = 256 * 1024
 
 
-class TlsSocket:
-    """What http.client needs of a socket. The handshake is made here; ssl.SSLError when it fails."""
+class BufferedTls(Tls):
+    """Trusts the certificates of `ca_file` alone."""
+
+    def __init__(self, ca_file: str) -> None:
+        self._context = ssl.create_default_context(cafile=ca_file)
+
+    def connect(self, raw: socket.socket, host: str, timeout_s: float) -> "BufferedSocket":
+        raw.settimeout(timeout_s)
+        return BufferedSocket(raw, self._context, host)
+
+
+class BufferedSocket(TlsSocket):
+    """The handshake is made here; ssl.SSLError when it fails."""
 
     def __init__(self, raw: socket.socket, context: ssl.SSLContext, host: str) -> None:
         self._raw = raw
@@ -57,10 +69,6 @@ class TlsSocket:
                 raise ConnectionResetError(f"TLS failed: {error.reason}") from error
         return count
 
-    def makefile(self, mode: str) -> io.BufferedReader:
-        assert mode == "rb"
-        return io.BufferedReader(_Stream(self))
-
     def close(self) -> None:
         self._raw.close()
 
@@ -72,14 +80,3 @@ class TlsSocket:
     def _flush(self) -> None:
         if self._to_send.pending:
             self._raw.sendall(self._to_send.read())
-
-
-class _Stream(io.RawIOBase):
-    def __init__(self, source: TlsSocket) -> None:
-        self._source = source
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, view: bytearray | memoryview) -> int:  # type: ignore[override]  # all that BufferedReader passes
-        return self._source.read_into(memoryview(view))

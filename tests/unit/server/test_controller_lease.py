@@ -1,0 +1,116 @@
+"""The controller's lease on the real database: a new holder tells stored times by its own clock (D6)."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from toy_machine import furnish
+from weighbridge.clock import Clock
+from weighbridge.server.control import ControllerLease
+from weighbridge.storage.database import Database
+from weighbridge.storage.tables import deployments, replicas
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+BOOT = Clock(now=lambda: NOON, boot_s=lambda: 1_000.0, boot_id=lambda: "first")
+LATER = replace(BOOT, now=lambda: NOON + timedelta(seconds=25), boot_s=lambda: 1_025.0)
+"""The same machine after 25 s."""
+REPLICA_TIMES = ("created_at", "state_since", "ready_at", "routed_at", "drain_deadline")
+
+
+async def _under_way(database: Database) -> None:
+    """A rollout that began at noon, with a ready replica that has been in doubt once."""
+    async with database.begin() as tx:
+        await furnish(tx)
+        named = {"endpoint_id": "chat", "version_id": "v1", "version_number": 1, "digest": "d"}
+        await tx.execute(
+            insert(deployments).values(
+                id="d1",
+                sequence=1,
+                org_id="org_1",
+                arch_id="tiny",
+                fingerprint="f",
+                reference="1",
+                status="in_progress",
+                replicas=2,
+                max_unavailable=0,
+                max_surge=1,
+                created_at=NOON,
+                updated_at=NOON,
+                started_at=NOON,
+                progress_at=NOON,
+                **named,
+            )
+        )
+        await tx.execute(
+            insert(replicas).values(
+                id="r1",
+                deployment_id="d1",
+                fingerprint="f",
+                state="ready",
+                slot=0,
+                flips=[NOON],
+                **dict.fromkeys(REPLICA_TIMES, NOON),
+                **named,
+            )
+        )
+
+
+async def _times(database: Database) -> set[datetime]:
+    async with database.begin() as tx:
+        rollout = (await tx.execute(select(deployments))).one()
+        replica = (await tx.execute(select(replicas))).one()
+    assert rollout.promoted_at is None
+    assert replica.drain_began_at is None
+    stamps = {getattr(replica, name) for name in REPLICA_TIMES}
+    return {rollout.started_at, rollout.progress_at, *replica.flips, *stamps}
+
+
+@pytest.mark.parametrize("jump", [DAY, -DAY, timedelta(seconds=30)])
+async def test_after_a_jump_of_the_wall_clock_as_much_time_has_passed_as_really_has(
+    database: Database, jump: timedelta
+) -> None:
+    await _under_way(database)
+    await ControllerLease(database, "a", BOOT).keep()
+    jumped = replace(LATER, now=lambda: LATER.now() + jump)
+    again = ControllerLease(database, "a", jumped)
+    await again.keep()
+    assert await _times(database) == {jumped.now() - timedelta(seconds=25)}
+    await again.keep()
+    await ControllerLease(database, "a", jumped).keep()
+    assert await _times(database) == {NOON + jump}
+
+
+async def test_a_restart_without_a_jump_moves_no_time(database: Database) -> None:
+    await _under_way(database)
+    await ControllerLease(database, "a", BOOT).keep()
+    await ControllerLease(database, "a", LATER).keep()
+    assert await _times(database) == {NOON}
+
+
+async def test_while_the_machine_was_off_no_time_passed(database: Database) -> None:
+    """Nobody knows for how long (B0.5)."""
+    await _under_way(database)
+    await ControllerLease(database, "a", BOOT).keep()
+    rebooted = Clock(now=lambda: NOON + DAY, boot_s=lambda: 20.0, boot_id=lambda: "second")
+    await ControllerLease(database, "a", rebooted).keep()
+    assert await _times(database) == {NOON + DAY}
+
+
+async def test_what_has_ended_keeps_its_times(database: Database) -> None:
+    await _under_way(database)
+    async with database.begin() as tx:
+        await tx.execute(update(deployments).values(status="done"))
+        await tx.execute(update(replicas).values(state="stopped"))
+    await ControllerLease(database, "a", BOOT).keep()
+    await ControllerLease(database, "a", replace(LATER, now=lambda: NOON + DAY)).keep()
+    assert await _times(database) == {NOON}
+
+
+def test_a_clock_counts_the_time_since_boot_of_its_machine() -> None:
+    clock = Clock()
+    before = clock.moment()
+    assert abs(clock.moment().jump_since(before)) < timedelta(seconds=1)
+    assert before.boot_id
