@@ -1,5 +1,5 @@
-"""What the gateway adds to latency on a machine that is not saturated: fixed rates, and 64 streams; direct and
-through the gateway in turn.
+"""What the gateway adds to latency on a machine that is not saturated: fixed rates, and 64 streams in the mean that
+begin at times of their own; direct and through the gateway in turn.
 """
 
 import json
@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import gateway_peers as peers
-from benchmarks.gateway import HERE, engines, load
+from benchmarks.gateway import HERE, engines
+from benchmarks.gateway_engine import CHUNKS
 from benchmarks.harness import Candidate, Result
 
 ROUNDS = 3
@@ -20,6 +21,10 @@ RATES = (100, 500, 1000)
 STREAMS = 64
 PAUSE_S = 0.03
 """Between two tokens of a stream, as a real model's."""
+STREAM_S = CHUNKS * PAUSE_S
+WARM_S = 2 * STREAM_S
+"""Until as many streams run as will in the mean."""
+STREAMS_S = 10.0
 
 
 def run() -> Result:
@@ -30,22 +35,13 @@ def run() -> Result:
         stack.enter_context(peers.running(peer, Path(name)))
         for _ in range(ROUNDS):
             for rate in RATES:
-                _pair(
-                    samples[f"{rate} requests/s"], *(_ask(p, rate) for p in (ports[0], peer.port))
-                )
-            seen = [
-                load(port, connections=STREAMS, stream=True, seconds=SECONDS)
-                for port in (ports[0], peer.port)
+                asked = [_ask("gateway_rate", p, rate) for p in (ports[0], peer.port)]
+                _pair(samples[f"{rate} requests/s"], *asked)
+            streams = [
+                _ask("gateway_paced", p, STREAMS / STREAM_S, STREAMS_S)
+                for p in (ports[0], peer.port)
             ]
-            firsts = [
-                {
-                    "p50_ms": one["first_p50_ms"],
-                    "p99_ms": one["first_p99_ms"],
-                    "errors": one["errors"],
-                }
-                for one in seen
-            ]
-            _pair(samples[f"{STREAMS} streams: time to first token"], *firsts)
+            _pair(samples[f"{STREAMS} streams: time to first token"], *streams)
     return Result(
         name="latency",
         title="latency through the gateway",
@@ -63,15 +59,16 @@ def _pair(
     samples["errors"].append(direct["errors"] + through["errors"])
 
 
-def _ask(port: int, per_s: int) -> dict[str, float]:
+def _ask(module: str, port: int, per_s: float, seconds: float = SECONDS) -> dict[str, float]:
     options = {
         "port": port,
         "per_s": per_s,
-        "seconds": SECONDS,
+        "seconds": seconds,
+        "warm_s": WARM_S,
         "key": peers.KEY.format(7),
         "model": peers.MODEL.format(0),
     }
-    command = [sys.executable, "-m", "benchmarks.gateway_rate", json.dumps(options)]
+    command = [sys.executable, "-m", f"benchmarks.{module}", json.dumps(options)]
     told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parent)
     seen: dict[str, float] = json.loads(told.stdout)
     return seen

@@ -74,6 +74,14 @@ class DataDir:
     def control_socket(self) -> Path:
         return self.run / "control.sock"
 
+    def api_socket(self, name: str) -> Path:
+        """Of the control process of that name."""
+        return self.control_socket if name == "control" else self.run / f"control-{name}.sock"
+
+    def api_sockets(self) -> list[Path]:
+        """Of all control processes that serve the API here, or did."""
+        return sorted(self.run.glob("control*.sock"))
+
     @property
     def routes_file(self) -> Path:
         return self.run / "routes.json"

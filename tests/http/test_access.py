@@ -40,6 +40,7 @@ MANAGEMENT: Mapping[tuple[str, str], tuple[object, int]] = {
     ("POST", "/management/v1/endpoints/{endpoint_id}:deployModel"): (DEPLOY, 200),
     ("POST", "/management/v1/endpoints/{endpoint_id}:rollback"): (None, 409),
     ("POST", "/management/v1/endpoints/{endpoint_id}:scale"): ({"replicas": 1}, 403),
+    ("POST", "/management/v1/endpoints/{endpoint_id}:forceDrain"): ({}, 200),
     ("GET", "/management/v1/deployments"): (None, 200),
     ("GET", "/management/v1/deployments/{deployment_id}"): (None, 200),
     ("POST", "/management/v1/deployments/{deployment_id}:promote"): (None, 409),

@@ -245,3 +245,31 @@ async def test_an_operator_gives_a_maximum_within_bounds_only(operator: Caller) 
     await allow(operator, 1024)
     kept = await operator("PATCH", "/admin/v1/endpoints/chat", {"max_surge": 2})
     assert kept.json()["replicas_max"] == 1024
+
+
+@pytest.mark.usefixtures("endpoint")
+async def test_a_forced_drain_brings_a_deadline_forward_and_never_puts_it_off(
+    world: World, member: Caller
+) -> None:
+    path = f"{ENDPOINT}:forceDrain"
+    told = (await member("POST", path, {})).json()
+    assert (told["replicas"], told["message"]) == ([], "No replica of this endpoint drains now.")
+    made_for = await deploy(member)
+    async with world.database.begin() as tx:
+        version = (await tx.execute(deployments.select())).one()
+        for slot, state in enumerate(("draining", "ready")):
+            values = {
+                "id": f"r{slot}", "endpoint_id": "chat", "deployment_id": made_for, "version_id": version.version_id,
+                "version_number": 1, "digest": version.digest, "fingerprint": "fp_1", "state": state, "slot": slot,
+                "created_at": world.time, "state_since": world.time,
+            }  # fmt: skip
+            await tx.execute(replicas.insert().values(**values))
+    world.woken.clear()
+    now_s = int(world.time.timestamp())
+    for after_s, deadline_s in ((60, now_s + 60), (5.5, now_s + 5), (3_600, now_s + 5)):
+        told = (await member("POST", path, {"after_s": after_s})).json()
+        assert told["replicas"] == [{"replica_id": "r0", "version_id": 1, "deadline": deadline_s}]
+        assert told["message"].startswith("1 replica will end")
+    assert "replicas" in world.woken
+    for wrong in (-1, 3_601, "1", None):
+        assert (await member("POST", path, {"after_s": wrong})).status_code == 400

@@ -92,6 +92,7 @@ async def test_any_path_is_answered(
         f"/management/v1/endpoints/{endpoint}",
         f"/management/v1/endpoints/{endpoint}:deployModel",
         f"/management/v1/endpoints/{endpoint}:scale",
+        f"/management/v1/endpoints/{endpoint}:forceDrain",
         f"/management/v1/deployments/{ref}:cancel",
         f"/management/v1/deployments/{ref}:promote",
         f"/management/v1/orgs/{org}/models/{arch}/aliases/{ref}:move",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import threading
 from collections import Counter
@@ -15,27 +14,22 @@ import pytest
 from installation import (
     ANSWERS,
     ARCH,
-    BUCKET,
     ENDPOINT,
     LONG_QUESTION,
-    MODELS,
     ORG,
     Installation,
     installed,
     processes_of,
     until,
 )
+from wide_version import SLOW_SYNC, is_under_way, upload_wide
 
 from s3 import running_s3
-from safetensors_files import safetensors_file
 from weighbridge.runtimes.processes import child_pids, identify, is_alive
 from weighbridge.sdk import Client, ClientError, wait_for_deployment, wait_for_sync
-from weighbridge.weights.tensors import TensorSpec
 
 pytestmark = pytest.mark.system
 
-SLOW_SYNC = {"WEIGHBRIDGE_SYNC_PART_BYTES": "1048576", "WEIGHBRIDGE_SYNC_PARTS_PARALLEL": "1"}
-WIDE_ROWS = 16 * 1024
 CALLERS = 4
 
 
@@ -231,23 +225,6 @@ def is_whole(site: Installation, client: Client) -> bool:
     """Two replicas are ready, and they are those whose engines live."""
     ready = set(site.ready_replicas(client))
     return len(ready) == 2 and ready == set(site.engines())
-
-
-def upload_wide(site: Installation, client: Client):
-    """A version large enough to be caught in the middle; its architecture is never served."""
-    base = site.root / "wide"
-    shutil.copytree(MODELS / "llama-v1", base)
-    content = safetensors_file([TensorSpec("wide", "F32", (WIDE_ROWS, 1024))])
-    (base / "model.safetensors").write_bytes(content)
-    client.admin.architectures.register("wide", str(base))
-    site.s3.put(BUCKET, "wide/model.safetensors", content)
-    return client.models.upload(ORG, "wide", f"s3://{BUCKET}/wide")
-
-
-def is_under_way(client: Client, name: str) -> bool:
-    version = client.versions.get(name)
-    assert not version.done, version.raw
-    return 0 < version.progress.bytes_done < version.progress.bytes_total
 
 
 def updated_replicas(client: Client, deployment_id: str) -> int | None:

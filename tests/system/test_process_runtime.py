@@ -216,6 +216,21 @@ async def test_a_runtime_without_its_agent_says_so_and_finds_the_next_one(machin
     assert await machine.runtime.list({}) == []
 
 
+async def test_a_controller_that_another_has_followed_is_refused_whatever_it_believes(machine):
+    socket_path = machine.run_dir / "agent.sock"
+    old, new = (ProcessRuntime(socket_path, epoch_of=lambda e=epoch: e) for epoch in (7, 8))
+    await old.launch(spec("r1"))
+    await new.list({})
+    for call in (old.launch(spec("r2")), old.stop("r1", 1), old.forget("r1"), old.list({})):
+        with pytest.raises(
+            UnavailableError, match="a controller of epoch 8 leads; this one's is 7"
+        ):
+            await call
+    assert [status.name for status in await new.list({})] == ["r1"]
+    # Who leads nobody, as an api that shows what runs, may look.
+    assert [status.name for status in await machine.runtime.list({})] == ["r1"]
+
+
 async def test_an_agent_that_hangs_is_unavailable_within_the_limit(machine):
     impatient = ProcessRuntime(machine.run_dir / "agent.sock", call_timeout_s=0.2)
     machine.agent.send_signal(signal.SIGSTOP)

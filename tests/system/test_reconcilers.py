@@ -9,7 +9,9 @@ from sqlalchemy import text, update
 
 from toy_machine import Machine, ToyEngine, ToyGateway, ToyRuntime, ToyStore, everything, furnish
 from weighbridge.errors import StaleError
+from weighbridge.receipts import service as receipts
 from weighbridge.replicas.model import ReplicaState
+from weighbridge.rollouts.drains import service as drains
 from weighbridge.rollouts.model import RolloutStatus
 from weighbridge.routing.files import read_snapshot
 from weighbridge.routing.model import RouteTable
@@ -370,6 +372,60 @@ async def test_a_drain_goes_on_without_a_controller_and_is_finished_by_the_next(
         for slot in range(len(machine.gateway.column.counts)):
             machine.gateway.column.counts[slot] = 0
         assert (await machine.ended("d2")).status is RolloutStatus.DONE
+
+
+async def test_a_forced_drain_ends_with_its_requests_cut_and_the_receipt_says_so(
+    machine: Machine,
+) -> None:
+    async with machine.controlled():
+        await machine.deploy(1, 1)
+        await machine.ended("d1")
+        for one in await machine.rows(ReplicaState.READY):
+            machine.gateway.column.counts[one.slot] = 3
+        await machine.deploy(2, 2)
+
+        async def draining() -> bool:
+            return any(r.drain_deadline for r in await machine.rows(ReplicaState.DRAINING))
+
+        await machine.until(draining, "an old replica waits for its requests")
+        (left,) = await machine.rows(ReplicaState.DRAINING)
+        assert await force(machine, 0.5) == [left.id]
+        # A deadline is never put off.
+        assert await force(machine, 3_600) == [left.id]
+
+        async def forced_again() -> bool:
+            """The second old replica drains with the usual time."""
+            return any(
+                r.drain_deadline and r.id != left.id
+                for r in await machine.rows(ReplicaState.DRAINING)
+            )
+
+        await machine.until(forced_again, "the other one waits for its requests")
+        assert len(await force(machine, 0.0)) == 1
+
+        async def none_is_left() -> bool:
+            return not await machine.rows(ReplicaState.DRAINING)
+
+        await machine.until(none_is_left, "both have ended")
+        assert (await machine.ended("d2")).status is RolloutStatus.DONE
+    async with machine.database.begin() as tx:
+        stored = await receipts.read(tx, "d2")
+    assert stored is not None
+    told = [one.payload for one in stored.entries]
+    forced = [one for one in told if one["event"] == "drain_forced"]
+    assert [one["asked_by"] for one in forced] == ["k1"] * 3
+    assert [one["in_flight"] for one in told if one.get("state") == "unrouted"] == [3, 3]
+    ended = [one for one in told if one.get("state") == "stopping"]
+    assert [one["in_flight"] for one in ended] == [3, 3]
+    assert [one["reason"] for one in ended] == ["3 requests cut at the drain deadline"] * 2
+
+
+async def force(machine: Machine, after_s: float) -> list[str]:
+    async with machine.database.begin() as tx:
+        found = await drains.force(
+            tx, "chat", org_id=None, after_s=after_s, now=machine.clock.now(), asked_by="k1"
+        )
+    return [one.id for one in found]
 
 
 async def test_a_version_that_answers_errors_while_it_is_watched_goes_back_with_the_figures(

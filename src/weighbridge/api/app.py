@@ -17,7 +17,7 @@ from weighbridge.api.assurance import probes, receipts
 from weighbridge.api.deps import Parts
 from weighbridge.api.edge import Edge
 from weighbridge.api.inspection import diff, explain
-from weighbridge.api.management import aliases, deployments, scaling
+from weighbridge.api.management import aliases, deployments, draining, scaling
 from weighbridge.api.usage import metrics, reports
 from weighbridge.clock import Clock
 from weighbridge.errors import WeighbridgeError
@@ -30,6 +30,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     aliases.router,
     endpoints.router,
     scaling.router,
+    draining.router,
     deployments.router,
     receipts.router,
     orgs.router,

@@ -8,6 +8,7 @@ from weighbridge.cli.models import TimeoutS
 from weighbridge.cli.output import facts, moment, plain, table
 from weighbridge.cli.rollouts import deployments
 from weighbridge.cli.rollouts.deployments import fraction, show_deployment
+from weighbridge.cli.rollouts.draining import endpoint_force_drain
 from weighbridge.cli.rollouts.forecast import forecast_view
 from weighbridge.cli.rollouts.gate import endpoint_gate
 from weighbridge.cli.session import OrgName, Session, UsageError, Yes, with_session
@@ -213,6 +214,7 @@ def install(program: typer.Typer) -> None:
     endpoint.command("limit")(with_session(endpoint_limit))
     endpoint.command("gateway")(with_session(endpoint_gateway))
     endpoint.command("gate")(with_session(endpoint_gate))
+    endpoint.command("force-drain")(with_session(endpoint_force_drain))
     endpoint.command("delete")(with_session(endpoint_delete))
     program.add_typer(
         endpoint,

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from weighbridge.cli import config
 from weighbridge.cli.output import Output
 from weighbridge.cli.session import AsJson, profile_file, reported
+from weighbridge.clock import Clock
 from weighbridge.errors import SetupError
 from weighbridge.sdk.client import BASE_URL_DEFAULT
 from weighbridge.settings import Settings, unknown_names
@@ -57,6 +58,44 @@ def up(
     raise typer.Exit(code)
 
 
+def serve(
+    roles: Annotated[
+        str,
+        typer.Option(help="With commas: agent, gateway, api, controller; see docs/operating.md."),
+    ],
+    name: Annotated[
+        str | None,
+        typer.Option(help="Of the api or controller, where a data directory has several."),
+    ] = None,
+    data_dir: DataDirectory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run some roles of a server here and stay; the others run elsewhere on the same database."""
+    output = Output(as_json=as_json)
+    with reported(output):
+        settings = _settings(data_dir=data_dir, host=None, port=None)
+        # Only here, so that a client's installation need not load the server.
+        from weighbridge.server.roles.model import read_roles  # noqa: PLC0415
+        from weighbridge.server.roles.serve import serve as run  # noqa: PLC0415
+
+        news = _News(output, "", save=False)
+        code = run(settings, read_roles(roles), name=name, on_event=news.progress)
+    raise typer.Exit(code)
+
+
+def migrate(data_dir: DataDirectory = None, as_json: AsJson = False) -> None:
+    """Bring the schema of WEIGHBRIDGE_DATABASE_URL to this version; `up` does that by itself."""
+    output = Output(as_json=as_json)
+    with reported(output):
+        settings = _settings(data_dir=data_dir, host=None, port=None)
+        # Only here, so that a client's installation need not load the server.
+        from weighbridge.server.roles.serve import database_url  # noqa: PLC0415
+        from weighbridge.storage.migrate import migrate as apply  # noqa: PLC0415
+
+        schema = apply(database_url(settings))
+        output.show({"schema": schema}, f"The database is at schema {schema}.")
+
+
 def down(data_dir: DataDirectory = None, as_json: AsJson = False) -> None:
     """Stop the server of a data directory and everything it started."""
     output = Output(as_json=as_json)
@@ -70,6 +109,62 @@ def down(data_dir: DataDirectory = None, as_json: AsJson = False) -> None:
         sentence = "Everything is stopped." if stopped else "Not everything could be stopped."
         output.show({"stopped": stopped, "data_dir": str(settings.paths.root)}, sentence)
     raise typer.Exit(code)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="Written anew, for its owner alone.")],
+    with_secrets: Annotated[
+        bool,
+        typer.Option(
+            "--with-secrets", help="The pepper too; without it no key works on another machine."
+        ),
+    ] = False,
+    data_dir: DataDirectory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Back up the database, as it is at one moment, whether the server runs or not; not the weight store."""
+    output = Output(as_json=as_json)
+    with reported(output):
+        settings = _settings(data_dir=data_dir, host=None, port=None)
+        # Only here, so that a client's installation need not load the server.
+        from weighbridge.server.rescue.backup import backup as run  # noqa: PLC0415
+
+        facts = run(settings, file, with_secrets=with_secrets, now=Clock().now())
+        document = {"file": str(file), "schema": facts.schema, "taken_at": facts.taken_at}
+        output.show(document, f"The database as of {facts.taken_at} is in {file}.")
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `weighbridge backup` wrote.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove what the database has in it.")
+    ] = False,
+    data_dir: DataDirectory = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put a backup into the database of a server that is stopped; no version number is given twice."""
+    output = Output(as_json=as_json)
+    with reported(output):
+        settings = _settings(data_dir=data_dir, host=None, port=None)
+        # Only here, so that a client's installation need not load the server.
+        from weighbridge.server.rescue.restore import restore as run  # noqa: PLC0415
+
+        done = run(settings, file, replace=replace, now=Clock().now())
+        if not done.keys_work:
+            output.note(
+                "The keys in this backup were made under another pepper, so none of them works here: put the old "
+                "secrets/pepper in place, or make new ones, beginning with `weighbridge new-admin-key`."
+            )
+        document = {
+            "taken_at": done.facts.taken_at,
+            "numbers_floor": done.numbers_floor,
+            "keys_work": done.keys_work,
+        }
+        output.show(
+            document,
+            f"The database is as of {done.facts.taken_at}. New versions are numbered from "
+            f"{done.numbers_floor + 1}, above all that were given since.",
+        )
 
 
 def new_admin_key(data_dir: DataDirectory = None, as_json: AsJson = False) -> None:
@@ -91,7 +186,11 @@ def new_admin_key(data_dir: DataDirectory = None, as_json: AsJson = False) -> No
 def install(program: typer.Typer) -> None:
     panel = "Start and stop"
     program.command("up", rich_help_panel=panel)(up)
+    program.command("serve", rich_help_panel=panel)(serve)
+    program.command("migrate", rich_help_panel=panel)(migrate)
     program.command("down", rich_help_panel=panel)(down)
+    program.command("backup", rich_help_panel=panel)(backup)
+    program.command("restore", rich_help_panel=panel)(restore)
     program.command("new-admin-key", rich_help_panel=panel)(new_admin_key)
 
 

@@ -13,6 +13,15 @@ class Wake:
     def __call__(self, name: str) -> None:
         self._events[name].set()
 
+    def known(self, name: str) -> None:
+        """As a call, for a name from elsewhere: one that nobody waits for makes nothing."""
+        if name in self._events:
+            self._events[name].set()
+
+    def everybody(self) -> None:
+        for event in self._events.values():
+            event.set()
+
     async def wait(self, name: str, timeout_s: float) -> None:
         """Return at the next wake-up of `name`, or after `timeout_s`."""
         event = self._events[name]

@@ -28,16 +28,14 @@ def pick(
     `in_flight(slot)` is the requests on that slot over all workers of this host. Without a shared count a
     choice among ties must be random, or every worker would pick the same first one.
     """
-    candidates = (
-        [replica for replica in replicas if replica.replica_id not in excluded]
-        if excluded
-        else replicas
-    )
-    if not candidates:
-        return None
-    loads = [in_flight(replica.slot) for replica in candidates]
-    least = min(loads)
-    if loads.count(least) == 1:
-        return candidates[loads.index(least)]
-    ties = [replica for replica, load in zip(candidates, loads, strict=True) if load == least]
-    return ties[min(int(random_value * len(ties)), len(ties) - 1)]
+    least = 0
+    ties: list[ReplicaRoute] = []
+    for replica in replicas:
+        if replica.replica_id in excluded:
+            continue
+        load = in_flight(replica.slot)
+        if not ties or load < least:
+            least, ties = load, [replica]
+        elif load == least:
+            ties.append(replica)
+    return ties[min(int(random_value * len(ties)), len(ties) - 1)] if ties else None

@@ -30,6 +30,7 @@ from weighbridge.gateway.options import EXIT_SETUP, Options, read_options
 from weighbridge.gateway.port import listen
 from weighbridge.gateway.proxy.answering import Desk
 from weighbridge.gateway.proxy.choosing import COLUMNS_REFRESH_S, Choice
+from weighbridge.gateway.proxy.control import ControlPlanes
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.proxy.site import PublicSite
 from weighbridge.gateway.snapshots import Snapshots
@@ -38,7 +39,7 @@ from weighbridge.gateway.wire.client import Clients
 from weighbridge.gateway.wire.limits import Limits
 from weighbridge.gateway.wire.outbox import Outbox
 from weighbridge.gateway.wire.timers import Timers
-from weighbridge.gateway.wire.upstream import Address, Upstreams
+from weighbridge.gateway.wire.upstream import Upstreams
 from weighbridge.routing.acks import GatewayView, WorkerColumn, open_acks
 from weighbridge.routing.tokens import load_pepper
 from weighbridge.settings import Settings
@@ -162,7 +163,7 @@ def _site(
         desk=Desk(snapshots, snapshots.current, pepper, Figures(), access, meter, limits, clock),
         replicas=Replicas(choice, holds, column, upstreams, pepper),
         upstreams=upstreams,
-        control=Address(unix_path=str(options.data_dir.control_socket)),
+        control=ControlPlanes(options.data_dir),
     )
     return _Worker(site, Clients(site, timers, outbox, limits, clock), column)
 

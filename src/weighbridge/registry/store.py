@@ -14,12 +14,16 @@ from weighbridge.storage.tables import (
     REPLICA_FINAL,
     ROLLOUT_FINAL,
     aliases,
+    counters,
     deployments,
     endpoints,
     model_versions,
     replicas,
     version_counters,
 )
+
+NUMBERS_FLOOR = "version_numbers.floor"
+"""The counter above which all version numbers are given (V1)."""
 
 _alias_list = func.array(
     select(aliases.c.alias)
@@ -61,13 +65,16 @@ def _version(row: Row[tuple[object, ...]]) -> ModelVersion:
 
 
 async def next_number(tx: Transaction, org_id: str, arch_id: str) -> int:
-    """The next version number (V1, V2); the counter stays locked until commit, so no two callers share it."""
+    """The next version number (V1, V2); the counter stays locked until commit, so no two callers share it.
+
+    It is above the floor that a restore of a backup has set: what was given after the backup is not known.
+    """
+    floor = select(counters.c.value).where(counters.c.name == NUMBERS_FLOOR).scalar_subquery()
+    last = func.greatest(version_counters.c.last, func.coalesce(floor, 0))
     result = await tx.execute(
         insert(version_counters)
-        .values(org_id=org_id, arch_id=arch_id, last=1)
-        .on_conflict_do_update(
-            index_elements=["org_id", "arch_id"], set_={"last": version_counters.c.last + 1}
-        )
+        .values(org_id=org_id, arch_id=arch_id, last=func.coalesce(floor, 0) + 1)
+        .on_conflict_do_update(index_elements=["org_id", "arch_id"], set_={"last": last + 1})
         .returning(version_counters.c.last)
     )
     return int(result.scalar_one())

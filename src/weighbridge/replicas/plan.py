@@ -13,6 +13,8 @@ REASON_CHARS_MAX = 500
 """A reason may hold what an engine, or a stranger on its port, has answered."""
 
 EXAM_GOES_ON = "its acceptance probes are asked"
+DRAIN_WAITS = "waiting for its requests to end"
+"""Reason of a replica that every gateway has let go of while requests are in flight."""
 
 
 class Command(StrEnum):
@@ -239,7 +241,7 @@ def _drain(replica: Replica, seen: Seen, now: datetime, limits: ReplicaLimits) -
     if now >= deadline:
         words = f"{seen.in_flight} requests cut at the drain deadline"
         return Step(_become(replica, ReplicaState.STOPPING, words, now), Command.STOP, counted)
-    waiting = _say(replace(replica, drain_deadline=deadline), "waiting for its requests to end")
+    waiting = _say(replace(replica, drain_deadline=deadline), DRAIN_WAITS)
     return Step(waiting, in_flight=counted)
 
 

@@ -95,11 +95,13 @@ class ReplicaReconciler:
         self._prober = Prober(clock.monotonic, wake)
         self._accepting = Accepting(database, examiner, pepper)
         self._kept_until_s: dict[str, float] = {}
+        self._held: lease.Lease | None = None
 
     async def reconcile(self) -> float:
-        """One pass over all replicas; returns how long they may be left alone, in seconds."""
+        """One pass over all replicas, under one lease; returns how long they may be left alone, in seconds."""
+        self._held = self._lease_of()
         async with self._database.begin() as tx:
-            await lease.require(tx, self._lease_of())
+            await lease.require(tx, self._held)
             watched = await store.watched(tx)
         # Rows first, then processes: a process that is not there cannot be one that started in between.
         world = await self._list()
@@ -176,6 +178,11 @@ class ReplicaReconciler:
                 return replace(step, after=replace(after, reason=f"{after.reason}: {line}"))
         return step
 
+    def _check_lease(self) -> None:
+        """What was seen under a lease that is lost, or was lost meanwhile, is no ground to act on (D5)."""
+        if self._lease_of() != self._held:
+            raise StaleError("another controller has led since this pass began")
+
     async def _launch(self, one: Watched, step: Step, now: datetime) -> Step:
         try:
             engine = find_engine(self._engines, one.engine.engine)
@@ -183,6 +190,7 @@ class ReplicaReconciler:
             spec = await replica_spec(
                 one, engine, launch, self._store, grace_s=self._limits.stop_grace_s
             )
+            self._check_lease()
             await self._runtime.launch(spec)
         except (InvalidError, NotFoundError) as error:
             words = f"could not start: {error.message}"
@@ -211,6 +219,7 @@ class ReplicaReconciler:
         told: dict[str, list[receipts.Payload]] = {}
         if changes:
             async with self._database.begin() as tx:
+                self._check_lease()
                 await lease.require(tx, self._lease_of())
                 for replica_id, (before, after) in sorted(changes.items()):
                     try:
@@ -226,6 +235,7 @@ class ReplicaReconciler:
         return frozenset(stale)
 
     async def _stop(self, replica_id: str) -> None:
+        self._check_lease()
         try:
             await self._runtime.stop(replica_id, self._limits.stop_grace_s)
         except UnavailableError as error:
@@ -278,6 +288,7 @@ class ReplicaReconciler:
         if not unclear:
             return
         async with self._database.begin() as tx:
+            self._check_lease()
             await lease.require(tx, self._lease_of())
             ended = await store.ended_since(tx, unclear)
         for name in unclear:
@@ -294,6 +305,7 @@ class ReplicaReconciler:
                 await self._forget(name)
 
     async def _forget(self, name: str) -> None:
+        self._check_lease()
         try:
             await self._runtime.forget(name)
         except UnavailableError as error:

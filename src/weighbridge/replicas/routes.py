@@ -21,7 +21,7 @@ from weighbridge.control.wake import Wake
 from weighbridge.engines.base import Engine, EngineCapabilities, served_name
 from weighbridge.replicas import routes_store, store
 from weighbridge.replicas.routes_store import RoutedEndpoint, RoutedReplica
-from weighbridge.routing.files import read_snapshot, write_snapshot
+from weighbridge.routing.files import publish_snapshot, read_snapshot
 from weighbridge.routing.model import EndpointRoute, KeyTable, ReplicaRoute, RouteTable
 from weighbridge.routing.options import hold_of
 from weighbridge.settings import DataDir
@@ -48,6 +48,7 @@ class Snapshot(Generic[Table]):
         return await asyncio.to_thread(self._read)
 
     async def write(self, table: Table) -> None:
+        """StaleError when another controller has published since `read`."""
         await asyncio.to_thread(self._write, table)
 
     def _read(self) -> Table | None:
@@ -63,7 +64,7 @@ class Snapshot(Generic[Table]):
 
     def _write(self, table: Table) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_snapshot(self._path, table)
+        publish_snapshot(self._path, table, table.generation)
         self._seen, self._table = self._identity(), table
 
     def _identity(self) -> tuple[int, int] | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from weighbridge.replicas.model import Replica, ReplicaState
-from weighbridge.replicas.plan import Step
+from weighbridge.replicas.plan import DRAIN_WAITS, Step
 
 
 def step_events(before: Replica, step: Step, now: datetime) -> list[Mapping[str, object]]:
@@ -53,7 +53,7 @@ def replica_events(
         return events
     if before.routed_at is None and after.routed_at is not None:
         events.append({**about, "state": "routed"})
-    if before.drain_deadline is None and after.drain_deadline is not None:
+    if before.reason != DRAIN_WAITS and after.reason == DRAIN_WAITS:
         # Every gateway has let go of it: these requests are what there is to drain.
         events.append({**about, "state": "unrouted", "in_flight": in_flight})
     if before.deployment_id != after.deployment_id:

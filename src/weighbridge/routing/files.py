@@ -1,14 +1,45 @@
 """Snapshots as files: written whole, fsynced and renamed into place, so a reader sees the old or the new."""
 
+import fcntl
 import os
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from weighbridge.errors import StaleError
+
 Snapshot = TypeVar("Snapshot", bound=msgspec.Struct)
 
 SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024
+
+
+class _Numbered(msgspec.Struct):
+    generation: int
+
+
+def publish_snapshot(path: Path, snapshot: msgspec.Struct, generation: int) -> None:
+    """As `write_snapshot`, but StaleError where the file holds a higher generation than the snapshot's.
+
+    A writer that was stopped before this line, and wakes up when another has published, does no harm so.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    lock = os.open(path.with_name(f".{path.name}.turn"), flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if _generation(path) > generation:
+            raise StaleError(f"another process has published {path.name} meanwhile")
+        write_snapshot(path, snapshot)
+    finally:
+        os.close(lock)
+
+
+def _generation(path: Path) -> int:
+    """0 where there is none to be read: whatever comes next is better."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Numbered).generation
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return 0
 
 
 def write_snapshot(path: Path, snapshot: msgspec.Struct) -> None:

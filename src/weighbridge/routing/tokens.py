@@ -31,6 +31,18 @@ def load_pepper(directory: Path) -> bytes:
     return path.read_bytes()
 
 
+def store_pepper(directory: Path, pepper: bytes) -> None:
+    """Put the pepper of a backup in the place of the one that is there."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = directory / f".pepper.{os.getpid()}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(pepper)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(directory / "pepper")
+
+
 def key_digest(pepper: bytes, key: str) -> bytes:
     """What is stored of an API key (T3). A fast hash suffices for 256 random bits."""
     return hmac.digest(pepper, key.encode(), hashlib.sha256)

@@ -70,6 +70,7 @@ class Agent:
         self._node = node
         self._decoder = msgspec.json.Decoder(wire.Request)
         self._conversations: set[asyncio.Task[None]] = set()
+        self._epoch = 0
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -115,7 +116,17 @@ class Agent:
         except OSError as error:
             return wire.refusal(UnavailableError(f"node {self._node.place.node}: {error}"))
 
+    def _fence(self, epoch: int) -> None:
+        """Refuse a controller that another one has followed, whatever it still believes (D5)."""
+        if epoch and epoch < self._epoch:
+            raise UnavailableError(
+                f"a controller of epoch {self._epoch} leads; this one's is {epoch}"
+            )
+        self._epoch = max(self._epoch, epoch)
+
     def _perform(self, request: wire.Request) -> wire.Reply:
+        if isinstance(request, wire.Launch | wire.List | wire.Stop | wire.Forget):
+            self._fence(request.epoch)
         match request:
             case wire.Launch(spec=spec):
                 wire.check_spec(spec)

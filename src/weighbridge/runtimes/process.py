@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,26 +16,33 @@ CALL_TIMEOUT_S = 10.0
 
 class ProcessRuntime:
     """Each call opens a connection of its own, so an agent that was restarted is simply found
-    again.
+    again. `epoch_of` is the caller's lease, if it has one: with it goes all that changes something (D5).
     """
 
-    def __init__(self, socket_path: Path, *, call_timeout_s: float = CALL_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        socket_path: Path,
+        *,
+        call_timeout_s: float = CALL_TIMEOUT_S,
+        epoch_of: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._socket_path = socket_path
         self._call_timeout_s = call_timeout_s
+        self._epoch_of = epoch_of
         self._decoder = msgspec.json.Decoder(wire.Reply)
 
     async def launch(self, spec: ReplicaSpec) -> None:
         """Raises InvalidError for a malformed spec, LimitError when too many replicas wait."""
-        await self._call(wire.Launch(spec))
+        await self._call(wire.Launch(spec, self._epoch()))
 
     async def list(self, selector: Mapping[str, str]) -> Sequence[ReplicaStatus]:
-        return (await self._call(wire.List(dict(selector)))).replicas
+        return (await self._call(wire.List(dict(selector), self._epoch()))).replicas
 
     async def stop(self, name: str, grace_s: float) -> None:
-        await self._call(wire.Stop(name, grace_s))
+        await self._call(wire.Stop(name, grace_s, self._epoch()))
 
     async def forget(self, name: str) -> None:
-        await self._call(wire.Forget(name))
+        await self._call(wire.Forget(name, self._epoch()))
 
     async def logs(self, name: str, tail_bytes: int) -> str:
         """At most 1 MiB of it."""
@@ -43,6 +50,9 @@ class ProcessRuntime:
 
     async def capacity(self) -> Sequence[NodeInfo]:
         return (await self._call(wire.Capacity())).nodes
+
+    def _epoch(self) -> int:
+        return self._epoch_of() or 0
 
     async def _call(self, request: wire.Request) -> wire.Reply:
         call = type(request).__name__.lower()

@@ -31,19 +31,24 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
 
 class Launch(msgspec.Struct, tag="launch", tag_field="call", frozen=True):
     spec: ReplicaSpec
+    epoch: int = 0
+    """Of the caller's lease; 0: the caller leads nobody. A node agent that has heard of a higher one refuses."""
 
 
 class List(msgspec.Struct, tag="list", tag_field="call", frozen=True):
     selector: Mapping[str, str]
+    epoch: int = 0
 
 
 class Stop(msgspec.Struct, tag="stop", tag_field="call", frozen=True):
     name: str
     grace_s: float
+    epoch: int = 0
 
 
 class Forget(msgspec.Struct, tag="forget", tag_field="call", frozen=True):
     name: str
+    epoch: int = 0
 
 
 class Logs(msgspec.Struct, tag="logs", tag_field="call", frozen=True):

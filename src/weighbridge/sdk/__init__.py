@@ -39,6 +39,7 @@ from weighbridge.sdk.management.deployments import (
     DeploymentPage,
     ReplicaCount,
 )
+from weighbridge.sdk.management.draining import DrainingReplica, ForcedDrains
 from weighbridge.sdk.management.forecast import (
     Forecast,
     ForecastShare,
@@ -88,9 +89,11 @@ __all__ = [
     "Deployment",
     "DeploymentDetail",
     "DeploymentPage",
+    "DrainingReplica",
     "Endpoint",
     "EndpointShape",
     "EndpointSummary",
+    "ForcedDrains",
     "Forecast",
     "ForecastShare",
     "ForecastStep",

@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 from weighbridge.sdk.errors import ClientError
 from weighbridge.sdk.fields import Fields
+from weighbridge.sdk.management.draining import ForcedDrains
 from weighbridge.sdk.management.forecast import Forecast
 from weighbridge.sdk.transport import Json, Transport
 from weighbridge.sdk.types import (
@@ -196,6 +197,11 @@ class Endpoints:
         """Change the number of replicas; PermissionDeniedError where only the operator may."""
         path = f"{_endpoint_path(endpoint_id)}:scale"
         return Scaling.read(self._caller.post(path, {"replicas": replicas}))
+
+    def force_drain(self, endpoint_id: str, *, after_s: float = 0.0) -> ForcedDrains:
+        """Cut what the replicas that drain now still stream, after so many seconds."""
+        path = f"{_endpoint_path(endpoint_id)}:forceDrain"
+        return ForcedDrains.read(self._caller.post(path, {"after_s": after_s}))
 
 
 def _version_path(name: VersionName | str) -> str:

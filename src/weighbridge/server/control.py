@@ -1,4 +1,4 @@
-"""The control process: the management API and the reconcilers, over one database.
+"""The control process: the management API and the reconcilers, or one of them, over one database.
 
 It holds nothing but a lease. Killed at any line, the next one goes on from the rows.
 """
@@ -7,8 +7,8 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import Callable, Collection
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from weighbridge.acceptance.examiner import Examiner
 from weighbridge.api.app import create_app
 from weighbridge.api.deps import Parts
 from weighbridge.clock import Clock
+from weighbridge.control.announce import SharedWake
 from weighbridge.control.loop import Loop
 from weighbridge.control.wake import Wake
 from weighbridge.engines.catalog import engines
@@ -45,6 +46,7 @@ from weighbridge.runtimes.ray.options import RayOptions
 from weighbridge.runtimes.ray.runtime import RayRuntime
 from weighbridge.runtimes.wire import private_listener
 from weighbridge.server.figures import FiguresWriter
+from weighbridge.server.roles.model import Role, Seat, read_seat
 from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
 from weighbridge.storage.database import Database, Transaction
@@ -83,6 +85,10 @@ class ControllerLease:
             raise StaleError("another control process holds the controller lease")
         return self._lease
 
+    def epoch(self) -> int | None:
+        """Of the lease that this process has, as far as it knows."""
+        return None if self._lease is None else self._lease.epoch
+
     async def keep(self) -> float:
         """One pass: take the lease or renew it. Returns when to look again, in seconds."""
         async with self._database.begin() as tx:
@@ -119,7 +125,7 @@ class ControllerLease:
                 await leases.release(tx, self._lease)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, seat: Seat) -> None:
     """Run until SIGTERM or SIGINT. Raises SetupError when this machine or its settings do not allow it."""
     if settings.database_url is None:
         raise SetupError(
@@ -134,39 +140,59 @@ async def serve(settings: Settings) -> None:
         # A question is not asked twice, so none may meet a connection that its engine is closing.
         asking = aiohttp.TCPConnector(force_close=True)
         probe_session = await stack.enter_async_context(aiohttp.ClientSession(connector=asking))
-        # Nobody else can hold this data directory's lock, so nobody else has this name.
-        holder = f"{socket.gethostname()}:{paths.root}"
+        # Nobody else can hold the lock of this name in this data directory, so nobody else has this name.
+        holder = f"{socket.gethostname()}:{paths.root}:{seat.name}"
         keeper = ControllerLease(database, holder, clock)
-        await keeper.keep()
-        stack.push_async_callback(keeper.give_back)
+        shared = SharedWake(database, wake, clock.new_short_id())
         marks = LoadMarks(paths.cache / "verified")
         parts = Parts(
             database=database,
             settings=settings,
             clock=clock,
-            wake=wake,
+            wake=shared,
             pepper=load_pepper(paths.secrets),
             store=open_store(settings, holder, marks, _in_use(database)),
             s3=S3Access(settings),
-            runtime=_runtime(settings, clock, stack),
+            runtime=_runtime(settings, clock, stack, keeper.epoch),
             engines=engines(session, NODE_PYTHON),
             acks=GatewayView(open_acks(paths.acks_file)),
             probe_session=probe_session,
         )
-        versions = NodeVersions(parts.store, marks)
-        stack.push_async_callback(asyncio.to_thread, versions.close)
-        loops = _loops(parts, wake, keeper, holder=holder, versions=versions, stack=stack)
-        app = create_app(parts)
+        loops: list[Loop] = []
+        if Role.CONTROLLER in seat.roles:
+            with suppress(UnavailableError):  # the loop tries again
+                await keeper.keep()
+            stack.push_async_callback(keeper.give_back)
+            versions = NodeVersions(parts.store, marks)
+            stack.push_async_callback(asyncio.to_thread, versions.close)
+            loops = _loops(parts, wake, keeper, holder=holder, versions=versions, stack=stack)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop.run()) for loop in loops]
-            await _answer(app, paths.control_socket)
+            tasks.append(group.create_task(shared.announce()))
+            if loops:
+                tasks.append(group.create_task(shared.listen()))
+            if Role.API in seat.roles:
+                await _answer(create_app(parts), paths.api_socket(seat.name))
+            else:
+                await _stopped()
             for task in tasks:
                 task.cancel()
 
 
-def _runtime(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Runtime:
+async def _stopped() -> None:
+    """Until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    log.info("control.ready")
+    await stop.wait()
+
+
+def _runtime(
+    settings: Settings, clock: Clock, stack: AsyncExitStack, epoch_of: Callable[[], int | None]
+) -> Runtime:
     if settings.runtime == "local":
-        return ProcessRuntime(settings.paths.agent_socket)
+        return ProcessRuntime(settings.paths.agent_socket, epoch_of=epoch_of)
     cluster = RayRuntime(RayOptions.of(settings), clock.monotonic)
     stack.push_async_callback(cluster.close)
     return cluster
@@ -190,6 +216,7 @@ async def _answer(app: FastAPI, path: Path) -> None:
         # Given the path instead, uvicorn would open the socket to every user.
         config.fd = listener.fileno()
         await server.serve()
+    await asyncio.to_thread(path.unlink, missing_ok=True)
 
 
 def _loops(
@@ -240,7 +267,6 @@ def _loops(
     )
     sealing = _sealing(parts, keeper)
     passes = {
-        "lease": keeper.keep,
         "ingest": ingest.reconcile,
         "tensor_digests": digests.reconcile,
         "rollouts": rollouts.reconcile,
@@ -250,8 +276,18 @@ def _loops(
         "figures": _figures(parts, ingest).reconcile,
         "receipts": sealing.reconcile,
     }
+    leading = Loop("lease", partial(_lead, keeper, wake), wake)
     pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)
-    return [pruning, *(Loop(name, step, wake) for name, step in passes.items())]
+    return [leading, pruning, *(Loop(name, step, wake) for name, step in passes.items())]
+
+
+async def _lead(keeper: ControllerLease, wake: Wake) -> float:
+    """Keep the lease; whoever has just got it begins at once with what was left lying."""
+    before = keeper.epoch()
+    pause_s = await keeper.keep()
+    if keeper.epoch() not in (None, before):
+        wake.everybody()
+    return pause_s
 
 
 def _in_use(database: Database) -> Callable[[], Collection[str]]:
@@ -298,14 +334,15 @@ async def _prune(parts: Parts, keeper: ControllerLease) -> float:
     return PRUNE_PERIOD_S
 
 
-def main() -> int:
+def main(argv: Sequence[str]) -> int:
     settings = Settings()
-    configure_logs("control", settings.log_level)
     try:
-        with hold_lock(settings.paths.run / "control.lock"):
+        seat = read_seat(argv)
+        configure_logs(seat.name, settings.log_level)
+        with hold_lock(settings.paths.run / f"{seat.name}.lock"):
             # It may be an operator's own directory; what lies there is for nobody else.
             settings.paths.run.chmod(0o700)
-            asyncio.run(serve(settings))
+            asyncio.run(serve(settings, seat))
     except SetupError as error:
         print(error.message, file=sys.stderr)  # noqa: T201 - the supervisor shows this line
         return EXIT_SETUP
@@ -316,4 +353,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,11 +2,8 @@
 
 import asyncio
 import os
-import sys
 from contextlib import suppress
 from importlib.metadata import version
-
-from pydantic import SecretStr
 
 from weighbridge.accounts.service import ensure_admin_key
 from weighbridge.clock import Clock
@@ -14,7 +11,7 @@ from weighbridge.errors import SetupError
 from weighbridge.routing.tokens import load_pepper
 from weighbridge.runtimes.processes import HeldLock
 from weighbridge.server.database import OnText, running_database
-from weighbridge.server.services import Service, accepts_unix, answers_http
+from weighbridge.server.roles.processes import public_url, services
 from weighbridge.server.stopping import down as stop_services
 from weighbridge.server.supervisor import Supervisor, take_supervisor_lock
 from weighbridge.server.telling import Telling
@@ -22,10 +19,6 @@ from weighbridge.settings import DataDir, Settings
 from weighbridge.storage import embedded
 from weighbridge.storage.database import Database
 from weighbridge.storage.migrate import migrate
-
-CONTROL_STOP_S = 10.0
-GATEWAY_STOP_S = 45.0
-AGENT_STOP_S = 30.0
 
 
 def up(settings: Settings, *, on_event: OnText, on_first_key: OnText) -> int:
@@ -41,7 +34,7 @@ def up(settings: Settings, *, on_event: OnText, on_first_key: OnText) -> int:
 
     paths = settings.paths
     try:
-        _make_directories(paths)
+        make_directories(paths)
         with take_supervisor_lock(paths.run) as lock:
             tell(f"Starting Weighbridge {version('weighbridge')}; its data is in {paths.root}.")
             with running_database(settings, tell) as url:
@@ -82,66 +75,7 @@ def down(settings: Settings) -> int:
     return 0
 
 
-def services(settings: Settings, database_url: str) -> list[Service]:
-    """The processes of one machine in the order of their start; the stop is the reverse."""
-    paths = settings.paths
-    environment = {
-        f"WEIGHBRIDGE_{name.upper()}": _text(value)
-        for name, value in settings.model_dump(exclude={"database_url"}, exclude_none=True).items()
-    }
-    environment["WEIGHBRIDGE_DATA_DIR"] = str(paths.root)
-    python = [sys.executable, "-m"]
-    agent_options = [
-        "--data-dir",
-        str(paths.root),
-        "--slots",
-        str(settings.replica_slots),
-        "--gpus",
-        settings.gpus,
-    ]
-    agent = Service(
-        "agent",
-        [*python, "weighbridge.runtimes.agent", *agent_options],
-        stop_grace_s=AGENT_STOP_S,
-        ready_check=lambda: accepts_unix(paths.agent_socket),
-    )
-    return [
-        # On a Ray cluster the replicas have agents of their own, and outlive this server.
-        *([agent] if settings.runtime == "local" else []),
-        Service(
-            "gateway",
-            [*python, "weighbridge.gateway"],
-            env=environment,
-            stop_grace_s=GATEWAY_STOP_S,
-            ready_check=lambda: answers_http(f"{probe_url(settings)}/readyz"),
-        ),
-        Service(
-            "control",
-            [*python, "weighbridge.server.control"],
-            env={**environment, "WEIGHBRIDGE_DATABASE_URL": database_url},
-            stop_grace_s=CONTROL_STOP_S,
-            ready_check=lambda: accepts_unix(paths.control_socket),
-        ),
-    ]
-
-
-def _text(value: object) -> str:
-    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-
-
-def probe_url(settings: Settings) -> str:
-    return f"http://{_reachable(settings.probe_host)}:{settings.probe_port}"
-
-
-def public_url(settings: Settings) -> str:
-    return f"http://{_reachable(settings.host)}:{settings.port}"
-
-
-def _reachable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
-
-
-def _make_directories(paths: DataDir) -> None:
+def make_directories(paths: DataDir) -> None:
     # Root's database user must be able to walk through; everything below that matters is closed.
     mode = 0o711 if os.geteuid() == 0 else 0o700
     try:

@@ -1,8 +1,12 @@
 """The connection pool: one Database per process."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+import psycopg
+from psycopg import sql
 from sqlalchemy import text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
@@ -16,16 +20,38 @@ POOL_OVERFLOW = 8
 POOL_WAIT_S = 10.0
 STATEMENT_TIMEOUT_MS = 30_000
 LOCK_TIMEOUT_MS = 10_000
+IDLE_TIMEOUT_MS = 10_000
+"""A process that is frozen within a transaction loses its locks after this time: less than a lease lasts."""
+LISTEN_PING_S = 20.0
+PING_TIMEOUT_S = 5.0
+CONNECTION = {
+    "application_name": "weighbridge",
+    "connect_timeout": 5,
+    # A server that is gone without a word counts as away within this time, not when TCP gives up.
+    "tcp_user_timeout": 10_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 
 Transaction = AsyncConnection
 """What store functions take first: an open transaction that somebody above will commit."""
 
 
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<begin>\w+://(?:[^@/?]*@)?)(?P<hosts>[^@/?]+,[^@/?]+)(?P<path>(?:/[^?]*)?)(?:\?(?P<query>.*))?"
+)
+
+
 def driver_url(url: str) -> URL:
-    """The same database through psycopg; SetupError unless it begins with postgresql:// or postgres://."""
+    """The same database through psycopg; SetupError unless it begins with postgresql:// or postgres://.
+
+    Of several hosts (`postgresql://user@one:5432,two:5432/main`) the one that takes writes is used, whichever
+    it is at the moment of a connection.
+    """
     try:
-        parsed = make_url(url)
-    except ArgumentError:
+        parsed = make_url(_one_host_each(url))
+    except (ArgumentError, ValueError):
         parsed = None
     if parsed is None or parsed.get_backend_name() not in ("postgresql", "postgres"):
         # The URL itself is not shown: it may hold a password.
@@ -34,14 +60,30 @@ def driver_url(url: str) -> URL:
             "it reads postgresql://user:password@host/database.",
             code="database_url",
         )
+    hosts = parsed.query.get("host", ())
+    if not isinstance(hosts, str) and len(hosts) > 1 and "target_session_attrs" not in parsed.query:
+        parsed = parsed.update_query_dict({"target_session_attrs": "read-write"})
     return parsed.set(drivername="postgresql+psycopg")
+
+
+def _one_host_each(url: str) -> str:
+    """Several hosts as libpq writes them, in the way that SQLAlchemy reads."""
+    found = _SEVERAL_HOSTS.fullmatch(url)
+    if found is None:
+        return url
+    hosts = [host if ":" in host else f"{host}:5432" for host in found["hosts"].split(",")]
+    members = [*([found["query"]] if found["query"] else []), *(f"host={host}" for host in hosts)]
+    return f"{found['begin']}{found['path']}?{'&'.join(members)}"
 
 
 class Database:
     """Short transactions on PostgreSQL; UnavailableError when it is away, or too busy for now (D8)."""
 
     def __init__(self, url: str, *, schema: str | None = None) -> None:
-        options = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
+        options = (
+            f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS} "
+            f"-c idle_in_transaction_session_timeout={IDLE_TIMEOUT_MS}"
+        )
         if schema is not None:
             options += f" -c search_path={schema}"
         self._engine = create_async_engine(
@@ -50,11 +92,7 @@ class Database:
             max_overflow=POOL_OVERFLOW,
             pool_timeout=POOL_WAIT_S,
             pool_pre_ping=True,
-            connect_args={
-                "options": options,
-                "application_name": "weighbridge",
-                "connect_timeout": 5,
-            },
+            connect_args={"options": options, **CONNECTION},
         )
 
     @asynccontextmanager
@@ -77,6 +115,34 @@ class Database:
     async def ping(self) -> None:
         async with self.begin() as tx:
             await tx.execute(text("SELECT 1"))
+
+    async def notifications(self, channel: str) -> AsyncIterator[str]:
+        """Payloads that are notified on the channel, on a connection of its own; "" once it listens.
+
+        Raises UnavailableError when the connection cannot be had or is lost.
+        """
+        _, arguments = self._engine.dialect.create_connect_args(self._engine.url)
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                **{**arguments, **CONNECTION}, autocommit=True
+            )
+            async with connection:
+                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+                yield ""
+                while True:
+                    async for notice in connection.notifies(timeout=LISTEN_PING_S):
+                        yield notice.payload
+                    # Silence: only a question shows whether anybody is at the other end.
+                    async with asyncio.timeout(PING_TIMEOUT_S):
+                        await connection.execute("SELECT 1")
+        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+            raise _unavailable(committing=False) from error
+
+    async def notify(self, channel: str, payloads: Iterable[str]) -> None:
+        async with self.begin() as tx:
+            for payload in payloads:
+                named = {"channel": channel, "payload": payload}
+                await tx.execute(text("SELECT pg_notify(:channel, :payload)"), named)
 
     async def close(self) -> None:
         await self._engine.dispose()

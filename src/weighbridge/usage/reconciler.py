@@ -48,14 +48,14 @@ class UsageReconciler:
             try:
                 await self._count(path)
             except FileNotFoundError:
-                # A gateway had to make room; it counts the loss itself.
-                continue
+                # A gateway had to make room, and counts the loss itself; or another has counted it to its end.
+                await self._forget(path)
         await self._sweep()
         return LOOK_S
 
     async def _count(self, path: Path) -> None:
         async with self._database.begin() as tx:
-            offset_bytes = await store.offset_of(tx, path.stem)
+            offset_bytes = await store.open_spool(tx, path.stem, self._clock.now())
         while True:
             # Asked before reading: what is then left of a file that nobody writes is a torn end.
             left = await asyncio.to_thread(is_left, path)
@@ -67,8 +67,11 @@ class UsageReconciler:
         if left:
             # The file first: a row without a file is nothing, a file without its row would be counted again.
             await asyncio.to_thread(path.unlink)
-            async with self._database.begin() as tx:
-                await store.forget_spool(tx, path.stem)
+            await self._forget(path)
+
+    async def _forget(self, path: Path) -> None:
+        async with self._database.begin() as tx:
+            await store.forget_spool(tx, path.stem)
 
     async def _add(self, name: str, seen_bytes: int, batch: Batch) -> None:
         after_bytes = seen_bytes + batch.size_bytes

@@ -55,34 +55,33 @@ _FIGURES = text(
 )
 
 
-async def offset_of(tx: Transaction, name: str) -> int:
-    """How many bytes of a spool are counted."""
+async def open_spool(tx: Transaction, name: str, now: datetime) -> int:
+    """How many bytes of a spool are counted; call it before the spool is read.
+
+    It makes the row that `advance` moves. So whoever has read a spool that another has since counted to its
+    end and forgotten finds no row, and counts nothing twice.
+    """
+    await tx.execute(
+        insert(usage_spools)
+        .values(name=name, offset_bytes=0, batches=0, updated_at=now)
+        .on_conflict_do_nothing(index_elements=["name"])
+    )
     query = select(usage_spools.c.offset_bytes).where(usage_spools.c.name == name)
-    return (await tx.execute(query)).scalar_one_or_none() or 0
+    return int((await tx.execute(query)).scalar_one())
 
 
 async def advance(
     tx: Transaction, name: str, *, seen_bytes: int, offset_bytes: int, now: datetime
 ) -> None:
     """Mark a spool as counted up to `offset_bytes`; StaleError when somebody else has moved it since."""
-    change = {"offset_bytes": offset_bytes, "updated_at": now}
-    if seen_bytes:
-        row = usage_spools.c
-        statement = (
-            update(usage_spools)
-            .where(row.name == name, row.offset_bytes == seen_bytes)
-            .values(**change, batches=row.batches + 1)
-            .returning(row.name)
-        )
-        moved = (await tx.execute(statement)).one_or_none()
-    else:
-        first = (
-            insert(usage_spools)
-            .values(name=name, batches=1, **change)
-            .on_conflict_do_nothing(index_elements=["name"])
-            .returning(usage_spools.c.name)
-        )
-        moved = (await tx.execute(first)).one_or_none()
+    row = usage_spools.c
+    statement = (
+        update(usage_spools)
+        .where(row.name == name, row.offset_bytes == seen_bytes)
+        .values(offset_bytes=offset_bytes, updated_at=now, batches=row.batches + 1)
+        .returning(row.name)
+    )
+    moved = (await tx.execute(statement)).one_or_none()
     if moved is None:
         raise StaleError(f"usage spool {name} is no longer at byte {seen_bytes}")
 

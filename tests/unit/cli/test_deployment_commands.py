@@ -154,6 +154,19 @@ def test_an_alias_is_moved_and_its_history_shown(server, weighbridge):
     assert run.out.splitlines()[1].split()[3:] == ["1", "2", "move", "-"]
 
 
+def test_drains_are_forced_after_a_question(server, weighbridge):
+    path = "/management/v1/endpoints/chat:forceDrain"
+    one = {"replica_id": "r-1", "version_id": 1, "requests": 3, "deadline": 1_770_000_000}
+    server.on("POST", path, {"replicas": [one], "message": "1 replica will end."})
+    run = weighbridge("endpoint", "force-drain", "chat", "--after-s", "30", "--yes")
+    assert run.code == 0, run.err
+    assert server.last[3] == {"after_s": 30.0}
+    assert run.out.splitlines()[0] == "1 replica will end."
+    assert run.out.splitlines()[-1].split()[:3] == ["r-1", "1", "3"]
+    server.on("POST", path, {"replicas": [], "message": "No replica drains."})
+    assert weighbridge("endpoint", "force-drain", "chat", "--yes").out == "No replica drains.\n"
+
+
 def test_an_org_scales_within_the_operators_maximum(server, weighbridge, monkeypatch):
     monkeypatch.delenv("WEIGHBRIDGE_ADMIN_KEY")
     path = "/management/v1/endpoints/chat:scale"

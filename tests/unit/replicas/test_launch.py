@@ -9,7 +9,7 @@ from weighbridge.engines.base import EngineSettings
 from weighbridge.engines.vllm import Vllm
 from weighbridge.replicas.launch import engine_launch, replica_spec
 from weighbridge.replicas.store import Watched
-from weighbridge.server.up import services
+from weighbridge.server.roles.processes import services
 from weighbridge.settings import Settings
 
 

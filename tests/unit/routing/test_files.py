@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.routing.files import read_snapshot, write_snapshot
+from weighbridge.errors import StaleError
+from weighbridge.routing.files import publish_snapshot, read_snapshot, write_snapshot
 from weighbridge.routing.model import EndpointRoute, ReplicaRoute, RouteTable
 from weighbridge.routing.tokens import key_digest, load_pepper, replica_token
 
@@ -23,6 +24,18 @@ def test_what_is_written_is_read_and_is_the_owner_s_alone(tmp_path):
     assert read_snapshot(path, RouteTable) == table
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writer_that_was_overtaken_replaces_nothing(tmp_path):
+    path = tmp_path / "routes.json"
+    publish_snapshot(path, RouteTable(3, (ENDPOINT,)), 3)
+    publish_snapshot(path, RouteTable(3, ()), 3)
+    publish_snapshot(path, RouteTable(5, ()), 5)
+    with pytest.raises(StaleError, match=r"published routes.json meanwhile"):
+        publish_snapshot(path, RouteTable(4, (ENDPOINT,)), 4)
+    assert read_snapshot(path, RouteTable) == RouteTable(5, ())
+    path.write_bytes(b"nonsense")
+    publish_snapshot(path, RouteTable(1, ()), 1)
 
 
 def test_a_table_of_an_older_writer_gets_the_defaults():

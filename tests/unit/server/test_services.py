@@ -1,8 +1,8 @@
 """When a service is started again, whether it is the same one, and its log."""
 
+from weighbridge.server.roles.processes import services
 from weighbridge.server.service_logs import cap_log, last_lines
 from weighbridge.server.services import RestartPolicy, Service, fingerprint
-from weighbridge.server.up import services
 from weighbridge.settings import Settings
 
 POLICY = RestartPolicy()

@@ -6,7 +6,7 @@ from sqlalchemy.exc import DBAPIError
 
 from weighbridge.errors import UnavailableError
 from weighbridge.storage import database as module
-from weighbridge.storage.database import Database
+from weighbridge.storage.database import Database, driver_url
 
 ABSENT = "postgresql://somebody:hush@/postgres?host=/nonexistent"
 
@@ -69,3 +69,26 @@ async def test_a_database_that_is_not_there_is_unavailable() -> None:
         await absent.ping()
     await absent.close()
     assert caught.value.code == "database_unavailable"
+
+
+@pytest.mark.parametrize(
+    ("url", "hosts"),
+    [
+        ("postgresql://me:pw@one:6432,two/main", ("one:6432", "two:5432")),
+        ("postgres://one,two,three/main?sslmode=require", ("one:5432", "two:5432", "three:5432")),
+    ],
+)
+def test_of_several_hosts_the_one_that_takes_writes_is_meant(
+    url: str, hosts: tuple[str, ...]
+) -> None:
+    found = driver_url(url)
+    assert found.query["host"] == hosts
+    assert found.query["target_session_attrs"] == "read-write"
+    assert found.database == "main"
+    chosen = driver_url(f"{url}{'&' if '?' in url else '?'}target_session_attrs=any")
+    assert chosen.query["target_session_attrs"] == "any"
+
+
+def test_a_single_host_stays_as_it_is() -> None:
+    found = driver_url("postgresql://me:p,w@one/main")
+    assert (found.host, found.password, dict(found.query)) == ("one", "p,w", {})

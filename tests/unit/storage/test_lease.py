@@ -1,8 +1,11 @@
 """Leases: one holder at a time, and epochs that fence off the earlier one (D5)."""
 
-import pytest
+import asyncio
 
-from weighbridge.errors import StaleError
+import pytest
+from sqlalchemy import text
+
+from weighbridge.errors import StaleError, UnavailableError
 from weighbridge.storage import lease
 from weighbridge.storage.counters import next_value
 from weighbridge.storage.database import Database
@@ -50,6 +53,36 @@ async def test_a_lease_from_before_the_clock_was_set_back_is_free(database: Data
     assert first is not None
     assert second is not None
     assert second.epoch == first.epoch + 1
+
+
+async def test_a_holder_frozen_within_a_transaction_keeps_nobody_from_the_lease_for_longer_than_it_lasts(
+    database: Database,
+) -> None:
+    """Its locks go with its transaction, which the database ends."""
+    async with database.begin() as tx:
+        held = await lease.acquire(tx, "controller", "a", ttl_s=1)
+    assert held is not None
+
+    async def frozen() -> None:
+        async with database.begin() as tx:
+            await lease.require(tx, held)
+            locked.set()
+            await taken.wait()
+
+    locked, taken = asyncio.Event(), asyncio.Event()
+    freezing = asyncio.create_task(frozen())
+    await locked.wait()
+    await asyncio.sleep(1.5)
+    begun_s = asyncio.get_running_loop().time()
+    async with database.begin() as tx:
+        # However long others may wait for a lock, the frozen one must not have it for so long.
+        await tx.execute(text("SET LOCAL lock_timeout = 0"))
+        after = await lease.acquire(tx, "controller", "b")
+    assert after is not None
+    assert asyncio.get_running_loop().time() - begun_s < lease.LEASE_TTL_S
+    taken.set()
+    with pytest.raises(UnavailableError):
+        await freezing
 
 
 async def test_a_released_lease_is_free(database: Database) -> None:

@@ -134,11 +134,30 @@ async def test_a_pass_that_dies_before_its_commit_is_made_again_one_after_it_is_
 
 async def test_an_offset_that_has_moved_is_stale(database: Database) -> None:
     async with database.begin() as tx:
+        assert await store.open_spool(tx, "a", NOON) == 0
         await store.advance(tx, "a", seen_bytes=0, offset_bytes=10, now=NOON)
     for seen_bytes in (0, 5):
         with pytest.raises(StaleError):
             async with database.begin() as tx:
                 await store.advance(tx, "a", seen_bytes=seen_bytes, offset_bytes=20, now=NOON)
+
+
+async def test_who_has_read_a_spool_that_another_counted_to_its_end_counts_nothing(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process that was frozen between its reading and its writing."""
+    spool(tmp_path, "a", [event(0)]).close()
+    frozen, other = reconciler(database, tmp_path), reconciler(database, tmp_path)
+    add = frozen._add
+
+    async def add_late(*batch: object) -> None:
+        await other.reconcile()
+        await add(*batch)
+
+    monkeypatch.setattr(frozen, "_add", add_late)
+    with pytest.raises(StaleError):
+        await frozen.reconcile()
+    assert await totals(database) == (1, 5, 1)
 
 
 async def test_torn_and_spoiled_lines_and_losses_are_counted_as_lost(

@@ -29,6 +29,10 @@ Rewrite = Callable[[bytes], bytes | None]
 class RepeatedEvents:
     """The pattern of one stream's events."""
 
+    __slots__ = (
+        "_after", "_before", "_ending", "_fixed_bytes", "_frame_after", "_frame_before", "_learned", "_uses",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self._before = b""
         self._after = b""

@@ -1,7 +1,8 @@
 """Server-sent events: a small state machine from bytes to events. It knows nothing of what the events say."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from weighbridge.errors import UnavailableError
 
@@ -9,12 +10,23 @@ EVENT_BYTES_MAX = 1024 * 1024
 """Longest event of an engine; a line that never ends costs no more memory than this (G10)."""
 
 
-@dataclass(frozen=True, slots=True)
-class SseEvent:
+class SseEvent(Struct, frozen=True):
     """One event: its `data` lines joined, and its name ('' is the usual one)."""
 
     data: bytes
     name: bytes = b""
+
+
+def read_single_line(event: bytes) -> SseEvent | None:
+    """An event that is one `data` line, as nearly all are, from its bytes without line ends; None for any other."""
+    if (
+        event.startswith(b"data: ")
+        and b"\n" not in event
+        and b"\r" not in event
+        and len(event) <= EVENT_BYTES_MAX
+    ):
+        return SseEvent(event[len(b"data: ") :])
+    return None
 
 
 class SseParser:
@@ -23,6 +35,8 @@ class SseParser:
     LF, CRLF and CR end a line; comments and unknown fields are dropped. llama.cpp reports an error as a
     field `error:` instead of `data:`; that becomes an event of the name `error`.
     """
+
+    __slots__ = ("_after_cr", "_data", "_event_bytes_max", "_name", "_pieces", "_size_bytes")
 
     def __init__(self, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
         self._event_bytes_max = event_bytes_max

@@ -3,8 +3,6 @@
 No I/O and no clock here: bytes and elapsed times go in, frames come out.
 """
 
-from collections.abc import Iterator
-
 import msgspec
 
 from weighbridge.errors import UnavailableError
@@ -34,7 +32,7 @@ from weighbridge.gateway.answers.shapes import (
     ToolCall,
     finish_word,
 )
-from weighbridge.gateway.answers.sse import SseEvent, SseParser
+from weighbridge.gateway.answers.sse import SseEvent, SseParser, read_single_line
 
 DONE_FRAME = b"data: [DONE]\n\n"
 _DONE = b"[DONE]"
@@ -50,6 +48,11 @@ class AnswerStream:
     Content goes on as it comes. Finish chunks are held until the engine's usage is there, because usage and
     times belong on the last of them; a tool call is held until it is whole.
     """
+
+    __slots__ = (
+        "_engine_fingerprint", "_finish", "_identity", "_is_chat", "_open", "_ordinary", "_parser", "_repeated",
+        "_text_chars", "_text_index", "_timings", "_tool_calls", "chunks", "complete", "events", "unsent", "usage",
+    )  # fmt: skip
 
     def __init__(self, identity: AnswerIdentity) -> None:
         self.usage: EngineUsage | None = None
@@ -100,9 +103,14 @@ class AnswerStream:
 
     def _one(self, event: bytes, frames: list[bytes], elapsed: Elapsed) -> None:
         """One event's bytes without its empty line, or what a split at empty lines makes of anything else."""
-        known = self._repeated.frame(event) if self._parser.between_events else None
+        between_events = self._parser.between_events
+        known = self._repeated.frame(event) if between_events else None
         if known is None or self.complete:
-            self._any(event + b"\n\n", frames, elapsed)
+            single = read_single_line(event) if between_events else None
+            if single is None:
+                self._any(event + b"\n\n", frames, elapsed)
+            elif not self.complete:
+                self._take(single, frames, elapsed)
             if len(frames) == 1 and not self.complete and self._parser.between_events:
                 self._repeated.learn(event, self._rewrite)
             return
@@ -117,10 +125,13 @@ class AnswerStream:
         for event in self._parser.feed(received):
             if self.complete:
                 break
-            if event.data == _DONE:
-                frames.append(self.end(elapsed))
-            else:
-                frames.extend(self._event(event))
+            self._take(event, frames, elapsed)
+
+    def _take(self, event: SseEvent, frames: list[bytes], elapsed: Elapsed) -> None:
+        if event.data == _DONE:
+            frames.append(self.end(elapsed))
+        else:
+            self._event(event, frames)
 
     def _rewrite(self, data: bytes) -> bytes | None:
         """As `Rewrite` asks: only for an event with one choice that carries a text and nothing else."""
@@ -180,7 +191,7 @@ class AnswerStream:
             frames.append(_frame(chunk))
         return b"".join([*frames, DONE_FRAME])
 
-    def _event(self, event: SseEvent) -> Iterator[bytes]:
+    def _event(self, event: SseEvent, frames: list[bytes]) -> None:
         self.events += 1
         try:
             answer = _DECODER.decode(event.data)
@@ -196,7 +207,7 @@ class AnswerStream:
         if answer.timings is not None:
             self._timings = answer.timings
         for choice in answer.choices:
-            yield from self._choice(choice)
+            self._choice(choice, frames)
 
     def _check(self, answer: EngineAnswer) -> None:
         self._identity.check(answer.model)
@@ -206,16 +217,17 @@ class AnswerStream:
             # One answer never changes its version half-way (G1).
             raise WrongIdentityError("The engine changed its fingerprint during an answer")
 
-    def _choice(self, choice: EngineChoice) -> Iterator[bytes]:
+    def _choice(self, choice: EngineChoice, frames: list[bytes]) -> None:
         self._open.add(choice.index)
         made = self._delta_choice(choice) if self._identity.is_chat else self._text_choice(choice)
         if made is not None:
             self.chunks += 1
-            yield _frame(self._chunk(made))
+            frames.append(_frame(self._chunk(made)))
         if choice.finish_reason is not None:
             calls = self._tool_calls.pop(choice.index, None)
             if calls:
-                yield _frame(self._chunk(DeltaChoice(Delta(tool_calls=calls), choice.index)))
+                called = DeltaChoice(Delta(tool_calls=calls), choice.index)
+                frames.append(_frame(self._chunk(called)))
             # What might follow the end of a choice is never ordinary.
             self._repeated.forget()
             self._finish[choice.index] = finish_word(choice.finish_reason)

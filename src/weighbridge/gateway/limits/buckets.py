@@ -54,7 +54,8 @@ class Bucket:
     """One limited window of a subject, with what stands as long as its limit does; `cell` is its place in a row."""
 
     __slots__ = (
-        "_line", "cell", "counts_tokens", "limit", "place", "refill_per_s", "reset_s_per_use", "used", "window",
+        "_remaining", "_reset", "cell", "counts_tokens", "limit", "place", "refill_per_s", "reset_s_per_use", "used",
+        "window",
     )  # fmt: skip
 
     def __init__(self, place: int, window: Window, limit: int, used: float) -> None:
@@ -66,7 +67,10 @@ class Bucket:
         self.counts_tokens = window.counts_tokens
         self.refill_per_s = limit / window.period_s
         self.reset_s_per_use = window.period_s / limit
-        self._line = _LINE % (window.name, limit, window.name, window.name)
+        self._remaining = (
+            f"x-ratelimit-limit-{window.name}: {limit}\r\nx-ratelimit-remaining-{window.name}: "
+        )
+        self._reset = f"\r\nx-ratelimit-reset-{window.name}: "
 
     @property
     def remaining(self) -> int:
@@ -75,12 +79,8 @@ class Bucket:
     def field(self) -> str:
         """The three headers of this window, each ending with CR LF."""
         left = self.limit - self.used
-        return self._line % (max(0, left), self.used * self.reset_s_per_use)
-
-
-_LINE = (
-    "x-ratelimit-limit-%s: %d\r\nx-ratelimit-remaining-%s: %%d\r\nx-ratelimit-reset-%s: %%.3f\r\n"
-)
+        reset_s = self.used * self.reset_s_per_use
+        return f"{self._remaining}{int(left) if left > 0 else 0}{self._reset}{reset_s:.3f}\r\n"
 
 
 def tightest(subjects: Sequence[Sequence[Bucket]]) -> Sequence[Bucket]:

@@ -1,4 +1,4 @@
-"""Forwarding to the control plane's unix socket: its paths, its answers, untouched but for hop-by-hop fields."""
+"""Forwarding to a unix socket of the control plane: its paths, its answers, untouched but for hop-by-hop fields."""
 
 from collections.abc import Container, Sequence
 
@@ -7,8 +7,14 @@ from weighbridge.gateway.metrics.access import AccessRecord
 from weighbridge.gateway.proxy.answering import Answering, Desk
 from weighbridge.gateway.wire.heads import AnswerHead, Fields, RequestHead
 from weighbridge.gateway.wire.limits import CONTROL_BODY_BYTES_MAX
-from weighbridge.gateway.wire.upstream import Address, UpstreamConnection, Upstreams
+from weighbridge.gateway.wire.upstream import (
+    UNREACHABLE,
+    Address,
+    UpstreamConnection,
+    Upstreams,
+)
 from weighbridge.gateway.wire.visits import Client
+from weighbridge.settings import DataDir
 
 SEGMENTS = frozenset({"management", "admin", "api", "console", "openapi.json", "docs"})
 """First path segments that are the control plane's."""
@@ -35,10 +41,27 @@ def is_control_path(path: str) -> bool:
     return path.startswith("/") and path[1:].partition("/")[0] in SEGMENTS
 
 
-class ControlVisit(Answering):
-    """Each request has a connection of its own, so none is ever sent twice."""
+class ControlPlanes:
+    """The processes of this machine that serve the API, by their sockets; requests go to each in turn."""
 
-    __slots__ = ("_address", "_head", "_passing", "_upstream", "_upstreams")
+    def __init__(self, paths: DataDir) -> None:
+        self._paths = paths
+        self._turn = 0
+
+    def addresses(self) -> list[Address]:
+        """Whom to try, one after the other; looked up anew, for such processes come and go."""
+        found = [Address(unix_path=str(path)) for path in self._paths.api_sockets()]
+        if not found:
+            return [Address(unix_path=str(self._paths.control_socket))]
+        self._turn += 1
+        first = self._turn % len(found)
+        return found[first:] + found[:first]
+
+
+class ControlVisit(Answering):
+    """Each request has a connection of its own, and goes to the next address only where nothing was sent."""
+
+    __slots__ = ("_addresses", "_head", "_passing", "_request", "_upstream", "_upstreams")
 
     def __init__(
         self,
@@ -48,12 +71,13 @@ class ControlVisit(Answering):
         head: RequestHead,
         *,
         upstreams: Upstreams,
-        address: Address,
+        addresses: list[Address],
     ) -> None:
         super().__init__(desk, client, record)
         self._upstreams = upstreams
-        self._address = address
+        self._addresses = addresses
         self._head = head
+        self._request = b""
         self._upstream: UpstreamConnection | None = None
         self._passing = False
 
@@ -68,9 +92,14 @@ class ControlVisit(Answering):
             fields.append(("content-length", str(len(body))))
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
         # The path goes on as it came: `models%3Aupload` must not become something else.
-        request = f"{head.method} {head.target} HTTP/1.1\r\n{lines}\r\n".encode("latin-1") + body
+        start = f"{head.method} {head.target} HTTP/1.1\r\n{lines}\r\n"
+        self._request = start.encode("latin-1") + body
+        self._ask()
+
+    def _ask(self) -> None:
         self._wait()
-        self._upstream = self._upstreams.ask(self._address, head.method, request, self, fresh=True)
+        address, method = self._addresses.pop(0), self._head.method
+        self._upstream = self._upstreams.ask(address, method, self._request, self, fresh=True)
 
     def refuse(self, error: WeighbridgeError) -> None:
         self._drop()
@@ -119,7 +148,10 @@ class ControlVisit(Answering):
 
     def answer_lost(self, error: UnavailableError) -> None:
         self._upstream = None
-        self._broke_off()
+        if error.code == UNREACHABLE and self._addresses:
+            self._ask()
+        else:
+            self._broke_off()
 
     def _broke_off(self) -> None:
         if self._passing:

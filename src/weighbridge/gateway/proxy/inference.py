@@ -298,11 +298,12 @@ class InferenceVisit(WaitingVisit):
                 self._send(answer.unsent)
             self._break_off(error)
             return
+        if answer.complete:
+            self._complete(frames)
+            return
         if frames:
             self._send(frames)
-        if answer.complete:
-            self._complete()
-        elif answer.events > seen and now_s - self._waiting_since_s > IDLE_GRAIN_S:
+        if answer.events > seen and now_s - self._waiting_since_s > IDLE_GRAIN_S:
             # Comments do not count: an engine that only keeps the line open is idle.
             self._wait(self.desk.limits.idle_s)
 
@@ -319,9 +320,7 @@ class InferenceVisit(WaitingVisit):
         except UnavailableError as early:
             self._break_off(early)
             return
-        if frames:
-            self._send(frames)
-        self._complete()
+        self._complete(frames)
 
     def _send(self, frames: bytes) -> None:
         if self._state is _STREAMING:
@@ -334,12 +333,16 @@ class InferenceVisit(WaitingVisit):
         else:
             self.client.begin_stream(STREAM_FIELDS + self.own_fields(), frames)
 
-    def _complete(self) -> None:
+    def _complete(self, frames: bytes) -> None:
+        """`frames` are the answer's last."""
+        if self._state is not _STREAMING:
+            self._send(frames)
+            frames = b""
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
             upstream.finish()
         self.record.status = 200
-        self._end_stream()
+        self._end_stream(frames)
 
     def _break_off(self, error: UnavailableError) -> None:
         """The one error event of a stream that has begun (G2); before that, another replica or the error."""
@@ -355,15 +358,14 @@ class InferenceVisit(WaitingVisit):
     def _end_by_event(self, error: WeighbridgeError) -> None:
         self.record.status, self.record.code = error_answer(error).status, error.code
         event = error_event(error, self._admitted.answer_id(self.record.request_id))
-        self.client.write_chunk(event)
-        self._end_stream()
+        self._end_stream(event)
 
-    def _end_stream(self) -> None:
+    def _end_stream(self, last: bytes) -> None:
         self._release()
         self._state = _DONE
         self._count_stream()
         self.finish()
-        self.client.end_stream()
+        self.client.end_stream(last)
 
     # What the answer says of itself, and the record.
 

@@ -16,11 +16,11 @@ from weighbridge.gateway.catalog.formats import (
 from weighbridge.gateway.errors import model_not_found
 from weighbridge.gateway.metrics.access import AccessRecord
 from weighbridge.gateway.proxy.answering import Answering, Desk
-from weighbridge.gateway.proxy.control import ControlVisit, is_control_path
+from weighbridge.gateway.proxy.control import ControlPlanes, ControlVisit, is_control_path
 from weighbridge.gateway.proxy.inference import InferenceVisit
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.wire.heads import RequestHead
-from weighbridge.gateway.wire.upstream import Address, Upstreams
+from weighbridge.gateway.wire.upstream import Upstreams
 from weighbridge.gateway.wire.visits import Client, Visit
 from weighbridge.routing.model import EndpointRoute
 
@@ -37,7 +37,7 @@ class PublicSite:
     desk: Desk
     replicas: Replicas
     upstreams: Upstreams
-    control: Address
+    control: ControlPlanes
 
     def visit(self, head: RequestHead | None, client: Client) -> Visit:
         clock = self.desk.clock
@@ -49,8 +49,9 @@ class PublicSite:
         if head is None:
             return PlainVisit(self.desk, client, record, _nothing)
         if is_control_path(path):
+            addresses = self.control.addresses()
             return ControlVisit(
-                self.desk, client, record, head, upstreams=self.upstreams, address=self.control
+                self.desk, client, record, head, upstreams=self.upstreams, addresses=addresses
             )
         return PlainVisit(self.desk, client, record, lambda made: self._answer(head, made))
 

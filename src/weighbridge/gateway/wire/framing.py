@@ -84,6 +84,8 @@ _SIZE, _DATA, _DATA_END, _TRAILER, _DONE = At
 class ChunkedBody:
     """A body in chunks. Extensions and trailers are checked and dropped."""
 
+    __slots__ = ("_at", "_held", "_left_bytes", "_trailer_bytes", "done", "rest")
+
     def __init__(self) -> None:
         self.done = False
         self.rest = b""

@@ -21,7 +21,8 @@ class Client(Protocol):
     def write_chunk(self, data: bytes) -> None:
         """One piece, never empty, of an answer whose length was not said."""
 
-    def end_stream(self) -> None: ...
+    def end_stream(self, last: bytes = b"") -> None:
+        """`last` is one more piece, sent together with the end; it may be empty."""
 
     def pass_on(self, head: AnswerHead, fields: Fields, *, length_known: bool) -> None:
         """Begin another server's answer; its body follows by `write_chunk` and `end_stream`."""

@@ -39,9 +39,9 @@ class AnswerWriter:
         self._chunked = self._minor == 1
         coding = b"transfer-encoding: chunked\r\n" if self._chunked else b""
         lines = b"%b%b%b" % (fields, coding, self._closing_line())
-        self.write(reply_head(200, self._date(), lines))
+        # An earlier answer may still wait there; this one does not.
         self._outbox.flush()
-        self.write_chunk(first)
+        self._send(reply_head(200, self._date(), lines) + self._framed(first))
 
     def write_chunk(self, data: bytes) -> None:
         """Not by the outbox, which is empty of this answer: events come one by one, nothing is to be waited for."""
@@ -49,10 +49,10 @@ class AnswerWriter:
         if transport is not None and not transport.is_closing():
             transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
-    def end_stream(self) -> None:
-        transport = self._transport
-        if self._chunked and transport is not None and not transport.is_closing():
-            transport.write(LAST_CHUNK)
+    def end_stream(self, last: bytes = b"") -> None:
+        if last:
+            last = self._framed(last)
+        self._send(last + LAST_CHUNK if self._chunked else last)
         self._answered()
 
     def pass_on(self, head: AnswerHead, fields: Fields, *, length_known: bool) -> None:
@@ -73,6 +73,15 @@ class AnswerWriter:
         """End the connection so that a cut answer cannot be taken for a whole one."""
         if self._transport is not None:
             self._transport.abort()
+
+    def _framed(self, data: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+
+    def _send(self, data: bytes) -> None:
+        """At once; `data` may be empty."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
 
     def _closing_line(self) -> bytes:
         return b"" if self.keep else _CLOSE

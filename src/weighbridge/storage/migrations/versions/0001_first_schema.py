@@ -4,6 +4,8 @@ from alembic import op
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 revision = '0001'
+# The oldest schema whose program works on this one too: a rolling upgrade runs both for a while.
+oldest_program = 1
 down_revision = None
 branch_labels = None
 depends_on = None

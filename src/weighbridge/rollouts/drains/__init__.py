@@ -1,0 +1,1 @@
+"""Drains that are not waited for to their end."""

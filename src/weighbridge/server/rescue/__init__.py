@@ -1,0 +1,1 @@
+"""Backup and restore of what cannot be made again, but for the weight store."""

@@ -1,0 +1,1 @@
+"""The roles of a server, each as a process of its own."""

@@ -1,0 +1,122 @@
+"""Two apis and two controllers on one PostgreSQL: when one dies or freezes the other goes on, without harm (D5)."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from installation import ANSWERS, ENDPOINT, ORG, until
+from separate_roles import SeparateRoles, own_postgres, separate
+
+from s3 import running_s3
+from weighbridge.routing.files import read_snapshot
+from weighbridge.routing.model import RouteTable
+from weighbridge.sdk import Client, wait_for_deployment
+from weighbridge.server.services import accepts_unix
+from weighbridge.storage.lease import LEASE_RENEW_S, LEASE_TTL_S
+
+pytestmark = pytest.mark.system
+
+TAKEOVER_S = LEASE_TTL_S + LEASE_RENEW_S + 5.0
+
+
+@pytest.fixture(scope="module")
+def site(make_public_directory: Callable[[], Path]) -> Iterator[SeparateRoles]:
+    root, database = make_public_directory(), make_public_directory() / "postgres"
+    with running_s3() as s3, own_postgres(database) as url, separate(root, s3, url) as running:
+        running.prepare()
+        running.deploy(1)
+        yield running
+
+
+@pytest.fixture
+def client(site: SeparateRoles) -> Iterator[Client]:
+    with site.client(retries_max=0) as one:
+        yield one
+
+
+def test_one_controller_leads_and_what_an_api_accepts_wakes_it(site, client):
+    assert site.leader() in ("ctl-1", "ctl-2")
+    assert site.say(client) == ANSWERS[1]
+    assert "wake.deaf" not in site.said("ctl-1") + site.said("ctl-2")
+
+
+def test_an_api_that_is_killed_costs_nobody_an_answer(site, client):
+    for name in ("api-1", "api-2"):
+        site.kill_role(name)
+        assert [len(client.versions.list(ORG, "llama-tiny")) for _ in range(6)] == [2] * 6
+        site.serve(name)
+        until(partial(accepts_unix, site.paths.api_socket(name)), what=name)
+
+
+def test_a_controller_that_is_killed_in_a_rollout_is_followed_by_the_other(site, client):
+    leader = site.leader()
+    other = other_of(leader)
+    with site.traffic(client) as traffic:
+        traffic.wait_for_answers(8, timeout_s=30)
+        deployment = site.ask_for(client, other_version(site, client))
+        until(
+            lambda: client.deployments.get(deployment.id).updated_replicas == 1,
+            what="one new replica",
+        )
+        site.kill_role(leader)
+        until(lambda: site.leader() == other, TAKEOVER_S, "the takeover")
+        wait_for_deployment(client, ENDPOINT, deployment.id, timeout_s=60)
+        traffic.wait_for_answers(8, timeout_s=30)
+    assert traffic.tally().clean, traffic.tally()
+    began = site.said(leader).count("control.ready")
+    site.serve(leader)
+    until(lambda: site.said(leader).count("control.ready") > began, what=leader)
+
+
+def test_a_controller_that_was_frozen_past_its_lease_can_do_no_harm(site, client):
+    leader = site.leader()
+    other = other_of(leader)
+    new = other_version(site, client)
+    with site.traffic(client) as traffic:
+        traffic.wait_for_answers(8, timeout_s=30)
+        deployment = site.ask_for(client, new)
+        until(
+            lambda: client.deployments.get(deployment.id).updated_replicas == 1,
+            what="one new replica",
+        )
+        frozen = site.processes[leader]
+        os.kill(frozen.pid, signal.SIGSTOP)
+        until(lambda: site.leader() == other, TAKEOVER_S, "the takeover")
+        wait_for_deployment(client, ENDPOINT, deployment.id, timeout_s=60)
+        until(lambda: is_settled(site, client), what="the end of the old replicas")
+        before, engines = routes(site), site.engines()
+        os.kill(frozen.pid, signal.SIGCONT)
+        until(lambda: "lease.lost" in site.said(leader), 30, "that it knows")
+        traffic.wait_for_answers(16, timeout_s=30)
+        assert site.leader() == other
+        assert site.engines() == engines
+        after = routes(site)
+        assert (after.generation, after.endpoints) == (before.generation, before.endpoints)
+    assert traffic.tally().clean, traffic.tally()
+    assert site.say(client) == ANSWERS[new]
+    assert is_settled(site, client)
+
+
+def is_settled(site: SeparateRoles, client: Client) -> bool:
+    """Two replicas are ready, they are those whose engines live, and the gateways know of no rollout."""
+    ready = set(site.ready_replicas(client))
+    rolling = any(endpoint.rolling_out for endpoint in routes(site).endpoints)
+    return len(ready) == 2 and ready == set(site.engines()) and not rolling
+
+
+def routes(site: SeparateRoles) -> RouteTable:
+    found = read_snapshot(site.paths.routes_file, RouteTable)
+    assert found is not None
+    return found
+
+
+def other_of(name: str) -> str:
+    assert name in ("ctl-1", "ctl-2")
+    return "ctl-2" if name == "ctl-1" else "ctl-1"
+
+
+def other_version(site: SeparateRoles, client: Client) -> int:
+    return 2 if site.say(client) == ANSWERS[1] else 1

@@ -1,0 +1,67 @@
+"""Roles: which processes they are, what each is called, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from weighbridge.errors import SetupError
+from weighbridge.server.roles.model import Role, Seat, read_roles, read_seat, seat_for
+from weighbridge.server.roles.processes import services
+from weighbridge.server.roles.serve import serve
+from weighbridge.settings import Settings
+
+BOTH = frozenset({Role.API, Role.CONTROLLER})
+URL = "postgresql://nobody@127.0.0.1:1/none"
+
+
+def test_a_control_process_without_arguments_is_both() -> None:
+    assert read_seat([]) == Seat("control", BOTH)
+    assert read_seat(Seat("api-2", frozenset({Role.API})).argv()).name == "api-2"
+
+
+@pytest.mark.parametrize(("text", "name"), [("api", "api"), ("controller", "controller")])
+def test_a_role_alone_gives_its_name(text: str, name: str) -> None:
+    assert seat_for(read_roles(text), None) == Seat(name, frozenset({Role(text)}))
+
+
+@pytest.mark.parametrize("text", ["", "boss", "api,boss", "api;controller"])
+def test_a_word_that_is_no_role_is_refused(text: str) -> None:
+    with pytest.raises(SetupError, match="the roles are agent, gateway, api, controller"):
+        read_roles(text)
+
+
+@pytest.mark.parametrize("name", ["", "agent", "supervisor", "../x", "A", "x" * 32])
+def test_a_name_that_is_another_s_or_no_file_name_is_refused(name: str) -> None:
+    with pytest.raises(SetupError):
+        Seat(name, BOTH)
+
+
+def test_each_role_is_the_process_that_up_starts(tmp_path: Path) -> None:
+    settings = Settings(data_dir=tmp_path)
+    everything = services(settings, URL)
+    assert [one.name for one in everything] == ["agent", "gateway", "control"]
+    for role, service in zip(("agent", "gateway"), everything, strict=False):
+        assert services(settings, None, {Role(role)})[0].argv == service.argv
+    api = services(settings, URL, {Role.API}, seat_for({Role.API}, "api-1"))
+    assert [one.name for one in api] == ["api-1"]
+    assert URL not in api[0].argv
+    assert api[0].env["WEIGHBRIDGE_DATABASE_URL"] == URL
+
+
+def test_each_api_has_a_socket_of_its_own(tmp_path: Path) -> None:
+    paths = Settings(data_dir=tmp_path).paths
+    paths.run.mkdir()
+    for name in ("control", "api-1", "api-2"):
+        paths.api_socket(name).touch()
+    assert [path.name for path in paths.api_sockets()] == [
+        "control-api-1.sock",
+        "control-api-2.sock",
+        "control.sock",
+    ]
+
+
+def test_an_api_without_a_database_of_the_team_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="WEIGHBRIDGE_DATABASE_URL"):
+        serve(Settings(data_dir=tmp_path), {Role.API}, name=None, on_event=print)
+    with pytest.raises(SetupError, match="Only a control process"):
+        serve(Settings(data_dir=tmp_path), {Role.AGENT}, name="x", on_event=print)
