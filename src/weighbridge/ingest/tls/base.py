@@ -8,8 +8,8 @@ from typing import Protocol
 class TlsSocket(Protocol):
     """A connection whose handshake is made. Closed, it is still read by the file that was made of it."""
 
-    _files = 0
-    _closed = False
+    _files: int = 0
+    _closed: bool = False
 
     def settimeout(self, seconds: float) -> None: ...
 
