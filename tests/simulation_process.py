@@ -7,6 +7,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMIT_S = 600.0
+SEEDS = 2_000
+"""Played in each run of the tests, from 0."""
+LANES = 16
+"""Test cases that share them."""
 
 
 def simulate(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -24,3 +28,10 @@ def run_module(module: str, *words: str, **environment: str) -> subprocess.Compl
         timeout=LIMIT_S,
         check=False,
     )
+
+
+def require_no_breach(lane: int) -> None:
+    """Play a lane's share of the seeds."""
+    each = SEEDS // LANES
+    done = simulate("--first", str(lane * each), "--seeds", str(each), "--workers", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
