@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from weighbridge.runtimes.processes import child_pids
+from weighbridge.runtimes.processes import child_pids, find_marked
 from weighbridge.runtimes.ray.options import RayOptions
 from weighbridge.settings import Settings
 
@@ -26,23 +26,39 @@ RAY = (sys.executable, "-c", "from ray.scripts.scripts import main; main()")
 START_LIMIT_S = 60.0
 HEALTH = {
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "4",
-    "RAY_health_check_timeout_ms": "3000",
-    "RAY_health_check_initial_delay_ms": "3000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_initial_delay_ms": "2000",
 }
 
 
 @dataclass
 class RayNode:
-    """`ray start --block` in a session of its own; its workers are found by the session directory."""
+    """`ray start --block` and what has come of it; `directory` is where its engines' files go."""
 
     name: str
     ip: str
     process: subprocess.Popen[bytes]
     log: Path
+    directory: Path
 
     def tree(self) -> list[int]:
-        """Every process of the node but the engines, whose shims have left it."""
+        """Every process of the node; shims have left the tree of the others, and are found by their mark."""
+        marked = [process.identity.pid for process in find_marked(self.directory / "run")]
+        return [*self._family(), *marked]
+
+    def raylet_signal(self, number: signal.Signals) -> None:
+        """To the process by which the cluster knows whether the node lives; the others go on."""
+        os.kill(self._raylet(), number)
+
+    def _raylet(self) -> int:
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in self._family()}
+        (found,) = [
+            pid for pid, text in commands.items() if text.split(b"\0")[0].endswith(b"/raylet")
+        ]
+        return found
+
+    def _family(self) -> list[int]:
         found, todo = [], [self.process.pid]
         while todo:
             pid = todo.pop()
@@ -56,7 +72,7 @@ class RayNode:
                 os.kill(pid, number)
 
     def kill(self) -> None:
-        """As if the machine lost its power; the engines notice by their lifelines."""
+        """As if the machine lost its power."""
         self.signal(signal.SIGKILL)
         self.process.wait()
 
@@ -68,7 +84,7 @@ class Machines:
     root: Path
     base: int
     port: int
-    auth: bool = True
+    lasting: bool = False
     head: RayNode | None = None
     nodes: dict[str, RayNode] = field(default_factory=dict)
     started: int = 0
@@ -95,6 +111,8 @@ class Machines:
         return RayOptions.of(Settings(**self.settings(**changes)))
 
     def start_head(self) -> None:
+        # Ray takes a second start on one machine for a mistake.
+        (self.root / "ray" / "ray_current_cluster").unlink(missing_ok=True)
         words = ["--head", "--port", str(self.port), "--include-dashboard", "false"]
         self.head = self._start("head", self.head_ip, [*words, "--num-cpus", "0"])
 
@@ -115,7 +133,7 @@ class Machines:
     def _start(self, name: str, ip: str, words: list[str]) -> RayNode:
         self.started += 1
         log = self.root / f"{name}.out"
-        with log.open("ab") as output:
+        with log.open("wb") as output:
             process = subprocess.Popen(
                 [
                     *RAY,
@@ -138,13 +156,13 @@ class Machines:
                     "--object-store-memory",
                     "80000000",
                 ],
-                env=self._environment(),
+                env=self._environment(self.root / "nodes" / name),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        node = RayNode(name, ip, process, log)
+        node = RayNode(name, ip, process, log, self.root / "nodes" / name)
         self._await_started(node)
         return node
 
@@ -156,23 +174,31 @@ class Machines:
             assert time.monotonic() < deadline_s, f"{node.name}: {node.log.read_text()}"
             time.sleep(0.05)
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, directory: Path) -> dict[str, str]:
         kept = {n: v for n, v in os.environ.items() if not n.startswith(("WEIGHBRIDGE_", "RAY_"))}
         auth = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        lasts = {
+            "RAY_gcs_storage": "rocksdb",
+            "RAY_gcs_storage_path": str(self.root / "gcs"),
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+        }
         return {
             **kept,
             **HEALTH,
-            **(auth if self.auth else {"RAY_AUTH_MODE": "disabled"}),
+            **auth,
+            **(lasts if self.lasting else {}),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_memory_monitor_refresh_ms": "0",
-            "WEIGHBRIDGE_NODE_DIR": str(self.root / "node"),
+            "WEIGHBRIDGE_NODE_DIR": str(directory),
         }
 
 
 @contextmanager
-def running_cluster(nodes: int, *, base: int = 20, auth: bool = True) -> Iterator[Machines]:
+def running_cluster(nodes: int, *, base: int = 20, lasting: bool = False) -> Iterator[Machines]:
     """Nodes are started one after another: two at once race for names in Ray's session directory."""
-    machines = Machines(Path(tempfile.mkdtemp(prefix="wr", dir="/tmp")), base, _free_port(), auth)
+    machines = Machines(
+        Path(tempfile.mkdtemp(prefix="wr", dir="/tmp")), base, _free_port(), lasting
+    )
     machines.root.chmod(0o755)
     try:
         machines.start_head()

@@ -267,7 +267,7 @@ class Installation:
         send_signal(process, signal.SIGKILL)
         until(lambda: not is_alive(process), 10, "death")
 
-    def prepare(self, replicas: int = 2) -> None:
+    def prepare(self, replicas: int = 2, **engine: object) -> None:
         """Org, keys, role and bucket; the architecture; both versions synced; an endpoint."""
         with self.client() as client:
             admin = client.admin
@@ -276,7 +276,8 @@ class Installation:
             admin.orgs.update(ORG, s3_role_arn=arn)
             self.management_key = admin.keys.create("management", name="t", org_name=ORG).key
             self.inference_key = admin.keys.create("inference", name="t", org_name=ORG).key
-            admin.architectures.register(ARCH, str(MODELS / "llama-v1"), engine={"slots": 4})
+            settings = {"slots": 4, **engine}
+            admin.architectures.register(ARCH, str(MODELS / "llama-v1"), engine=settings)
             admin.endpoints.create(ENDPOINT, org_name=ORG, model_arch_id=ARCH, replicas=replicas)
         self.fill_bucket()
         with self.client() as client:

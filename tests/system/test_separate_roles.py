@@ -7,15 +7,18 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from installation import ANSWERS, ENDPOINT, ORG, until
+from installation import ANSWERS, ENDPOINT, ORG, until, weighbridge
 from separate_roles import SeparateRoles, own_postgres, separate
+from sqlalchemy import create_engine, text
 
 from s3 import running_s3
 from weighbridge.routing.files import read_snapshot
 from weighbridge.routing.model import RouteTable
 from weighbridge.sdk import Client, wait_for_deployment
 from weighbridge.server.services import accepts_unix
+from weighbridge.storage.database import driver_url
 from weighbridge.storage.lease import LEASE_RENEW_S, LEASE_TTL_S
+from weighbridge.storage.migrate import OLDEST_PROGRAM
 
 pytestmark = pytest.mark.system
 
@@ -98,6 +101,46 @@ def test_a_controller_that_was_frozen_past_its_lease_can_do_no_harm(site, client
     assert traffic.tally().clean, traffic.tally()
     assert site.say(client) == ANSWERS[new]
     assert is_settled(site, client)
+
+
+def test_an_upgrade_role_by_role_fails_no_request_and_no_answer_of_an_api(site, client):
+    """Also over a schema that a newer program has extended, for as long as that one carries this one."""
+    set_schema(site, "0999", oldest=1)
+    with site.traffic(client) as traffic:
+        traffic.wait_for_answers(8, timeout_s=30)
+        for name in ("api-1", "ctl-1", "api-2", "ctl-2"):
+            process = site.processes[name]
+            process.send_signal(signal.SIGTERM)
+            while process.poll() is None:
+                assert len(client.versions.list(ORG, "llama-tiny")) == 2
+            assert process.returncode == 0
+            began = site.said(name).count("control.ready")
+            site.serve(name)
+            until(partial(is_back, site, name, began), what=name)
+        traffic.wait_for_answers(8, timeout_s=30)
+    assert traffic.tally().clean, traffic.tally()
+    until(site.leader, TAKEOVER_S, "a leader")
+    set_schema(site, "0999", oldest=999)
+    refused = weighbridge(site.env, "serve", "--roles", "api", "--name", "api-3")
+    assert refused.returncode == 78
+    assert "at schema 0999, which this Weighbridge does not know" in refused.stderr
+    set_schema(site, "0001", oldest=1)
+
+
+def is_back(site: SeparateRoles, name: str, began: int) -> bool:
+    if name.startswith("api"):
+        return accepts_unix(site.paths.api_socket(name))
+    return site.said(name).count("control.ready") > began
+
+
+def set_schema(site: SeparateRoles, schema: str, *, oldest: int) -> None:
+    """As the migration of another version leaves it."""
+    engine = create_engine(driver_url(site.database_url))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :at"), {"at": schema})
+        named = {"name": OLDEST_PROGRAM, "oldest": oldest}
+        connection.execute(text("UPDATE counters SET value = :oldest WHERE name = :name"), named)
+    engine.dispose()
 
 
 def is_settled(site: SeparateRoles, client: Client) -> bool:

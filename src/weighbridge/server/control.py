@@ -65,6 +65,8 @@ LEASE_NAME = "controller"
 JUMP_MIN = timedelta(seconds=1)
 """Between the clocks of two controllers; less is the wall clock being kept right."""
 SHUTDOWN_GRACE_S = 5
+LAST_CALLS_S = 0.5
+"""From the end of new connections to an api to its own."""
 QUERY_TIMEOUT_S = 60.0
 PRUNE_PERIOD_S = 3600.0
 EXIT_SETUP = 78
@@ -205,8 +207,13 @@ async def _answer(app: FastAPI, path: Path) -> None:
     )
     server = uvicorn.Server(config)
 
-    def stop() -> None:
+    def end() -> None:
         server.should_exit = True
+
+    def stop() -> None:
+        # First nobody new finds it: gateways ask another api then. Who has connected by now is still answered.
+        path.unlink(missing_ok=True)
+        asyncio.get_running_loop().call_later(LAST_CALLS_S, end)
 
     # uvicorn raises the signal once more when it has stopped: without a handler of ours that would end
     # the process before anything is given back.
@@ -216,7 +223,6 @@ async def _answer(app: FastAPI, path: Path) -> None:
         # Given the path instead, uvicorn would open the socket to every user.
         config.fd = listener.fileno()
         await server.serve()
-    await asyncio.to_thread(path.unlink, missing_ok=True)
 
 
 def _loops(

@@ -1,0 +1,129 @@
+"""A whole installation on a Ray cluster, with the embedded engine: rollouts and the loss of nodes, under streams."""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from installation import ENDPOINT, Installation, installed, until
+from ray_machines import Machines
+
+from s3 import running_s3
+from weighbridge.cli.demo.traffic import NOTHING, Tally, Traffic
+from weighbridge.runtimes.processes import find_marked
+
+STREAM_GROUPS = 4
+"""Of eight streams each."""
+STREAMS_ENDED = 24
+"""After so many answers of a group's eight streams, those that ran before have ended."""
+REPLACED_S = 15.0
+LIMIT_S = 90.0
+
+
+@pytest.fixture(scope="module")
+def site(cluster: Machines, make_public_directory: Callable[[], Path]) -> Iterator[Installation]:
+    """Serves version 1 by a replica on each of two nodes."""
+    settings = {
+        f"WEIGHBRIDGE_{name.upper()}": str(value)
+        for name, value in cluster.settings(ray_namespace="site").items()
+    }
+    with running_s3() as s3, installed(make_public_directory(), s3, **settings) as found:
+        found.prepare(spread="prefer")
+        found.deploy(1)
+        yield found
+        with found.client() as client:
+            client.admin.endpoints.delete(ENDPOINT)
+        until(lambda: not engines(cluster), what="the end of its replicas")
+
+
+def engines(cluster: Machines) -> list[int]:
+    return [
+        process.identity.pid
+        for node in cluster.nodes.values()
+        for process in find_marked(node.directory / "run")
+    ]
+
+
+def ready_nodes(site: Installation) -> dict[str, str]:
+    """Node by replica, of those that are ready."""
+    with site.client() as client:
+        found = client.admin.replicas.list(ENDPOINT)
+        return {one.id: one.node for one in found if one.state == "ready"}
+
+
+@contextmanager
+def streams(site: Installation) -> Iterator[list[Traffic]]:
+    """Thirty-two clients that stream without pause and never try again."""
+    with site.client(retries_max=0) as client, ExitStack() as stack:
+        groups = [stack.enter_context(site.traffic(client)) for _ in range(STREAM_GROUPS)]
+        for group in groups:
+            group.wait_for_answers(2, timeout_s=LIMIT_S)
+        yield groups
+
+
+def total(groups: list[Traffic]) -> Tally:
+    return sum((group.tally() for group in groups), NOTHING)
+
+
+def routed_urls(site: Installation) -> str:
+    return json.dumps(json.loads((site.run_dir / "routes.json").read_text()))
+
+
+def test_a_rollout_replaces_the_replicas_on_every_node_without_a_failed_stream(site, cluster):
+    assert sorted(ready_nodes(site).values()) == ["n1", "n2"]
+    with streams(site) as groups:
+        site.deploy(2)
+        for group in groups:
+            group.wait_for_answers(2, timeout_s=LIMIT_S)
+    tally = total(groups)
+    assert tally.clean, tally
+    assert tally.answered.keys() == {"1", "2"}, tally
+    assert sorted(ready_nodes(site).values()) == ["n1", "n2"]
+
+
+def test_a_node_that_is_lost_takes_only_its_own_streams_and_is_replaced_within_15_s(site, cluster):
+    before = ready_nodes(site)
+    (doomed,) = [replica for replica, node in before.items() if node == "n2"]
+    with streams(site) as groups:
+        with site.client() as client:
+            running = {r.id: r.in_flight for r in client.admin.replicas.list(ENDPOINT)}[doomed]
+        cluster.nodes["n2"].kill()
+        killed_s = time.monotonic()
+        until(lambda: len(ready_nodes(site).keys() - {doomed}) == 2, LIMIT_S, "its replacement")
+        replaced_s = time.monotonic() - killed_s
+        for group in groups:
+            group.wait_for_answers(2, timeout_s=LIMIT_S)
+    tally = total(groups)
+    assert tally.failed == 0, tally
+    assert tally.cut <= running + STREAM_GROUPS, tally  # as many more as began while it was counted
+    assert set(ready_nodes(site).values()) == {"n1"}
+    cluster.start_node("n2", "--labels", "rack=r2", "--num-gpus", "2")
+    assert replaced_s <= REPLACED_S
+
+
+def test_a_frozen_node_is_given_up_and_its_old_engine_gets_no_request_again(site, cluster):
+    with site.client() as client:
+        (shape,) = client.admin.endpoints.list()
+        site.deploy("2" if shape.serving == "1" else "1")
+    before = ready_nodes(site)
+    assert sorted(before.values()) == ["n1", "n2"]
+    (frozen,) = [replica for replica, node in before.items() if node == "n2"]
+    ip = cluster.nodes["n2"].ip
+    with streams(site) as groups:
+        cluster.nodes["n2"].raylet_signal(signal.SIGSTOP)
+        until(lambda: len(ready_nodes(site).keys() - {frozen}) == 2, LIMIT_S, "its replacement")
+        assert find_marked(cluster.nodes["n2"].directory / "run")  # its engine runs on
+        until(lambda: ip not in routed_urls(site), what="a table without the frozen node")
+        for group in groups:
+            group.wait_for_answers(STREAMS_ENDED, timeout_s=LIMIT_S)
+        cluster.nodes["n2"].raylet_signal(signal.SIGCONT)
+        until(
+            lambda: not find_marked(cluster.nodes["n2"].directory / "run"),
+            what="the end of what the node ran",
+        )
+        for group in groups:
+            group.wait_for_answers(2, timeout_s=LIMIT_S)
+    assert total(groups).clean, total(groups)
