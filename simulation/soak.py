@@ -4,6 +4,8 @@ import gc
 import json
 import multiprocessing
 import platform
+import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +16,8 @@ from simulation.history.checker import known
 from simulation.play import Outcome, play, silence
 
 CHUNK = 25
+TOLD_EACH = 1_000
+"""Seeds between two lines of progress."""
 SHOWN_MAX = 20
 """Failing seeds that are told of in full."""
 
@@ -120,17 +124,26 @@ def run_seeds(
     *,
     first_breach: bool = False,
 ) -> Summary:
-    """Play seeds `first` to `first + count`, or to the first that breaks an invariant; `show` is called with those."""
+    """Play seeds `first` to `first + count`, or to the first that breaks an invariant; `show` is called with those.
+
+    Ctrl-C ends it early: the summary is then of the seeds that were played, without a gap.
+    """
     summary = Summary(first=first, workers=workers)
     began_s = time.monotonic()
-    for outcomes, cpu_s in _chunks(first, count, workers):
-        summary.cpu_s += cpu_s
-        for outcome in outcomes:
-            summary.add(outcome)
-            if outcome.breaches and len(summary.failing) <= SHOWN_MAX:
-                show(outcome)
-        if first_breach and summary.failing:
-            break
+    try:
+        for outcomes, cpu_s in _chunks(first, count, workers):
+            summary.cpu_s += cpu_s
+            for outcome in outcomes:
+                summary.add(outcome)
+                if outcome.breaches and len(summary.failing) <= SHOWN_MAX:
+                    show(outcome)
+            if first_breach and summary.failing:
+                break
+            if summary.seeds % TOLD_EACH == 0:
+                told = f"{summary.seeds:,} of {count:,} seeds, {len(summary.failing)} failed"
+                print(told, file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print(f"ended after {summary.seeds:,} of {count:,} seeds", file=sys.stderr)
     summary.wall_s = time.monotonic() - began_s
     return summary
 
@@ -142,8 +155,14 @@ def _chunks(first: int, count: int, workers: int) -> Iterator[tuple[list[Outcome
         silence()
         yield from map(_play, chunks)
         return
-    with multiprocessing.get_context("spawn").Pool(workers, silence) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, _settle) as pool:
         yield from pool.imap(_play, chunks)
+
+
+def _settle() -> None:
+    """A worker leaves Ctrl-C to the process that counts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    silence()
 
 
 def _play(seeds: range) -> tuple[list[Outcome], float]:

@@ -233,6 +233,8 @@ class _Requests(BaseHTTPRequestHandler):
         part = content if whole else content[asked.start : asked.end]
         self.send_response(200 if whole else 206)
         self.send_header("ETag", '"other"' if fault == "other etag" else etag_of(content))
+        if fault == "last answer":
+            self.send_header("Connection", "close")
         if fault == "gzip":
             self.send_header("Content-Encoding", "gzip")
         if fault == "no length":

@@ -105,8 +105,9 @@ class Scope:
         argument = next(iter(part.clauses), None)
         if part.name == "array" and isinstance(argument, selectable.ScalarSelect):
             return self.rows_of(argument.element)
-        if part.name == "md5":
-            return f"md5({self.value(argument)})"
+        if part.name in FUNCTIONS:
+            given = ", ".join(self.value(clause) for clause in part.clauses)
+            return f"{part.name}({given})"
         raise UnknownStatementError(str(part))
 
     def _not(self, part: object) -> str:
@@ -176,5 +177,19 @@ def _md5(text: object) -> str:
     return hashlib.md5(str(text).encode(), usedforsecurity=False).hexdigest()
 
 
-FUNCTIONS: Mapping[str, object] = {"md5": _md5, "text": _text}
+def _coalesce(*values: object) -> object:
+    return next((value for value in values if value is not None), None)
+
+
+def _greatest(*values: int | None) -> int | None:
+    """As PostgreSQL's, that passes over NULL."""
+    return max((value for value in values if value is not None), default=None)
+
+
+FUNCTIONS: Mapping[str, object] = {
+    "coalesce": _coalesce,
+    "greatest": _greatest,
+    "md5": _md5,
+    "text": _text,
+}
 """What compiled source may call."""

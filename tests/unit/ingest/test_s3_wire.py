@@ -192,6 +192,23 @@ def test_an_unusable_file_of_certificates_is_an_error(tmp_path: Path) -> None:
         opening.tls_of(str(tmp_path / "empty.pem"))
 
 
+@pytest.mark.usefixtures("either_tls")
+def test_the_last_answer_of_a_connection_comes_whole_over_tls(
+    tls_stub: S3Stub, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    tls_stub.fault = lambda asked, number: "last answer"
+    client = client_of(tls_stub)
+    last = len(CONTENT) - 1
+    asked = {"Range": f"bytes=0-{last}", "IfMatch": etag_of(CONTENT)}
+    answer = client.get_object(Bucket="acme", Key=KEY, **asked)
+    view = memoryview(bytearray(len(CONTENT)))
+    assert answer["Body"].readinto(view) == len(CONTENT)
+    answer["Body"].close()
+    assert bytes(view) == CONTENT
+    assert len(tls_stub.gets) == 1
+
+
 def test_requests_share_connections_and_survive_their_end(stub: S3Stub) -> None:
     client = client_of(stub)
     etag = etag_of(CONTENT)

@@ -27,71 +27,59 @@ Rewrite = Callable[[bytes], bytes | None]
 
 
 class RepeatedEvents:
-    """The pattern of one stream's events."""
+    """The pattern of one stream's events; `framed` were made by it, their texts have `chars` characters."""
 
     __slots__ = (
-        "_after", "_before", "_ending", "_fixed_bytes", "_frame_after", "_frame_before", "_learned", "_uses",
+        "_before", "_ending", "_fixed_bytes", "_frame_after", "_frame_before", "_framed_before", "_learned", "chars",
+        "framed",
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.framed = 0
+        self.chars = 0
         self._before = b""
-        self._after = b""
+        self._ending = b""
         self._frame_before = b""
         self._frame_after = b""
-        self._ending = b"\n\n"
         self._fixed_bytes = 0
         self._learned = 0
-        self._uses = 0
+        self._framed_before = 0
 
-    def frame(self, event: bytes) -> tuple[bytes, str] | None:
-        """The caller's frame for the bytes of an engine's event, and its text; None to have it read in full."""
-        if (
-            not self._fixed_bytes
-            or len(event) <= self._fixed_bytes
-            or not event.startswith(self._before)
-            or not event.endswith(self._after)
-        ):
-            return None
-        try:
-            text = _STRING.decode(event[len(self._before) : len(event) - len(self._after)])
-        except UNREADABLE:
-            return None
-        if not text:
-            return None
-        self._uses += 1
-        return self._frame_before + _ENCODER.encode(text) + self._frame_after, text
+    def frame(self, received: bytes) -> bytes:
+        """The caller's frame for exactly one event with its empty line; empty to have it read in full.
 
-    def frame_whole(self, received: bytes) -> tuple[bytes, str] | None:
-        """As `frame`, for one event with its empty line. This runs for nearly every token of a stream."""
+        This runs for nearly every token of a stream.
+        """
         before, ending = self._before, self._ending
         if (
             not self._fixed_bytes
             or not received.startswith(before)
             or not received.endswith(ending)
-            or len(received) <= self._fixed_bytes + 2
+            or len(received) <= self._fixed_bytes
         ):
-            return None
+            return b""
         literal = received[len(before) : -len(ending)]
         if b"\n" in literal:
-            return None  # several events; no string has such a byte
+            return b""  # several events; no string has such a byte
         try:
             text = _STRING.decode(literal)
         except UNREADABLE:
-            return None
+            return b""
         if not text:
-            return None
-        self._uses += 1
-        return self._frame_before + _ENCODER.encode(text) + self._frame_after, text
+            return b""
+        self.framed += 1
+        self.chars += len(text)
+        return self._frame_before + _ENCODER.encode(text) + self._frame_after
 
     def forget(self) -> None:
         self._fixed_bytes = 0
 
     def learn(self, event: bytes, rewrite: Rewrite) -> None:
         """`event` was read in full and is `data: ` with JSON, in one line, without its line ends."""
-        if self._learned >= LEARNED_FREELY and self._uses < USES_TO_PAY:
+        if self._learned >= LEARNED_FREELY and self.framed - self._framed_before < USES_TO_PAY:
             return
         self._learned += 1
-        self._uses = self._fixed_bytes = 0
+        self._framed_before, self._fixed_bytes = self.framed, 0
         found = _TEXT.search(event)
         if found is None or not event.startswith(b"data: ") or b"\r" in event or b"\n" in event:
             return
@@ -100,6 +88,6 @@ class RepeatedEvents:
         frame = rewrite((before + literal + after)[len(b"data: ") :])
         if frame is None or frame.count(literal) != 1:
             return
-        self._before, self._after, self._ending = before, after, after + b"\n\n"
+        self._before, self._ending = before, after + b"\n\n"
         self._frame_before, _, self._frame_after = frame.partition(literal)
-        self._fixed_bytes = len(before) + len(after)
+        self._fixed_bytes = len(before) + len(self._ending)

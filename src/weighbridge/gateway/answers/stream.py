@@ -43,29 +43,29 @@ _ENCODER = msgspec.json.Encoder()
 class AnswerStream:
     """One streamed answer. `feed` returns the frames to send; `complete` is true once the last one was among them.
 
-    `events` counts what the engine sent, `chunks` what carried tokens.
+    `events` counts what the engine sent, `chunks` what carried tokens. While it is `ordinary`, what comes may be given
+    to `repeated.frame` first, which costs less and whose answer, unless it is empty, is `feed`'s.
 
     Content goes on as it comes. Finish chunks are held until the engine's usage is there, because usage and
     times belong on the last of them; a tool call is held until it is whole.
     """
 
     __slots__ = (
-        "_engine_fingerprint", "_finish", "_identity", "_is_chat", "_open", "_ordinary", "_parser", "_repeated",
-        "_text_chars", "_text_index", "_timings", "_tool_calls", "chunks", "complete", "events", "unsent", "usage",
+        "_chunks", "_engine_fingerprint", "_events", "_finish", "_identity", "_open", "_parser", "_text_chars",
+        "_text_index", "_timings", "_tool_calls", "complete", "ordinary", "repeated", "unsent", "usage",
     )  # fmt: skip
 
     def __init__(self, identity: AnswerIdentity) -> None:
         self.usage: EngineUsage | None = None
-        self.events = 0
-        self.chunks = 0
         self.complete = False
         self.unsent = b""
         """When `feed` has raised: the frames of the events before the one that failed."""
         self._identity = identity
         self._parser = SseParser()
-        self._repeated = RepeatedEvents()
-        self._is_chat = identity.is_chat
-        self._ordinary = False
+        self.repeated = RepeatedEvents()
+        self.ordinary = False
+        self._events = 0
+        self._chunks = 0
         self._finish: dict[int, str] = {}
         self._open: set[int] = set()
         self._tool_calls: dict[int, list[ToolCall]] = {}
@@ -74,17 +74,13 @@ class AnswerStream:
         self._timings: EngineTimings | None = None
         self._engine_fingerprint: str | None = None
 
-    def feed_ordinary(self, received: bytes) -> bytes:
-        """The frame for exactly one event of the kind that repeats itself; empty for all else, which `feed` is for."""
-        known = self._repeated.frame_whole(received) if self._ordinary else None
-        if known is None:
-            return b""
-        frame, text = known
-        self.events += 1
-        self.chunks += 1
-        if not self._is_chat:
-            self._text_chars[self._text_index] += len(text)
-        return frame
+    @property
+    def events(self) -> int:
+        return self._events + self.repeated.framed
+
+    @property
+    def chunks(self) -> int:
+        return self._chunks + self.repeated.framed
 
     def feed(self, received: bytes, elapsed: Elapsed) -> bytes:
         """Raises UnavailableError when the engine fails or ends early, WrongIdentityError when it is another."""
@@ -98,28 +94,24 @@ class AnswerStream:
         except UnavailableError:
             self.unsent = b"".join(frames)
             raise
-        self._ordinary = not self.complete and self._parser.between_events
+        self.ordinary = not self.complete and self._parser.between_events
         return b"".join(frames)
 
     def _one(self, event: bytes, frames: list[bytes], elapsed: Elapsed) -> None:
         """One event's bytes without its empty line, or what a split at empty lines makes of anything else."""
-        between_events = self._parser.between_events
-        known = self._repeated.frame(event) if between_events else None
-        if known is None or self.complete:
-            single = read_single_line(event) if between_events else None
-            if single is None:
-                self._any(event + b"\n\n", frames, elapsed)
-            elif not self.complete:
-                self._take(single, frames, elapsed)
-            if len(frames) == 1 and not self.complete and self._parser.between_events:
-                self._repeated.learn(event, self._rewrite)
+        if self.complete or not self._parser.between_events:
+            self._any(event + b"\n\n", frames, elapsed)
             return
-        frame, text = known
-        self.events += 1
-        self.chunks += 1
-        if not self._identity.is_chat:
-            self._text_chars[self._text_index] += len(text)
-        frames.append(frame)
+        if frame := self.repeated.frame(event + b"\n\n"):
+            frames.append(frame)
+            return
+        single = read_single_line(event)
+        if single is None:
+            self._any(event + b"\n\n", frames, elapsed)
+        else:
+            self._take(single, frames, elapsed)
+        if len(frames) == 1 and not self.complete and self._parser.between_events:
+            self.repeated.learn(event, self._rewrite)
 
     def _any(self, received: bytes, frames: list[bytes], elapsed: Elapsed) -> None:
         for event in self._parser.feed(received):
@@ -150,6 +142,7 @@ class AnswerStream:
         if answer != plain or choice.index not in self._open:
             return None
         if not self._identity.is_chat:
+            self._count_text()
             self._text_index = choice.index
             made = TextDeltaChoice(choice.index, choice.text or "")
             return None if choice.delta is not None else _frame(self._chunk(made))
@@ -192,7 +185,7 @@ class AnswerStream:
         return b"".join([*frames, DONE_FRAME])
 
     def _event(self, event: SseEvent, frames: list[bytes]) -> None:
-        self.events += 1
+        self._events += 1
         try:
             answer = _DECODER.decode(event.data)
         except UNREADABLE as error:
@@ -221,7 +214,7 @@ class AnswerStream:
         self._open.add(choice.index)
         made = self._delta_choice(choice) if self._identity.is_chat else self._text_choice(choice)
         if made is not None:
-            self.chunks += 1
+            self._chunks += 1
             frames.append(_frame(self._chunk(made)))
         if choice.finish_reason is not None:
             calls = self._tool_calls.pop(choice.index, None)
@@ -229,7 +222,7 @@ class AnswerStream:
                 called = DeltaChoice(Delta(tool_calls=calls), choice.index)
                 frames.append(_frame(self._chunk(called)))
             # What might follow the end of a choice is never ordinary.
-            self._repeated.forget()
+            self.repeated.forget()
             self._finish[choice.index] = finish_word(choice.finish_reason)
             self._open.discard(choice.index)
 
@@ -252,10 +245,17 @@ class AnswerStream:
         if not choice.text and choice.logprobs is None:
             return None
         text = choice.text or ""
+        self._count_text()
         offset = self._text_chars.get(choice.index, 0)
         self._text_chars[choice.index] = offset + len(text)
         logprobs = text_logprobs(choice.logprobs, self._identity.top_logprobs, offset)
         return TextDeltaChoice(choice.index, text, logprobs=logprobs)
+
+    def _count_text(self) -> None:
+        """What was framed by the pattern is of the choice that it was learned from."""
+        if self.repeated.chars:
+            self._text_chars[self._text_index] += self.repeated.chars
+            self.repeated.chars = 0
 
     def _finish_choice(self, index: int) -> DeltaChoice | TextDeltaChoice:
         reason = self._finish[index]

@@ -147,8 +147,8 @@ class InferenceVisit(WaitingVisit):
 
     def answer_data(self, data: bytes) -> None:
         answer = self._answer
-        if self._state is _STREAMING and answer is not None:
-            frame = answer.feed_ordinary(data)
+        if self._state is _STREAMING and answer is not None and answer.ordinary:
+            frame = answer.repeated.frame(data)
             if frame:
                 self.client.write_chunk(frame)
                 if self.desk.clock.monotonic() - self._waiting_since_s > IDLE_GRAIN_S:

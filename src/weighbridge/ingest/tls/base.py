@@ -6,7 +6,10 @@ from typing import Protocol
 
 
 class TlsSocket(Protocol):
-    """A connection whose handshake is made."""
+    """A connection whose handshake is made. Closed, it is still read by the file that was made of it."""
+
+    _files: int = 0
+    _closed: bool = False
 
     def settimeout(self, seconds: float) -> None: ...
 
@@ -22,9 +25,23 @@ class TlsSocket(Protocol):
 
     def makefile(self, mode: str) -> io.BufferedReader:
         assert mode == "rb"
+        self._files += 1
         return io.BufferedReader(_Stream(self))
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """As a socket does it: http.client closes the connection of a last answer before its body is read."""
+        self._closed = True
+        if self._files == 0:
+            self.end()
+
+    def file_closed(self) -> None:
+        self._files -= 1
+        if self._closed and self._files == 0:
+            self.end()
+
+    def end(self) -> None:
+        """Give everything back, whoever still reads. Repeatable."""
+        ...
 
 
 class Tls(Protocol):
@@ -38,6 +55,11 @@ class Tls(Protocol):
 class _Stream(io.RawIOBase):
     def __init__(self, source: TlsSocket) -> None:
         self._source = source
+
+    def close(self) -> None:
+        if not self.closed:
+            self._source.file_closed()
+        super().close()
 
     def readable(self) -> bool:
         return True

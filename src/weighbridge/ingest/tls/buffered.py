@@ -69,7 +69,7 @@ class BufferedSocket(TlsSocket):
                 raise ConnectionResetError(f"TLS failed: {error.reason}") from error
         return count
 
-    def close(self) -> None:
+    def end(self) -> None:
         self._raw.close()
 
     def _receive(self) -> int:

@@ -142,7 +142,7 @@ class NativeSocket(TlsSocket):
                 return 0
             self._fail(waits)
 
-    def close(self) -> None:
+    def end(self) -> None:
         self._free()
         self._raw.close()
 
