@@ -58,10 +58,10 @@ def ready_nodes(site: Installation) -> dict[str, str]:
 
 
 @contextmanager
-def streams(site: Installation) -> Iterator[list[Traffic]]:
-    """Thirty-two clients that stream without pause and never try again."""
+def streams(site: Installation, count: int = STREAM_GROUPS) -> Iterator[list[Traffic]]:
+    """Clients that stream without pause and never try again: thirty-two, or `count` times eight."""
     with site.client(retries_max=0) as client, ExitStack() as stack:
-        groups = [stack.enter_context(site.traffic(client)) for _ in range(STREAM_GROUPS)]
+        groups = [stack.enter_context(site.traffic(client)) for _ in range(count)]
         for group in groups:
             group.wait_for_answers(2, timeout_s=LIMIT_S)
         yield groups
@@ -121,7 +121,7 @@ def test_a_frozen_node_is_given_up_and_its_old_engine_gets_no_request_again(site
     assert sorted(before.values()) == ["n1", "n2"]
     (frozen,) = [replica for replica, node in before.items() if node == "n2"]
     ip = cluster.nodes["n2"].ip
-    with streams(site) as groups:
+    with streams(site, count=1) as groups:
         cluster.nodes["n2"].raylet_signal(signal.SIGSTOP)
         until(lambda: len(ready_nodes(site).keys() - {frozen}) == 2, LIMIT_S, "its replacement")
         assert find_marked(cluster.nodes["n2"].directory / "run")  # its engine runs on
