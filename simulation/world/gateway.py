@@ -202,6 +202,7 @@ class Request:
         "_duration_s",
         "_engine",
         "_failed",
+        "_failed_version",
         "_first_s",
         "_gateway",
         "_manner",
@@ -241,6 +242,7 @@ class Request:
         self._met: set[str] = set()
         """All that were tried; those tried before it was held are tried again."""
         self._attempts = 0
+        self._failed_version = NO_VERSION
         self._failed = Failed.NOT
         self._route: ReplicaRoute | None = None
         self._engine: Engine | None = None
@@ -371,6 +373,7 @@ class Request:
             manner = self._manner = gateway.manners.get(engine.spec.weights.digest, ALIKE)
             if manner.errors and gateway.sharing.random() < manner.errors:
                 # Another one is asked, and answers or not.
+                self._failed_version = route.version
                 self._refused(Failed.ERROR)
                 return
             self._engine = engine
@@ -474,6 +477,7 @@ class Request:
                 duration_s=gateway.loop.time() - self._began_s,
                 queue_s=0.0,
                 ttft_s=self._first_s,
+                failed_version=self._failed_version,
             )
         )
 

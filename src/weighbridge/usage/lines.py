@@ -82,6 +82,7 @@ def _is_sane(event: UsageEvent) -> bool:
     return (
         0 <= event.ended_unix_s < UNIX_S_MAX
         and 0 <= event.version < NUMBER_MAX
+        and 0 <= event.failed_version < NUMBER_MAX
         and 0 <= event.status < NUMBER_MAX
         and all(0 <= count <= COUNT_MAX for count in counts)
     )

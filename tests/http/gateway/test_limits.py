@@ -154,6 +154,23 @@ async def test_what_was_used_is_spooled_within_seconds(site, stream):
     assert 0 < event.ttft_s <= event.duration_s
 
 
+@pytest.mark.parametrize(("fault", "blamed"), [("500", 1), ("drop", 0), ("busy", 0)])
+async def test_a_wrong_answer_stays_on_its_version_s_account_when_another_replica_answers(
+    site, fault, blamed
+):
+    """What was lost on the way or only busy says nothing about a version."""
+    headers = await key_with(site, f"blames{fault}")
+    site.engines[0].mode = fault
+    await site.route(0, 1)
+    while not site.engines[0].bodies:
+        assert (await site.post(BODY, headers=headers))[0].status == 200
+    asked = len(site.engines[1].bodies)
+    await until(lambda: len(events(site, f"key_blames{fault}")) == asked, site.gateway)
+    found = events(site, f"key_blames{fault}")
+    assert {(one.status, one.version) for one in found} == {(200, 1)}
+    assert [one.failed_version for one in found] == [0] * (asked - 1) + [blamed]
+
+
 async def test_an_answer_that_broke_off_is_counted_as_far_as_it_came(site):
     headers = await key_with(site, "broken", tokens_day=100_000)
     await site.route(0)

@@ -98,6 +98,7 @@ class Meter:
             _ms(record.queued_s) if record.queued_s else 0.0,
             None if first_s is None else _ms(first_s - started_s),
             _ms(record.held_s) if record.held_s else 0.0,
+            record.failed_version,
         )
 
 

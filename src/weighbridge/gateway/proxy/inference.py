@@ -14,7 +14,7 @@ from weighbridge.gateway.errors import error_answer, error_event
 from weighbridge.gateway.limits.refusals import NotReadyError
 from weighbridge.gateway.metrics.access import AccessRecord
 from weighbridge.gateway.proxy.answering import JSON_TYPE, STREAM_FIELDS, Desk
-from weighbridge.gateway.proxy.failures import TooLateError, engine_failed, no_answer
+from weighbridge.gateway.proxy.failures import TooLateError, engine_failed, is_gone, no_answer
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.proxy.states import State
 from weighbridge.gateway.proxy.waiting import WaitingVisit
@@ -255,6 +255,9 @@ class InferenceVisit(WaitingVisit):
         self._answer = None
         if not isinstance(failure, LimitError):
             self._replicas.failed(replica, failure)
+            if not is_gone(failure):
+                # It answered, and wrongly: that speaks against its version, whichever answers in the end.
+                self.record.failed_version = replica.version
         try:
             self._ask_next(failure)
         except WeighbridgeError as error:
