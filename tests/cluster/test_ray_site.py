@@ -14,6 +14,7 @@ from ray_machines import Machines
 from s3 import running_s3
 from weighbridge.cli.demo.traffic import NOTHING, Tally, Traffic
 from weighbridge.runtimes.processes import find_marked
+from weighbridge.sdk import wait_for_deployment
 
 STREAM_GROUPS = 4
 """Of eight streams each."""
@@ -21,6 +22,8 @@ STREAMS_ENDED = 24
 """After so many answers of a group's eight streams, those that ran before have ended."""
 REPLACED_S = 15.0
 LIMIT_S = 90.0
+DEPLOYED_S = 180.0
+"""Each old replica drains its streams first, and all share the machine with the new ones."""
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,12 @@ def streams(site: Installation) -> Iterator[list[Traffic]]:
         yield groups
 
 
+def deploy(site: Installation, version: int) -> None:
+    with site.client() as client:
+        asked = site.ask_for(client, version)
+        wait_for_deployment(client, ENDPOINT, asked.id, timeout_s=DEPLOYED_S)
+
+
 def total(groups: list[Traffic]) -> Tally:
     return sum((group.tally() for group in groups), NOTHING)
 
@@ -75,7 +84,7 @@ def routed_urls(site: Installation) -> str:
 def test_a_rollout_replaces_the_replicas_on_every_node_without_a_failed_stream(site, cluster):
     assert sorted(ready_nodes(site).values()) == ["n1", "n2"]
     with streams(site) as groups:
-        site.deploy(2)
+        deploy(site, 2)
         for group in groups:
             group.wait_for_answers(2, timeout_s=LIMIT_S)
     tally = total(groups)
@@ -107,7 +116,7 @@ def test_a_node_that_is_lost_takes_only_its_own_streams_and_is_replaced_within_1
 def test_a_frozen_node_is_given_up_and_its_old_engine_gets_no_request_again(site, cluster):
     with site.client() as client:
         (shape,) = client.admin.endpoints.list()
-        site.deploy("2" if shape.serving == "1" else "1")
+        deploy(site, 2 if shape.serving == "1" else 1)
     before = ready_nodes(site)
     assert sorted(before.values()) == ["n1", "n2"]
     (frozen,) = [replica for replica, node in before.items() if node == "n2"]
