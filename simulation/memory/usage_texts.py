@@ -22,14 +22,14 @@ from simulation.memory.texts import Parameters, number, says
     FROM unnest(CAST(:versions AS integer[]), CAST(:starts AS timestamptz[])) AS w (version, since)
     CROSS JOIN LATERAL (
         SELECT * FROM (
-            (SELECT u.status, u.completion_tokens, u.ttft_s - u.queue_s AS ttft_s, u.ended_at,
+            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at,
                     true AS own, u.failed_version = w.version AS failed
              FROM usage_requests u
              WHERE u.endpoint_id = :endpoint AND u.version = w.version AND u.ended_at >= w.since
              ORDER BY u.ended_at DESC
              LIMIT :rows_max)
             UNION ALL
-            (SELECT u.status, u.completion_tokens, u.ttft_s - u.queue_s AS ttft_s, u.ended_at,
+            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at,
                     false AS own, true AS failed
              FROM usage_requests u
              WHERE u.endpoint_id = :endpoint AND u.failed_version = w.version
@@ -68,7 +68,7 @@ def _figures(version: object, rows: list[Row]) -> tuple[object, ...]:
         r for r in rows if r["failed_version"] == version or (r["version"] == version and _error(r))
     ]
     times_s = sorted(
-        _seconds(r["ttft_s"]) - _seconds(r["queue_s"]) for r in own if r["ttft_s"] is not None
+        _seconds(r["ttft_s"]) - _seconds(r["asked_s"]) for r in own if r["ttft_s"] is not None
     )
     return (
         len(rows),

@@ -197,6 +197,7 @@ class Request:
     """One request: tried on up to three replicas before its first byte, and on none after it (G3)."""
 
     __slots__ = (
+        "_asked_s",
         "_attempts",
         "_began_s",
         "_duration_s",
@@ -295,6 +296,7 @@ class Request:
             self._unanswered()
             return
         self._attempts += 1
+        self._asked_s = gateway.loop.time()
         self._route = route
         self._tried.add(route.replica_id)
         self._met.add(route.replica_id)
@@ -478,6 +480,7 @@ class Request:
                 queue_s=0.0,
                 ttft_s=self._first_s,
                 failed_version=self._failed_version,
+                asked_s=self._asked_s - self._began_s,
             )
         )
 

@@ -77,6 +77,7 @@ def _is_sane(event: UsageEvent) -> bool:
         event.completion_tokens,
         event.duration_s,
         event.queue_s,
+        event.asked_s,
         event.ttft_s or 0,
     )
     return (

@@ -45,14 +45,14 @@ _FIGURES = text(
     FROM unnest(CAST(:versions AS integer[]), CAST(:starts AS timestamptz[])) AS w (version, since)
     CROSS JOIN LATERAL (
         SELECT * FROM (
-            (SELECT u.status, u.completion_tokens, u.ttft_s - u.queue_s AS ttft_s, u.ended_at,
+            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at,
                     true AS own, u.failed_version = w.version AS failed
              FROM usage_requests u
              WHERE u.endpoint_id = :endpoint AND u.version = w.version AND u.ended_at >= w.since
              ORDER BY u.ended_at DESC
              LIMIT :rows_max)
             UNION ALL
-            (SELECT u.status, u.completion_tokens, u.ttft_s - u.queue_s AS ttft_s, u.ended_at,
+            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at,
                     false AS own, true AS failed
              FROM usage_requests u
              WHERE u.endpoint_id = :endpoint AND u.failed_version = w.version
@@ -156,6 +156,7 @@ async def add_requests(tx: Transaction, events: Sequence[UsageEvent]) -> None:
                 "held_s": event.held_s,
                 "ttft_s": event.ttft_s,
                 "failed_version": event.failed_version,
+                "asked_s": event.asked_s,
             }
             for event in events
         ],

@@ -46,6 +46,7 @@ class AccessRecord(Struct):
     tokens_estimated: bool = False
     queued_s: float = 0.0
     held_s: float = 0.0
+    asked_s: float | None = None
     first_byte_s: float | None = None
     admission: Admission | None = None
     answer_fields: bytes = b""
