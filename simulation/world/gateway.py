@@ -249,7 +249,7 @@ class Request:
         self._engine: Engine | None = None
         self._streaming = False
         self._manner = ALIKE
-        self._began_s = gateway.loop.time()
+        self._began_s = self._asked_s = gateway.loop.time()
         self._first_s: float | None = None
         self.over = False
 

@@ -295,7 +295,11 @@ async def test_figures_of_versions_are_of_one_endpoint_since_a_time_and_bounded(
             tx,
             [
                 event(0, version=7, status=503, completion_tokens=0, ttft_s=None),
-                *(event(n, version=8, ttft_s=0.25 + n / 10) for n in range(1, 21)),
+                # Each waited a quarter of a second in line and ten more while it was held.
+                *(
+                    event(n, version=8, ttft_s=10.25 + n / 10, asked_s=10.25, held_s=10.0)
+                    for n in range(1, 21)
+                ),
                 event(21, version=8, completion_tokens=0, ttft_s=None),
                 event(22, version=8, status=503, completion_tokens=0, ttft_s=None),
                 event(22, version=8, endpoint_id="other"),

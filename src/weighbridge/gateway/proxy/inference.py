@@ -228,6 +228,7 @@ class InferenceVisit(WaitingVisit):
             raise no_answer(endpoint.endpoint_id, failure)
         self._tried.append(replica.replica_id)
         record.attempts += 1
+        record.asked_s = self.desk.clock.monotonic()
         record.replica_id, record.version = replica.replica_id, replica.version
         # Nothing comes between choice and count: whoever waits for a drained slot sees this request (G5).
         self._replica = replica
