@@ -91,8 +91,8 @@ def _worse(story: Story, commit: Commit, deployment: Row, rows: Sequence[Row]) -
     if number == other:
         return frozenset()
     here = [r for r in rows if r["endpoint_id"] == deployment["endpoint_id"]]
-    mine = [r for r in here if r["version"] == number and _ended(r) >= started]
-    theirs = [r for r in here if r["version"] == other and _ended(r) >= earlier]
+    mine = [r for r in here if _speaks_of(r, number) and _ended(r) >= started]
+    theirs = [r for r in here if _speaks_of(r, other) and _ended(r) >= earlier]
     if len(mine) < limits.requests_min:
         return frozenset()
     if len(theirs) < limits.requests_min:
@@ -102,12 +102,12 @@ def _worse(story: Story, commit: Commit, deployment: Row, rows: Sequence[Row]) -
         ("errors", limits.errors_share, limits.errors_ratio),
         ("empty", limits.empty_share, limits.empty_ratio),
     ):
-        (bad, of), (their_bad, their_of) = _bad(what, mine), _bad(what, theirs)
+        (bad, of), (their_bad, their_of) = _bad(what, mine, number), _bad(what, theirs, other)
         if bad < limits.events_min or Fraction(bad, of) < Fraction(least):
             continue
         if not their_of or Fraction(bad, of) >= Fraction(ratio) * Fraction(their_bad, their_of):
             found.add(what)
-    if _slow(story, mine, theirs):
+    if _slow(story, _own(mine, number), _own(theirs, other)):
         found.add("slow")
     return frozenset(found)
 
@@ -122,15 +122,30 @@ def _slow(story: Story, mine: Sequence[Row], theirs: Sequence[Row]) -> bool:
     return _p95(ours_s) > max(limits.ttft_min_s, limits.ttft_ratio * _p95(theirs_s))
 
 
-def _bad(what: str, rows: Sequence[Row]) -> tuple[int, int]:
+def _speaks_of(row: Row, version: object) -> bool:
+    """Also when another version answered in the end."""
+    return version in (row["version"], row["failed_version"])
+
+
+def _own(rows: Sequence[Row], version: object) -> list[Row]:
+    return [row for row in rows if row["version"] == version]
+
+
+def _bad(what: str, rows: Sequence[Row], version: object) -> tuple[int, int]:
+    own = _own(rows, version)
     if what == "errors":
-        return sum(int(str(r["status"])) >= 500 for r in rows), len(rows)
-    answered = [r for r in rows if r["status"] == 200]
+        failed = [r for r in rows if r["failed_version"] == version]
+        final = [r for r in own if r["failed_version"] != version and int(str(r["status"])) >= 500]
+        return len(failed) + len(final), len(rows)
+    answered = [r for r in own if r["status"] == 200]
     return sum(r["completion_tokens"] == 0 for r in answered), len(answered)
 
 
 def _times_s(rows: Sequence[Row]) -> list[float]:
-    return sorted(float(str(r["ttft_s"])) for r in rows if r["ttft_s"] is not None)
+    """From when the replica was asked that answered."""
+    return sorted(
+        float(str(r["ttft_s"])) - float(str(r["asked_s"])) for r in rows if r["ttft_s"] is not None
+    )
 
 
 def _p95(times_s: Sequence[float]) -> float:

@@ -197,11 +197,13 @@ class Request:
     """One request: tried on up to three replicas before its first byte, and on none after it (G3)."""
 
     __slots__ = (
+        "_asked_s",
         "_attempts",
         "_began_s",
         "_duration_s",
         "_engine",
         "_failed",
+        "_failed_version",
         "_first_s",
         "_gateway",
         "_manner",
@@ -241,12 +243,13 @@ class Request:
         self._met: set[str] = set()
         """All that were tried; those tried before it was held are tried again."""
         self._attempts = 0
+        self._failed_version = NO_VERSION
         self._failed = Failed.NOT
         self._route: ReplicaRoute | None = None
         self._engine: Engine | None = None
         self._streaming = False
         self._manner = ALIKE
-        self._began_s = gateway.loop.time()
+        self._began_s = self._asked_s = gateway.loop.time()
         self._first_s: float | None = None
         self.over = False
 
@@ -293,6 +296,7 @@ class Request:
             self._unanswered()
             return
         self._attempts += 1
+        self._asked_s = gateway.loop.time()
         self._route = route
         self._tried.add(route.replica_id)
         self._met.add(route.replica_id)
@@ -371,6 +375,7 @@ class Request:
             manner = self._manner = gateway.manners.get(engine.spec.weights.digest, ALIKE)
             if manner.errors and gateway.sharing.random() < manner.errors:
                 # Another one is asked, and answers or not.
+                self._failed_version = route.version
                 self._refused(Failed.ERROR)
                 return
             self._engine = engine
@@ -474,6 +479,8 @@ class Request:
                 duration_s=gateway.loop.time() - self._began_s,
                 queue_s=0.0,
                 ttft_s=self._first_s,
+                failed_version=self._failed_version,
+                asked_s=self._asked_s - self._began_s,
             )
         )
 

@@ -106,6 +106,15 @@ usage_requests = Table(
     Column("queue_s", Double, nullable=False),
     Column("held_s", Double, nullable=False, server_default=text("0")),
     Column("ttft_s", Double),
+    Column("failed_version", Integer, nullable=False, server_default=text("0")),
+    Column("asked_s", Double, nullable=False, server_default=text("0")),
     Index("ix_usage_requests_org", "org_id", "ended_at"),
     Index("ix_usage_requests_endpoint", "endpoint_id", "version", "ended_at"),
+    Index(
+        "ix_usage_requests_failed",
+        "endpoint_id",
+        "failed_version",
+        "ended_at",
+        postgresql_where=text("failed_version <> 0"),
+    ),
 )

@@ -77,11 +77,13 @@ def _is_sane(event: UsageEvent) -> bool:
         event.completion_tokens,
         event.duration_s,
         event.queue_s,
+        event.asked_s,
         event.ttft_s or 0,
     )
     return (
         0 <= event.ended_unix_s < UNIX_S_MAX
         and 0 <= event.version < NUMBER_MAX
+        and 0 <= event.failed_version < NUMBER_MAX
         and 0 <= event.status < NUMBER_MAX
         and all(0 <= count <= COUNT_MAX for count in counts)
     )

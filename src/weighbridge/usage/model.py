@@ -30,6 +30,10 @@ class UsageEvent(msgspec.Struct, frozen=True, array_like=True):
     ttft_s: float | None
     held_s: float = 0.0
     """How long it was held for want of a ready replica; part of neither `queue_s` nor an engine's time."""
+    failed_version: int = NO_VERSION
+    """Of the last replica that answered it wrongly, whoever answered in the end: a gate must see that too."""
+    asked_s: float = 0.0
+    """Until the replica that answered was asked: lines, holds and other replicas are not its version's doing."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -36,17 +36,31 @@ _FIGURES = text(
     """
     SELECT w.version,
            count(*) AS requests,
-           count(*) FILTER (WHERE r.status = 200) AS answered,
-           count(*) FILTER (WHERE r.status >= 500) AS errors,
-           count(*) FILTER (WHERE r.status = 200 AND r.completion_tokens = 0) AS empty,
-           count(r.ttft_s) AS ttft_count,
-           coalesce(percentile_disc(0.95) WITHIN GROUP (ORDER BY r.ttft_s), 0) AS ttft_p95_s
+           count(*) FILTER (WHERE r.own AND r.status = 200) AS answered,
+           count(*) FILTER (WHERE r.failed OR r.own AND r.status >= 500) AS errors,
+           count(*) FILTER (WHERE r.own AND r.status = 200 AND r.completion_tokens = 0) AS empty,
+           count(r.ttft_s) FILTER (WHERE r.own) AS ttft_count,
+           coalesce(percentile_disc(0.95) WITHIN GROUP (ORDER BY r.ttft_s)
+                    FILTER (WHERE r.own), 0) AS ttft_p95_s
     FROM unnest(CAST(:versions AS integer[]), CAST(:starts AS timestamptz[])) AS w (version, since)
     CROSS JOIN LATERAL (
-        SELECT u.status, u.completion_tokens, u.ttft_s - u.queue_s AS ttft_s
-        FROM usage_requests u
-        WHERE u.endpoint_id = :endpoint AND u.version = w.version AND u.ended_at >= w.since
-        ORDER BY u.ended_at DESC
+        SELECT * FROM (
+            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at,
+                    true AS own, u.failed_version = w.version AS failed
+             FROM usage_requests u
+             WHERE u.endpoint_id = :endpoint AND u.version = w.version AND u.ended_at >= w.since
+             ORDER BY u.ended_at DESC
+             LIMIT :rows_max)
+            UNION ALL
+            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at,
+                    false AS own, true AS failed
+             FROM usage_requests u
+             WHERE u.endpoint_id = :endpoint AND u.failed_version = w.version
+               AND u.failed_version <> 0 AND u.version <> w.version AND u.ended_at >= w.since
+             ORDER BY u.ended_at DESC
+             LIMIT :rows_max)
+        ) s
+        ORDER BY s.ended_at DESC
         LIMIT :rows_max
     ) r
     GROUP BY w.version
@@ -141,6 +155,8 @@ async def add_requests(tx: Transaction, events: Sequence[UsageEvent]) -> None:
                 "queue_s": event.queue_s,
                 "held_s": event.held_s,
                 "ttft_s": event.ttft_s,
+                "failed_version": event.failed_version,
+                "asked_s": event.asked_s,
             }
             for event in events
         ],
@@ -150,7 +166,10 @@ async def add_requests(tx: Transaction, events: Sequence[UsageEvent]) -> None:
 async def version_figures(
     tx: Transaction, endpoint_id: str, since: Mapping[int, datetime], *, rows_max: int
 ) -> Mapping[int, VersionFigures]:
-    """Per version the figures of its requests since a time, of the newest `rows_max` at most; one query."""
+    """Per version the figures of its requests since a time, of the newest `rows_max` at most; one query.
+
+    A request that another version answered after this one had failed it counts as a request and an error here.
+    """
     values = {
         "endpoint": endpoint_id,
         "versions": list(since),

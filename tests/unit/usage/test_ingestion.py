@@ -268,6 +268,25 @@ def test_a_batch_ends_at_its_last_whole_line() -> None:
     assert read_lines(line + line[:-1]).size_bytes == len(line)
 
 
+async def test_a_request_that_another_version_answered_in_the_end_is_an_error_of_the_one_that_failed_it(
+    database: Database,
+) -> None:
+    """Or a canary that fails everything would look well while its base answers in its place."""
+    async with database.begin() as tx:
+        await store.add_requests(
+            tx,
+            [
+                event(1, version=8),
+                event(2, version=7, failed_version=8),
+                event(3, version=8, failed_version=8),
+                event(4, version=8, failed_version=8, status=503, completion_tokens=0, ttft_s=None),
+            ],
+        )
+        seen = await store.version_figures(tx, "chat", {7: NOON, 8: NOON}, rows_max=100)
+    assert (seen[7].requests, seen[7].answered, seen[7].errors) == (1, 1, 0)
+    assert (seen[8].requests, seen[8].answered, seen[8].errors) == (4, 2, 3)
+
+
 async def test_figures_of_versions_are_of_one_endpoint_since_a_time_and_bounded(
     database: Database,
 ) -> None:
@@ -276,7 +295,11 @@ async def test_figures_of_versions_are_of_one_endpoint_since_a_time_and_bounded(
             tx,
             [
                 event(0, version=7, status=503, completion_tokens=0, ttft_s=None),
-                *(event(n, version=8, ttft_s=0.25 + n / 10) for n in range(1, 21)),
+                # Each waited a quarter of a second in line and ten more while it was held.
+                *(
+                    event(n, version=8, ttft_s=10.25 + n / 10, asked_s=10.25, held_s=10.0)
+                    for n in range(1, 21)
+                ),
                 event(21, version=8, completion_tokens=0, ttft_s=None),
                 event(22, version=8, status=503, completion_tokens=0, ttft_s=None),
                 event(22, version=8, endpoint_id="other"),

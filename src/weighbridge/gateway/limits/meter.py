@@ -82,6 +82,7 @@ class Meter:
     def _event(self, record: AccessRecord, arrived_unix_s: float) -> UsageEvent:
         # Wall time costs as much as the rest of this, so it is not asked again.
         started_s, first_s = record.started_s, record.first_byte_s
+        asked_s = started_s if record.asked_s is None else record.asked_s
         duration_s = self.clock.monotonic() - started_s
         return UsageEvent(
             _ms(arrived_unix_s + duration_s),
@@ -98,6 +99,8 @@ class Meter:
             _ms(record.queued_s) if record.queued_s else 0.0,
             None if first_s is None else _ms(first_s - started_s),
             _ms(record.held_s) if record.held_s else 0.0,
+            record.failed_version,
+            _ms(asked_s - started_s),
         )
 
 

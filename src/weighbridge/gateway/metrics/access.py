@@ -13,6 +13,7 @@ from msgspec import Struct
 from weighbridge.clock import monotonic_s
 from weighbridge.gateway.limits.quotas import Admission
 from weighbridge.gateway.metrics.figures import Figures
+from weighbridge.usage.model import NO_VERSION
 
 CLIENT_GONE = 499
 """Logged status of a request whose caller left before the answer was whole."""
@@ -36,6 +37,7 @@ class AccessRecord(Struct):
     version: int | None = None
     replica_id: str = ""
     attempts: int = 0
+    failed_version: int = NO_VERSION
     status: int = CLIENT_GONE
     code: str = ""
     prompt_tokens: int = 0
@@ -44,6 +46,7 @@ class AccessRecord(Struct):
     tokens_estimated: bool = False
     queued_s: float = 0.0
     held_s: float = 0.0
+    asked_s: float | None = None
     first_byte_s: float | None = None
     admission: Admission | None = None
     answer_fields: bytes = b""

@@ -14,7 +14,7 @@ from weighbridge.gateway.errors import error_answer, error_event
 from weighbridge.gateway.limits.refusals import NotReadyError
 from weighbridge.gateway.metrics.access import AccessRecord
 from weighbridge.gateway.proxy.answering import JSON_TYPE, STREAM_FIELDS, Desk
-from weighbridge.gateway.proxy.failures import TooLateError, engine_failed, no_answer
+from weighbridge.gateway.proxy.failures import TooLateError, engine_failed, is_gone, no_answer
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.proxy.states import State
 from weighbridge.gateway.proxy.waiting import WaitingVisit
@@ -228,6 +228,7 @@ class InferenceVisit(WaitingVisit):
             raise no_answer(endpoint.endpoint_id, failure)
         self._tried.append(replica.replica_id)
         record.attempts += 1
+        record.asked_s = self.desk.clock.monotonic()
         record.replica_id, record.version = replica.replica_id, replica.version
         # Nothing comes between choice and count: whoever waits for a drained slot sees this request (G5).
         self._replica = replica
@@ -255,6 +256,9 @@ class InferenceVisit(WaitingVisit):
         self._answer = None
         if not isinstance(failure, LimitError):
             self._replicas.failed(replica, failure)
+            if not is_gone(failure):
+                # It answered, and wrongly: that speaks against its version, whichever answers in the end.
+                self.record.failed_version = replica.version
         try:
             self._ask_next(failure)
         except WeighbridgeError as error:

@@ -362,8 +362,11 @@ def upgrade() -> None:
     sa.Column('queue_s', sa.Double(), nullable=False),
     sa.Column('held_s', sa.Double(), server_default=sa.text('0'), nullable=False),
     sa.Column('ttft_s', sa.Double(), nullable=True),
+    sa.Column('failed_version', sa.Integer(), server_default=sa.text('0'), nullable=False),
+    sa.Column('asked_s', sa.Double(), server_default=sa.text('0'), nullable=False),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_usage_requests'))
     )
     op.create_index(op.f('ix_usage_requests_ended_at'), 'usage_requests', ['ended_at'], unique=False)
     op.create_index('ix_usage_requests_org', 'usage_requests', ['org_id', 'ended_at'], unique=False)
     op.create_index('ix_usage_requests_endpoint', 'usage_requests', ['endpoint_id', 'version', 'ended_at'], unique=False)
+    op.create_index('ix_usage_requests_failed', 'usage_requests', ['endpoint_id', 'failed_version', 'ended_at'], unique=False, postgresql_where=sa.text('failed_version <> 0'))
