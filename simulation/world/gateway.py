@@ -377,7 +377,7 @@ class Request:
             manner = self._manner = gateway.manners.get(engine.spec.weights.digest, ALIKE)
             if manner.errors and gateway.sharing.random() < manner.errors:
                 # Another one is asked, and answers or not.
-                self._failed_version = route.version
+                self._failed_version = self._failed_version or route.version
                 self._wrong.add(route.replica_id)
                 self._refused(Failed.ERROR)
                 return
@@ -484,6 +484,7 @@ class Request:
                 ttft_s=self._first_s,
                 failed_version=self._failed_version,
                 asked_s=self._asked_s - self._began_s,
+                cut=outcome == "cut",
             )
         )
 
