@@ -135,10 +135,15 @@ def _bad(what: str, rows: Sequence[Row], version: object) -> tuple[int, int]:
     own = _own(rows, version)
     if what == "errors":
         failed = [r for r in rows if r["failed_version"] == version]
-        final = [r for r in own if r["failed_version"] != version and int(str(r["status"])) >= 500]
+        final = [r for r in own if r["failed_version"] != version and _error(r)]
         return len(failed) + len(final), len(rows)
     answered = [r for r in own if r["status"] == 200]
     return sum(r["completion_tokens"] == 0 for r in answered), len(answered)
+
+
+def _error(row: Row) -> bool:
+    """A stream that broke with its replica is no answer of the version's."""
+    return int(str(row["status"])) >= 500 and not row["cut"]
 
 
 def _times_s(rows: Sequence[Row]) -> list[float]:

@@ -123,7 +123,9 @@ def g7_no_request_fails_while_a_replica_is_ready(story: Story) -> Iterator[tuple
 def _failed(
     event: Event, ready: dict[object, float], by_right: set[object]
 ) -> Iterator[tuple[Event, str]]:
-    """Whoever has met as many dead replicas as G3 allows is refused; a lost machine may have held that many."""
+    """Whoever has met as many dead replicas as G3 allows, or ones that answer wrongly, is refused; a lost machine
+    may have held that many.
+    """
     facts = event.facts
     if facts["outcome"] == "cut" and facts["replica"] not in by_right:
         yield event, f"request {facts['request']} was cut when {facts['replica']} was stopped"
@@ -131,7 +133,7 @@ def _failed(
         failure = facts["failure"]
         assert isinstance(failure, dict)
         tried, healthy = failure["tried"], failure["healthy"]
-        if len(tried) > RETRIES_MAX and by_right.issuperset(tried):
+        if len(tried) > RETRIES_MAX and by_right.union(failure["wrong"]).issuperset(tried):
             return
         there = [
             name

@@ -14,7 +14,7 @@ from simulation.memory.texts import Parameters, number, says
     SELECT w.version,
            count(*) AS requests,
            count(*) FILTER (WHERE r.own AND r.status = 200) AS answered,
-           count(*) FILTER (WHERE r.failed OR r.own AND r.status >= 500) AS errors,
+           count(*) FILTER (WHERE r.failed OR r.own AND r.status >= 500 AND NOT r.cut) AS errors,
            count(*) FILTER (WHERE r.own AND r.status = 200 AND r.completion_tokens = 0) AS empty,
            count(r.ttft_s) FILTER (WHERE r.own) AS ttft_count,
            coalesce(percentile_disc(0.95) WITHIN GROUP (ORDER BY r.ttft_s)
@@ -22,14 +22,14 @@ from simulation.memory.texts import Parameters, number, says
     FROM unnest(CAST(:versions AS integer[]), CAST(:starts AS timestamptz[])) AS w (version, since)
     CROSS JOIN LATERAL (
         SELECT * FROM (
-            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at,
+            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at, u.cut,
                     true AS own, u.failed_version = w.version AS failed
              FROM usage_requests u
              WHERE u.endpoint_id = :endpoint AND u.version = w.version AND u.ended_at >= w.since
              ORDER BY u.ended_at DESC
              LIMIT :rows_max)
             UNION ALL
-            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at,
+            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at, u.cut,
                     false AS own, true AS failed
              FROM usage_requests u
              WHERE u.endpoint_id = :endpoint AND u.failed_version = w.version
@@ -81,7 +81,7 @@ def _figures(version: object, rows: list[Row]) -> tuple[object, ...]:
 
 
 def _error(row: Row) -> bool:
-    return number(row["status"]) >= 500
+    return number(row["status"]) >= 500 and not row["cut"]
 
 
 def _seconds(value: object) -> float:

@@ -213,6 +213,7 @@ class Request:
         "_streaming",
         "_tried",
         "_worker",
+        "_wrong",
         "caller",
         "endpoint_id",
         "held",
@@ -241,6 +242,7 @@ class Request:
         self.held: Held | None = None
         self._tried: set[str] = set()
         self._met: set[str] = set()
+        self._wrong: set[str] = set()
         """All that were tried; those tried before it was held are tried again."""
         self._attempts = 0
         self._failed_version = NO_VERSION
@@ -375,7 +377,8 @@ class Request:
             manner = self._manner = gateway.manners.get(engine.spec.weights.digest, ALIKE)
             if manner.errors and gateway.sharing.random() < manner.errors:
                 # Another one is asked, and answers or not.
-                self._failed_version = route.version
+                self._failed_version = self._failed_version or route.version
+                self._wrong.add(route.replica_id)
                 self._refused(Failed.ERROR)
                 return
             self._engine = engine
@@ -481,6 +484,7 @@ class Request:
                 ttft_s=self._first_s,
                 failed_version=self._failed_version,
                 asked_s=self._asked_s - self._began_s,
+                cut=outcome == "cut",
             )
         )
 
@@ -490,4 +494,4 @@ class Request:
             return {}
         machines = self._gateway.machines
         healthy = [name for name, engine in machines.engines.items() if machines.serves(engine)]
-        return {"tried": sorted(self._met), "healthy": healthy}
+        return {"tried": sorted(self._met), "wrong": sorted(self._wrong), "healthy": healthy}

@@ -81,9 +81,11 @@ class ControllerLease:
         self._holder = holder
         self._clock = clock
         self._lease: leases.Lease | None = None
+        self._until_s = 0.0
 
     def current(self) -> leases.Lease:
-        if self._lease is None:
+        """Also when this process was frozen, or away from the database, for as long as a lease lasts."""
+        if self._lease is None or self._clock.moment().boot_s >= self._until_s:
             raise StaleError("another control process holds the controller lease")
         return self._lease
 
@@ -93,6 +95,7 @@ class ControllerLease:
 
     async def keep(self) -> float:
         """One pass: take the lease or renew it. Returns when to look again, in seconds."""
+        asked_s = self._clock.moment().boot_s  # before the database's, so that ours ends first
         async with self._database.begin() as tx:
             held = self._lease
             if held is not None and not await leases.renew(tx, held):
@@ -107,6 +110,7 @@ class ControllerLease:
         if held is not None and held != self._lease:
             log.info("lease.taken", lease=LEASE_NAME, epoch=held.epoch)
         self._lease = held
+        self._until_s = asked_s + leases.LEASE_TTL_S
         return leases.LEASE_RENEW_S
 
     async def _set_times(self, tx: Transaction) -> None:

@@ -135,7 +135,8 @@ class Database:
                     # Silence: only a question shows whether anybody is at the other end.
                     async with asyncio.timeout(PING_TIMEOUT_S):
                         await connection.execute("SELECT 1")
-        except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+        # Any refusal: a server in recovery answers LISTEN with 25006, which is no OperationalError.
+        except (psycopg.Error, TimeoutError) as error:
             raise _unavailable(committing=False) from error
 
     async def notify(self, channel: str, payloads: Iterable[str]) -> None:

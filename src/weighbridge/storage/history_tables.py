@@ -108,6 +108,7 @@ usage_requests = Table(
     Column("ttft_s", Double),
     Column("failed_version", Integer, nullable=False, server_default=text("0")),
     Column("asked_s", Double, nullable=False, server_default=text("0")),
+    Column("cut", Boolean, nullable=False, server_default=text("false")),
     Index("ix_usage_requests_org", "org_id", "ended_at"),
     Index("ix_usage_requests_endpoint", "endpoint_id", "version", "ended_at"),
     Index(

@@ -31,9 +31,11 @@ class UsageEvent(msgspec.Struct, frozen=True, array_like=True):
     held_s: float = 0.0
     """How long it was held for want of a ready replica; part of neither `queue_s` nor an engine's time."""
     failed_version: int = NO_VERSION
-    """Of the last replica that answered it wrongly, whoever answered in the end: a gate must see that too."""
+    """Of the first replica that answered it wrongly, whoever answered in the end: a gate must see that too."""
     asked_s: float = 0.0
     """Until the replica that answered was asked: lines, holds and other replicas are not its version's doing."""
+    cut: bool = False
+    """Its replica was gone in mid-answer: the end of the replica tells whether its version is to blame."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -37,7 +37,7 @@ _FIGURES = text(
     SELECT w.version,
            count(*) AS requests,
            count(*) FILTER (WHERE r.own AND r.status = 200) AS answered,
-           count(*) FILTER (WHERE r.failed OR r.own AND r.status >= 500) AS errors,
+           count(*) FILTER (WHERE r.failed OR r.own AND r.status >= 500 AND NOT r.cut) AS errors,
            count(*) FILTER (WHERE r.own AND r.status = 200 AND r.completion_tokens = 0) AS empty,
            count(r.ttft_s) FILTER (WHERE r.own) AS ttft_count,
            coalesce(percentile_disc(0.95) WITHIN GROUP (ORDER BY r.ttft_s)
@@ -45,14 +45,14 @@ _FIGURES = text(
     FROM unnest(CAST(:versions AS integer[]), CAST(:starts AS timestamptz[])) AS w (version, since)
     CROSS JOIN LATERAL (
         SELECT * FROM (
-            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at,
+            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at, u.cut,
                     true AS own, u.failed_version = w.version AS failed
              FROM usage_requests u
              WHERE u.endpoint_id = :endpoint AND u.version = w.version AND u.ended_at >= w.since
              ORDER BY u.ended_at DESC
              LIMIT :rows_max)
             UNION ALL
-            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at,
+            (SELECT u.status, u.completion_tokens, u.ttft_s - u.asked_s AS ttft_s, u.ended_at, u.cut,
                     false AS own, true AS failed
              FROM usage_requests u
              WHERE u.endpoint_id = :endpoint AND u.failed_version = w.version
@@ -157,6 +157,7 @@ async def add_requests(tx: Transaction, events: Sequence[UsageEvent]) -> None:
                 "ttft_s": event.ttft_s,
                 "failed_version": event.failed_version,
                 "asked_s": event.asked_s,
+                "cut": event.cut,
             }
             for event in events
         ],

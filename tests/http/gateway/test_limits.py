@@ -178,6 +178,7 @@ async def test_an_answer_that_broke_off_is_counted_as_far_as_it_came(site):
     await until(lambda: bool(events(site, "key_broken")), site.gateway)
     (event,) = events(site, "key_broken")
     assert event.estimated
+    assert event.cut
     assert event.completion_tokens > 0
     assert event.prompt_tokens > 0
     answer, _ = await site.post({**BODY, "model": "none"}, headers=headers)

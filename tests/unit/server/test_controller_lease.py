@@ -8,8 +8,10 @@ from sqlalchemy import insert, select, update
 
 from toy_machine import furnish
 from weighbridge.clock import Clock
+from weighbridge.errors import StaleError
 from weighbridge.server.control import ControllerLease
 from weighbridge.storage.database import Database
+from weighbridge.storage.lease import LEASE_TTL_S
 from weighbridge.storage.tables import deployments, replicas
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -114,3 +116,19 @@ def test_a_clock_counts_the_time_since_boot_of_its_machine() -> None:
     before = clock.moment()
     assert abs(clock.moment().jump_since(before)) < timedelta(seconds=1)
     assert before.boot_id
+
+
+async def test_a_holder_that_was_frozen_for_as_long_as_a_lease_lasts_acts_under_it_no_more(
+    database: Database,
+) -> None:
+    """It has not asked the database yet, so only its own clock can tell that another may lead."""
+    seconds = [1_000.0]
+    lease = ControllerLease(database, "one", replace(BOOT, boot_s=lambda: seconds[0]))
+    await lease.keep()
+    seconds[0] += LEASE_TTL_S - 0.1
+    held = lease.current()
+    seconds[0] += 0.1
+    with pytest.raises(StaleError):
+        lease.current()
+    await lease.keep()
+    assert lease.current() == held

@@ -152,9 +152,17 @@ async def test_a_controller_of_before_has_no_lease_and_one_that_lives_is_not_rob
     async with database.begin() as tx:
         assert not await lease.renew(tx, held)
         after = await lease.acquire(tx, "controller", "two")
+        assert after is not None
+        await lease.release(tx, after)
     await database.close()
-    assert after is not None
     assert after.epoch > held.epoch + 1000
+    restore(source, file, replace=True, now=NOON + timedelta(minutes=1))
+    database = Database(urls[0])
+    async with database.begin() as tx:
+        again = await lease.acquire(tx, "controller", "three")
+    await database.close()
+    assert again is not None
+    assert again.epoch > after.epoch + 1
 
 
 def test_what_is_no_backup_or_would_overwrite_is_refused_and_nothing_is_changed(

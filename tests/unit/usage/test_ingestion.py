@@ -280,11 +280,12 @@ async def test_a_request_that_another_version_answered_in_the_end_is_an_error_of
                 event(2, version=7, failed_version=8),
                 event(3, version=8, failed_version=8),
                 event(4, version=8, failed_version=8, status=503, completion_tokens=0, ttft_s=None),
+                event(5, version=8, status=503, cut=True),
             ],
         )
         seen = await store.version_figures(tx, "chat", {7: NOON, 8: NOON}, rows_max=100)
     assert (seen[7].requests, seen[7].answered, seen[7].errors) == (1, 1, 0)
-    assert (seen[8].requests, seen[8].answered, seen[8].errors) == (4, 2, 3)
+    assert (seen[8].requests, seen[8].answered, seen[8].errors) == (5, 2, 3)
 
 
 async def test_figures_of_versions_are_of_one_endpoint_since_a_time_and_bounded(

@@ -101,6 +101,7 @@ class Meter:
             _ms(record.held_s) if record.held_s else 0.0,
             record.failed_version,
             _ms(asked_s - started_s),
+            record.cut,
         )
 
 

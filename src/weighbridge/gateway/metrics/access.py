@@ -38,6 +38,7 @@ class AccessRecord(Struct):
     replica_id: str = ""
     attempts: int = 0
     failed_version: int = NO_VERSION
+    cut: bool = False
     status: int = CLIENT_GONE
     code: str = ""
     prompt_tokens: int = 0

@@ -21,6 +21,7 @@ from weighbridge.gateway.proxy.waiting import WaitingVisit
 from weighbridge.gateway.wire.heads import AnswerHead, RequestHead
 from weighbridge.gateway.wire.visits import Client
 from weighbridge.routing.model import KeyEntry, ReplicaRoute
+from weighbridge.usage.model import NO_VERSION
 
 REFUSAL_BYTES_MAX = 64 * 1024
 IDLE_GRAIN_S = 1.0
@@ -256,7 +257,7 @@ class InferenceVisit(WaitingVisit):
         self._answer = None
         if not isinstance(failure, LimitError):
             self._replicas.failed(replica, failure)
-            if not is_gone(failure):
+            if not is_gone(failure) and self.record.failed_version == NO_VERSION:
                 # It answered, and wrongly: that speaks against its version, whichever answers in the end.
                 self.record.failed_version = replica.version
         try:
@@ -317,6 +318,7 @@ class InferenceVisit(WaitingVisit):
         if answer is None or self._state is _DONE:
             return
         if error is not None and not answer.finished:
+            self.record.cut = self._state is _STREAMING
             self._break_off(UnavailableError("The engine broke off the answer", code="answer_cut"))
             return
         try:

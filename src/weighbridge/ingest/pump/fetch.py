@@ -169,6 +169,9 @@ class _Pump:
             self._full = True
             self._large.appendleft(order)
             return False
+        except BaseException:
+            order.leave()
+            raise
         return True
 
     def _obtain(self, staged: Staged, index: int) -> Part:

@@ -68,7 +68,10 @@ def _missing(order: FetchOrder) -> int:
 
 def _allocate(order: FetchOrder, missing: int, free_bytes: int) -> None:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(order.staged, flags, 0o600)
+    try:
+        descriptor = os.open(order.staged, flags, 0o600)
+    except OSError as error:
+        raise disk_fault(error, missing, free_bytes) from error
     try:
         os.posix_fallocate(descriptor, 0, order.file.size_bytes)
     except OSError as error:

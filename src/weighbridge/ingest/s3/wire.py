@@ -124,7 +124,10 @@ class _Wire:
         self._path = parts.path.rstrip("/")
         self._signer = signer
         self._connect_s, self._read_s = timeouts_s
-        self._tls = tls_of(_ca_bundle()) if parts.scheme == "https" else None
+        try:
+            self._tls = tls_of(_ca_bundle()) if parts.scheme == "https" else None
+        except OSError as error:  # as ssl.SSLError is one
+            raise SSLError(endpoint_url=base, error=error) from error
         self._idle: list[http.client.HTTPConnection] = []
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._idle)

@@ -62,7 +62,7 @@ class BufferedSocket(TlsSocket):
                     return count
                 self._flush()  # an answer to the other side's change of keys
                 if not self._receive():
-                    return 0
+                    raise ConnectionResetError("closed without TLS's own end") from None
             except ssl.SSLZeroReturnError:
                 return count
             except ssl.SSLError as error:

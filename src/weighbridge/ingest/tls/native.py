@@ -84,6 +84,8 @@ class NativeSocket(TlsSocket):
 
     def shake_hands(self, host: str) -> None:
         library, handle = self._library, self._handle
+        if not host:
+            raise ssl.SSLError("no host to be sure of")
         name = host.encode("idna")
         expected = library.SSL_get0_param(handle)
         library.X509_VERIFY_PARAM_set_hostflags(expected, NO_PARTIAL_WILDCARDS)
@@ -98,6 +100,7 @@ class NativeSocket(TlsSocket):
         result = library.SSL_connect(handle)
         verified = library.SSL_get_verify_result(handle)
         if verified != 0:
+            library.ERR_clear_error()  # Python's ssl reads the same queue
             reason = library.X509_verify_cert_error_string(verified).decode()
             raise ssl.SSLCertVerificationError(f"certificate verify failed: {reason}")
         if result != 1:
@@ -159,6 +162,7 @@ class NativeSocket(TlsSocket):
 def _free(library: ctypes.CDLL, handle: int, whole: int) -> None:
     library.BIO_free_all(whole)
     library.SSL_free(handle)
+    library.ERR_clear_error()  # the first may have said goodbye in vain; Python's ssl reads the same queue
 
 
 def _is_address(host: str) -> bool:

@@ -31,7 +31,7 @@ class Facts(msgspec.Struct, frozen=True):
 def written_whole(path: Path) -> Iterator[Path]:
     """A place beside `path` that takes its name, durably, at the end of the block; nobody else may read it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    temporary.touch(mode=0o600)
+    temporary.touch(mode=0o600, exist_ok=False)
     try:
         yield temporary
         descriptor = os.open(temporary, os.O_RDONLY)

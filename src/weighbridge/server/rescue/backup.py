@@ -30,7 +30,7 @@ def backup(settings: Settings, path: Path, *, with_secrets: bool, now: datetime)
             )
             dump = temporary.with_name(f"{temporary.name}.dump")
             try:
-                dump.touch(mode=0o600)
+                dump.touch(mode=0o600, exist_ok=False)
                 programs.dump(url, dump)
                 pack(temporary, facts, dump, pepper if with_secrets else None)
             finally:

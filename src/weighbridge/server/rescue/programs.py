@@ -1,5 +1,6 @@
 """pg_dump, pg_restore and psql; the database's address goes by the environment, where no password shows."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -22,11 +23,16 @@ def run(program: str, *arguments: object, url: str | None = None) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={"LC_ALL": "C", **({} if url is None else environment(url))},
+        env={**_own(), "LC_ALL": "C", **({} if url is None else environment(url))},
     )
     if result.returncode != 0:
         said = " ".join(result.stderr.strip().splitlines()[-SAID_LINES_MAX:])
         raise SetupError(f"{program} failed: {said}", code="database_program")
+
+
+def _own() -> dict[str, str]:
+    """What the operator has set for libpq (certificates, TLS mode) holds for these programs as for the server."""
+    return {name: value for name, value in os.environ.items() if name.startswith("PG")}
 
 
 def environment(url: str) -> dict[str, str]:
@@ -57,6 +63,7 @@ def script(source: Path, target: Path) -> None:
     run("pg_restore", "--no-owner", "--no-privileges", "-f", target, source)
 
 
-def play(url: str, source: Path) -> None:
-    """All of a script in one transaction, or nothing."""
-    run("psql", "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-f", source, url=url)
+def play(url: str, *sources: Path) -> None:
+    """All of the scripts, one after the other, in one transaction, or nothing."""
+    files = [word for source in sources for word in ("-f", source)]
+    run("psql", "-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", *files, url=url)

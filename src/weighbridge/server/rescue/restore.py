@@ -96,12 +96,16 @@ def _put(url: str, path: Path, *, replace: bool, skip: int) -> int:
         dump, script = Path(directory, "dump"), Path(directory, "script.sql")
         unpack_dump(path, dump)
         programs.script(dump, script)
-        skipping = _SKIP.format(skip=skip, known=known, name=NUMBERS_FLOOR, epochs=EPOCHS_SKIPPED)
+        # Each later restore of one file begins higher: a lease is taken less often than once a second.
+        epochs = EPOCHS_SKIPPED + skip
+        skipping = _SKIP.format(skip=skip, known=known, name=NUMBERS_FLOOR, epochs=epochs)
         head = _CLEAR if replace else ""
         # pg_dump empties the search path.
         tail = f"\nSET search_path TO public;\n{skipping}"
-        script.write_text(f"{head}{script.read_text()}{tail}")
-        programs.play(url, script)
+        before, after = Path(directory, "before.sql"), Path(directory, "after.sql")
+        before.write_text(head)
+        after.write_text(tail)
+        programs.play(url, before, script, after)
     with _connection(url) as connection:
         named = {"name": NUMBERS_FLOOR}
         row = connection.execute(text("SELECT value FROM counters WHERE name = :name"), named)

@@ -364,6 +364,7 @@ def upgrade() -> None:
     sa.Column('ttft_s', sa.Double(), nullable=True),
     sa.Column('failed_version', sa.Integer(), server_default=sa.text('0'), nullable=False),
     sa.Column('asked_s', sa.Double(), server_default=sa.text('0'), nullable=False),
+    sa.Column('cut', sa.Boolean(), server_default=sa.text('false'), nullable=False),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_usage_requests'))
     )
     op.create_index(op.f('ix_usage_requests_ended_at'), 'usage_requests', ['ended_at'], unique=False)
