@@ -82,7 +82,9 @@ class Cluster:
 
     actors: dict[str, Actor] = field(default_factory=dict)
 
-    def add(self, name: str, state: RuntimeState | None = None, *, node: str = "1", **more) -> Actor:
+    def add(
+        self, name: str, state: RuntimeState | None = None, *, node: str = "1", **more
+    ) -> Actor:
         actor = self.actors[name] = Actor(name, node)
         if state is not None:
             actor.become(state, more.pop("labels", {}), **more)
@@ -228,7 +230,9 @@ async def test_a_driver_without_an_entry_asks_the_actor_for_its_logs(cluster_of_
 
 def test_a_preferred_node_is_left_for_another_with_the_same_labels_and_a_needed_one_is_not():
     node_id = "ab" * 28
-    wish = spec("r1", placement=Placement({"rack": "r1"}), resources=Resources(2.0, 1, 10, {"x": 1}))
+    wish = spec(
+        "r1", placement=Placement({"rack": "r1"}), resources=Resources(2.0, 1, 10, {"x": 1})
+    )
     preferred = place_options(wish, Choice(node_id))
     needed = place_options(wish, Choice(node_id, hard=True))
     for options in (preferred, needed, place_options(wish, Choice())):

@@ -35,7 +35,7 @@ def driver(directory: Path, command: str) -> RayOptions:
 
 @pytest.mark.parametrize("first", ["hello", "[]", '{"ray_version": 7}'])
 async def test_a_first_line_that_is_no_greeting_is_told_with_what_to_check(tmp_path, first):
-    options = driver(tmp_path, f"echo '{first}'; exec cat > /dev/null")
+    options = driver(tmp_path, f"echo '{first}'; while read -r line; do :; done")
     with pytest.raises(UnavailableError, match="WEIGHBRIDGE_RAY_PYTHON") as raised:
         await DriverChild.start(options)
     assert raised.value.code == "ray_driver_unreadable"
@@ -57,12 +57,11 @@ async def test_a_driver_that_never_greets_is_started_again_after_ever_longer_wai
 
 
 async def test_a_call_beyond_those_that_may_be_under_way_finds_the_driver_unavailable(tmp_path):
-    child = await DriverChild.start(driver(tmp_path, "echo '{}'; exec cat > /dev/null"))
+    child = await DriverChild.start(driver(tmp_path, "echo '{}'; while read -r line; do :; done"))
     calls = [asyncio.create_task(child.call(wire.Capacity(), LIMIT_S)) for _ in range(CALLS_MAX)]
     try:
-        async with asyncio.timeout(LIMIT_S):
-            while len(child._waiting) < CALLS_MAX:
-                await asyncio.sleep(0.01)
+        await asyncio.sleep(0)  # each has begun and waits for its answer
+        assert len(child._waiting) == CALLS_MAX
         with pytest.raises(UnavailableError, match=f"{CALLS_MAX} calls"):
             await child.call(wire.Capacity(), LIMIT_S)
     finally:

@@ -120,7 +120,9 @@ class Fleet:
                 node_id=choice.node_id or "",
             )
 
-    async def statuses(self, selector: Mapping[str, str], *, leads: bool) -> Sequence[ReplicaStatus]:
+    async def statuses(
+        self, selector: Mapping[str, str], *, leads: bool
+    ) -> Sequence[ReplicaStatus]:
         """Only a caller that `leads` keeps what it is told: for another one nothing is given back or ended."""
         async with self._lock:
             if leads:
