@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import urllib.request
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ray_machines import Machines
 
 from weighbridge.errors import LimitError, SetupError, UnavailableError
 from weighbridge.runtimes.base import (
+    GROUP_LABEL,
     Placement,
     ReplicaSpec,
     Resources,
@@ -35,7 +37,8 @@ LIMIT_S = 60.0
 
 @pytest.fixture
 async def runtime(cluster: Machines):
-    found = RayRuntime(cluster.options(), time.monotonic)
+    """Of a control process that leads."""
+    found = RayRuntime(cluster.options(), time.monotonic, lambda: 1)
     await until(found, lambda _: True)
     yield found
     for status in await found.list({}):
@@ -123,6 +126,45 @@ async def test_what_an_engine_said_is_kept_and_its_place_is_free_once_its_end_wa
     assert [one.exit_code for one in await runtime.list({})] == [3]
 
 
+@contextlib.asynccontextmanager
+async def follower(cluster: Machines) -> AsyncIterator[RayRuntime]:
+    """Of a control process that leads nobody: connected, and it has not listed anything."""
+    found = RayRuntime(cluster.options(), time.monotonic)
+
+    async def connected() -> bool:
+        try:
+            return bool(await found.capacity())
+        except UnavailableError:
+            return False
+
+    try:
+        await until_true(connected, True)
+        yield found
+    finally:
+        await found.close()
+
+
+async def test_what_a_replica_held_is_not_given_back_for_one_that_leads_nobody(cluster, runtime):
+    await runtime.launch(spec("r1", "--exit-code", "3"))
+    async with follower(cluster) as another:
+        assert (await state(another, "r1", RuntimeState.EXITED)).exit_code == 3
+        for _ in range(3):
+            (ended,) = await another.list({})
+            assert (ended.state, ended.exit_code) == (RuntimeState.EXITED, 3)
+        assert await another.logs("r1", 1000) == "engine says: last line\n"
+        assert (await state(runtime, "r1", RuntimeState.EXITED)).exit_code == 3
+        assert await runtime.logs("r1", 1000) == "engine says: last line\n"
+
+
+async def test_a_driver_that_has_listed_nothing_finds_what_a_replica_says(cluster, runtime):
+    await runtime.launch(spec("r1"))
+    running = await state(runtime, "r1", RuntimeState.RUNNING)
+    await asyncio.to_thread(answers, running.url)
+    async with follower(cluster) as another:
+        await until_true(lambda: another.logs("r1", 1000), "engine says: last line\n")
+        assert await another.logs("nobody", 1000) == ""
+
+
 async def test_an_engine_sees_the_accelerators_that_are_its_own_and_no_secret_of_the_driver(
     runtime,
 ):
@@ -155,6 +197,47 @@ async def test_replicas_of_a_rollout_keep_to_different_nodes(runtime):
         await runtime.launch(spec(name, placement=near))
     nodes = {(await state(runtime, name, RuntimeState.RUNNING)).node for name in ("s1", "s2")}
     assert nodes == {"n1", "n2"}
+
+
+async def test_a_driver_that_has_listed_nothing_keeps_replicas_apart_as_its_predecessor_did(
+    cluster, runtime
+):
+    apart = Placement(spread=Spread.STRICT, group="d1")
+    labels = {GROUP_LABEL: "d1"}
+    await runtime.launch(spec("r1", placement=apart, labels=labels))
+    first = await state(runtime, "r1", RuntimeState.RUNNING)
+    async with follower(cluster) as another:
+        await another.launch(spec("r2", placement=apart, labels=labels))
+        second = await state(another, "r2", RuntimeState.RUNNING)
+        assert {first.node, second.node} == {"n1", "n2"}
+        with pytest.raises(LimitError, match="waits for a node without another replica"):
+            await another.launch(spec("r3", placement=apart, labels=labels))
+
+
+async def test_a_preferred_node_that_is_full_by_now_is_not_waited_for_while_another_is_free(
+    runtime,
+):
+    large = {"resources": Resources(cpus=3.0)}
+    for name in ("r1", "r2"):  # the second is placed before the cluster says that the first is
+        near = Placement(spread=Spread.PREFER, group=f"group of {name}")
+        await runtime.launch(spec(name, placement=near, **large))
+    nodes = {(await state(runtime, name, RuntimeState.RUNNING)).node for name in ("r1", "r2")}
+    assert nodes == {"n1", "n2"}
+
+
+async def test_a_preferred_spread_keeps_to_the_labels(runtime):
+    large = {"resources": Resources(cpus=3.0)}
+    for name in ("r1", "r2"):
+        near = Placement({"rack": "r1"}, Spread.PREFER, group=f"group of {name}")
+        await runtime.launch(spec(name, placement=near, **large))
+    found = await until(runtime, lambda all_: any(one.url for one in all_))
+    (running,) = [one for one in found if one.url]
+    (other,) = {"r1", "r2"} - {running.name}
+    assert running.node == "n1"
+    words = "waits for 3 CPU on a node with rack=r1; 3 nodes have no room for it now"
+    await until(runtime, lambda all_: (other, words) in [(one.name, one.reason) for one in all_])
+    await runtime.stop(running.name, 1.0)
+    assert (await state(runtime, other, RuntimeState.RUNNING)).node == "n1"
 
 
 async def test_a_replica_without_a_place_waits_says_why_and_can_be_stopped(runtime):

@@ -7,7 +7,14 @@ from typing import Protocol
 from weighbridge.engines.base import Engine, EngineLaunch, EngineSettings, served_name
 from weighbridge.replicas.store import Watched
 from weighbridge.routing.tokens import replica_token
-from weighbridge.runtimes.base import Placement, ReplicaSpec, Resources, Spread, Weights
+from weighbridge.runtimes.base import (
+    GROUP_LABEL,
+    Placement,
+    ReplicaSpec,
+    Resources,
+    Spread,
+    Weights,
+)
 
 OWNER = {"owner": "weighbridge"}
 """The label of every process that is ours to adopt or to stop."""
@@ -54,7 +61,7 @@ async def replica_spec(
             **OWNER,
             "org": watched.org_id,
             "endpoint": replica.endpoint_id,
-            "deployment": replica.deployment_id,
+            GROUP_LABEL: replica.deployment_id,
             "version": str(replica.version_number),
         },
         resources=engine_resources(watched.engine),

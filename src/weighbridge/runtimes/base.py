@@ -7,6 +7,8 @@ from typing import Protocol
 
 NODE_PYTHON = "{python}"
 """In a command: the interpreter of the node that runs it."""
+GROUP_LABEL = "deployment"
+"""Label of a replica with the group of its placement, for a runtime that did not launch it itself."""
 PLACED = "starting"
 """Reason of a PENDING process that waits for nothing any more: its place is given, its start is under way."""
 

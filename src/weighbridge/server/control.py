@@ -199,7 +199,7 @@ def _runtime(
 ) -> Runtime:
     if settings.runtime == "local":
         return ProcessRuntime(settings.paths.agent_socket, epoch_of=epoch_of)
-    cluster = RayRuntime(RayOptions.of(settings), clock.monotonic)
+    cluster = RayRuntime(RayOptions.of(settings), clock.monotonic, epoch_of)
     stack.push_async_callback(cluster.close)
     return cluster
 

@@ -19,12 +19,11 @@ import ray
 
 from weighbridge.runtimes.base import ReplicaSpec, ReplicaStatus
 from weighbridge.runtimes.node import Node, Place
+from weighbridge.runtimes.ray.node_dir import node_dir
 from weighbridge.runtimes.slots import Room
 
 Result = TypeVar("Result")
 
-NODE_DIR_VARIABLE = "WEIGHBRIDGE_NODE_DIR"
-"""Set where a node's Ray is started: the directory for logs of engines; else one in the temporary directory."""
 CALL_TIMEOUT_S = 10.0
 LOGS_KEPT_MAX = 200
 """Logs of engines on a node, those of running ones included."""
@@ -39,7 +38,7 @@ class ReplicaActor:
         self._actor_id: str = context.get_actor_id()
         devices = _devices(len(context.get_accelerator_ids().get("GPU", [])))
         host: str = ray.util.get_node_ip_address()
-        home = _node_dir()
+        home = node_dir(os.environ, Path(tempfile.gettempdir()), os.geteuid())
         place = Place(
             node=self._node_id,
             run_dir=home / "run",
@@ -99,13 +98,6 @@ def _devices(count: int) -> tuple[str, ...]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return ()
     return tuple(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))
-
-
-def _node_dir() -> Path:
-    chosen = os.environ.get(NODE_DIR_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    return Path(tempfile.gettempdir()) / f"weighbridge-node-{os.geteuid()}"
 
 
 def _prune_logs(directory: Path) -> None:

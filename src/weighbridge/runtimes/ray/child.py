@@ -8,7 +8,7 @@ from typing import Self
 import msgspec
 import structlog
 
-from weighbridge.errors import LimitError, UnavailableError
+from weighbridge.errors import UnavailableError
 from weighbridge.runtimes import wire
 from weighbridge.runtimes.ray.options import RayOptions
 from weighbridge.runtimes.ray.wire import CALLS_MAX, LINE_BYTES_MAX, Answer, Call, Greeting
@@ -68,7 +68,9 @@ class DriverChild:
     async def call(self, request: wire.Request, timeout_s: float) -> wire.Reply:
         """Raises UnavailableError when no answer comes."""
         if len(self._waiting) >= CALLS_MAX:
-            raise LimitError(f"{CALLS_MAX} calls to the Ray driver are under way already.")
+            raise UnavailableError(
+                f"{CALLS_MAX} calls to the Ray driver are under way already; try again."
+            )
         name = type(request).__name__.lower()
         number = next(self._numbers)
         answer: asyncio.Future[wire.Reply] = asyncio.get_running_loop().create_future()
@@ -114,13 +116,18 @@ class DriverChild:
                 f"{CONNECT_TIMEOUT_S:g} s: is its head up, and a Ray node on this machine?",
                 code="ray_unreachable",
             ) from error
+        except ValueError as error:  # a line without an end
+            raise _unreadable(options) from error
         if not line:
             raise UnavailableError(
                 f"The Ray driver ({options.python}) ended before it had connected to "
                 f"{options.address}; its last words are in the control process's log.",
                 code="ray_driver_ended",
             )
-        greeting = msgspec.json.decode(line, type=Greeting)
+        try:
+            greeting = msgspec.json.decode(line, type=Greeting)
+        except (ValueError, msgspec.MsgspecError) as error:
+            raise _unreadable(options) from error
         if greeting.error_code:
             raise UnavailableError(greeting.error_message, code=greeting.error_code)
         log.info("ray.connected", address=options.address, ray=greeting.ray_version)
@@ -139,3 +146,13 @@ class DriverChild:
             for waiting in self._waiting.values():
                 if not waiting.done():
                     waiting.set_exception(UnavailableError("The Ray driver has ended."))
+
+
+def _unreadable(options: RayOptions) -> UnavailableError:
+    """The line itself is not told: it may be anything."""
+    return UnavailableError(
+        f"What {options.python} wrote first is not a Ray driver's greeting. Check that it is an "
+        "interpreter with this server's version of weighbridge, and that neither it nor what it "
+        "imports at its start writes to its standard output; WEIGHBRIDGE_RAY_PYTHON names it.",
+        code="ray_driver_unreadable",
+    )

@@ -69,19 +69,6 @@ class Cluster:
 
     def create(self, spec: ReplicaSpec, choice: Choice) -> Actor:
         """The actor of this name, made if it is not there; idle."""
-        amounts = dict(needs(spec.resources))
-        options: dict[str, object] = {
-            "num_cpus": amounts.pop("CPU", 0),
-            "num_gpus": amounts.pop("GPU", 0),
-        }
-        if memory_bytes := amounts.pop("memory", 0):
-            options["memory"] = memory_bytes
-        if choice.node_id is not None:
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
-                choice.node_id, soft=not choice.hard
-            )
-        elif spec.placement.node_labels:
-            options["label_selector"] = dict(spec.placement.node_labels)
         kind = ray.remote(ReplicaActor).options(
             name=spec.name,
             namespace=self.namespace,
@@ -90,18 +77,19 @@ class Cluster:
             max_restarts=0,
             max_task_retries=0,
             max_concurrency=ACTOR_CALLS_PARALLEL,
-            resources=amounts,
-            **options,
+            **place_options(spec, choice),
         )
         return kind.remote()
 
     def kill(self, actor: Actor) -> None:
         ray.kill(actor, no_restart=True)
 
-    def waits(self, actor: Actor) -> bool:
-        """Whether Ray has not found a place for it yet."""
+    def node_of(self, actor: Actor) -> str | None:
+        """Ray's id of its node, empty where none is known; None while Ray has not found a place for it yet."""
         row = ray_state.actors(incarnation_of(actor))
-        return row.get("State") in PENDING_STATES
+        if row.get("State") in PENDING_STATES:
+            return None
+        return str(row.get("Address", {}).get("NodeID", ""))
 
     def nodes(self) -> Mapping[str, NodeInfo]:
         """By Ray's id; a dead one only where no living one has its name."""
@@ -119,6 +107,25 @@ class Cluster:
             for row in rows
             if row["Alive"] or row["NodeName"] not in alive
         }
+
+
+def place_options(spec: ReplicaSpec, choice: Choice) -> dict[str, object]:
+    """What an actor's place must have: amounts, labels, and a node that it must or should be on."""
+    amounts = dict(needs(spec.resources))
+    options: dict[str, object] = {
+        "num_cpus": amounts.pop("CPU", 0),
+        "num_gpus": amounts.pop("GPU", 0),
+    }
+    if memory_bytes := amounts.pop("memory", 0):
+        options["memory"] = memory_bytes
+    if spec.placement.node_labels:
+        options["label_selector"] = dict(spec.placement.node_labels)
+    if choice.node_id is not None:
+        # Without the spill a full node is waited for while another one is free.
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
+            choice.node_id, soft=not choice.hard, _spill_on_unavailable=not choice.hard
+        )
+    return {**options, "resources": amounts}
 
 
 def check_version(version: str) -> None:

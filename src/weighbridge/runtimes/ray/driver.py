@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import sys
+import time
 from typing import BinaryIO
 
 import msgspec
@@ -45,7 +46,7 @@ def main() -> None:
         _write(output, Greeting(error_code=refused.code, error_message=refused.message))
         os._exit(os.EX_UNAVAILABLE)
     _write(output, Greeting(ray.__version__, platform.python_version()))
-    asyncio.run(Driver(Fleet(cluster), output).serve())
+    asyncio.run(Driver(Fleet(cluster, time.monotonic), output).serve())
     # A thread that hangs in a call to a head that is away must not keep the process.
     os._exit(0)
 
@@ -90,8 +91,9 @@ class Driver:
         match request:
             case wire.Launch(spec=spec):
                 await self._fleet.launch(spec)
-            case wire.List(selector=selector):
-                return wire.Reply(replicas=await self._fleet.statuses(selector))
+            case wire.List(selector=selector, epoch=epoch):
+                found = await self._fleet.statuses(selector, leads=epoch > 0)
+                return wire.Reply(replicas=found)
             case wire.Stop(name=name, grace_s=grace_s):
                 await self._fleet.stop(name, min(max(0.0, grace_s), wire.GRACE_S_MAX))
             case wire.Forget(name=name):

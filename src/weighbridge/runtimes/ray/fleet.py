@@ -4,7 +4,6 @@ The truth is in the actors; what is lost with the driver is found again, but for
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,7 +14,14 @@ import msgspec
 import ray.exceptions
 
 from weighbridge.errors import UnavailableError
-from weighbridge.runtimes.base import NodeInfo, ReplicaSpec, ReplicaStatus, RuntimeState
+from weighbridge.runtimes.base import (
+    GROUP_LABEL,
+    NodeInfo,
+    ReplicaSpec,
+    ReplicaStatus,
+    RuntimeState,
+    Spread,
+)
 from weighbridge.runtimes.ray.actor import decode_status
 from weighbridge.runtimes.ray.cluster import Actor, Cluster, incarnation_of
 from weighbridge.runtimes.ray.placement import choose, waiting_words
@@ -28,6 +34,8 @@ ANSWERS_WAIT_S = 1.0
 """A list waits so long for replicas to answer; those that did not are not waited for again."""
 STOP_TIMEOUT_S = 2.0
 LOGS_TIMEOUT_S = 5.0
+LAST_WORDS_TIMEOUT_S = 2.0
+"""All that have ended are asked side by side, within one call."""
 ENDED_LOG_BYTES = 64 * 1024
 ENDED_MAX = 200
 """Ended replicas whose last words are kept."""
@@ -60,13 +68,30 @@ class Entry:
     def ended(self) -> bool:
         return self.status is not None and self.status.state in ENDED
 
+    @property
+    def gone(self) -> bool:
+        """Nobody is left who could be asked."""
+        lost = self.status is not None and self.status.state is RuntimeState.LOST
+        return self.retired or lost
+
+    @property
+    def group(self) -> str | None:
+        """Empty for an actor without a replica; None while it has not said whose it is."""
+        if self.spec is not None:
+            return self.spec.placement.group
+        if self.status is not None:
+            return self.status.labels.get(GROUP_LABEL, "")
+        return "" if self.answered or self.waits else None
+
 
 class Fleet:
     """Used by one event loop. Every call raises UnavailableError when the cluster does not answer in time."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, monotonic: Callable[[], float]) -> None:
         self._cluster = cluster
+        self._monotonic = monotonic
         self._entries: dict[str, Entry] = {}
+        self._has_found = False
         self._nodes: Mapping[str, NodeInfo] = {}
         self._lock = asyncio.Lock()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="cluster")
@@ -74,6 +99,8 @@ class Fleet:
 
     async def launch(self, spec: ReplicaSpec) -> None:
         async with self._lock:
+            if spec.placement.spread is not Spread.NONE and not self._has_found:
+                await self._find()
             known = self._entries.get(spec.name)
             if known is not None and (known.spec is not None or known.status is not None):
                 return
@@ -86,25 +113,27 @@ class Fleet:
             self._entries[spec.name] = Entry(
                 spec.name,
                 actor,
-                time.monotonic(),
+                self._monotonic(),
                 spec=replace(spec, secrets={}),
                 asked=_future(actor.launch.remote(text)),
                 silent=True,  # where there is no room it answers when there is
                 node_id=choice.node_id or "",
             )
 
-    async def statuses(self, selector: Mapping[str, str]) -> Sequence[ReplicaStatus]:
+    async def statuses(
+        self, selector: Mapping[str, str], *, leads: bool
+    ) -> Sequence[ReplicaStatus]:
+        """Only a caller that `leads` keeps what it is told: for another one nothing is given back or ended."""
         async with self._lock:
-            await self._retire_told()
+            if leads:
+                await self._retire_told()
+            self._drop_oldest_ended()
             before = list(self._entries.values())
-            names = await self._ask(self._cluster.names)
-            for name in names - self._entries.keys():
-                await self._adopt(name)
-            await self._look_at_nodes()
-            await self._hear()
+            names = await self._find()
             for entry in before:
                 if entry.name not in names and not entry.retired and not entry.ended:
                     entry.status = self._lost(entry)
+            await self._look_at_idle(leads=leads)
             shown = [(entry, self._shown(entry)) for entry in self._entries.values()]
             found = [
                 (entry, status)
@@ -112,8 +141,9 @@ class Fleet:
                 if status is not None
                 and (not status.labels or selector.items() <= status.labels.items())
             ]
-            for entry, status in found:
-                entry.told_end = status.state is RuntimeState.EXITED
+            if leads:
+                for entry, status in found:
+                    entry.told_end = status.state is RuntimeState.EXITED
             return [status for _, status in found]
 
     async def stop(self, name: str, grace_s: float) -> None:
@@ -121,7 +151,7 @@ class Fleet:
             entry = self._entries.get(name)
             if entry is None or entry.ended:
                 return
-            if not entry.answered and await self._ask(partial(self._cluster.waits, entry.actor)):
+            if not entry.answered and await self._waits(entry.actor):
                 await self._ask(partial(self._cluster.kill, entry.actor))
                 entry.status = _never_started(entry, "stopped before it started")
                 entry.retired = True
@@ -138,24 +168,44 @@ class Fleet:
 
     async def logs(self, name: str, tail_bytes: int) -> str:
         entry = self._entries.get(name)
-        if entry is None or (not entry.answered and not entry.retired):
-            return entry.trouble if entry is not None else ""
-        if entry.retired or entry.ended:
-            return entry.last_words[-tail_bytes:] if tail_bytes > 0 else ""
-        return str(await self._answer(entry.actor.logs.remote(tail_bytes), LOGS_TIMEOUT_S))
+        if entry is None:
+            actor = await self._ask(partial(self._cluster.actor, name))
+            if actor is None or await self._waits(actor):
+                return ""
+            return str(await self._answer(actor.logs.remote(tail_bytes), LOGS_TIMEOUT_S))
+        if not entry.answered and not entry.retired:
+            return entry.trouble
+        if not entry.gone:
+            try:
+                return str(await self._answer(entry.actor.logs.remote(tail_bytes), LOGS_TIMEOUT_S))
+            except UnavailableError:
+                # The driver of a leader may have given back what an ended replica held.
+                if not entry.ended:
+                    raise
+        return entry.last_words[-tail_bytes:] if tail_bytes > 0 else ""
 
     async def capacity(self) -> Sequence[NodeInfo]:
         await self._look_at_nodes()
         return sorted(self._nodes.values(), key=lambda node: node.name)
 
+    async def _find(self) -> frozenset[str]:
+        """Adopt what others have started, and hear everybody; the names of all actors that have not ended."""
+        names = await self._ask(self._cluster.names)
+        for name in names - self._entries.keys():
+            await self._adopt(name)
+        await self._look_at_nodes()
+        await self._hear()
+        self._has_found = True
+        return names
+
     async def _adopt(self, name: str) -> None:
         actor = await self._ask(partial(self._cluster.actor, name))
         if actor is not None:
-            self._entries[name] = Entry(name, actor, time.monotonic())
+            self._entries[name] = Entry(name, actor, self._monotonic())
 
     async def _hear(self) -> None:
         """Ask every actor how it is, and take the answers that come in time."""
-        open_entries = [e for e in self._entries.values() if not e.retired and not e.ended]
+        open_entries = self._open_entries()
         for entry in open_entries:
             if entry.asked is None:
                 entry.asked = _future(entry.actor.status.remote())
@@ -169,17 +219,22 @@ class Fleet:
             else:
                 entry.silent = True
             if not entry.answered and entry.asked is not None:
-                entry.waits = await self._ask(partial(self._cluster.waits, entry.actor))
-        await self._end_idle(open_entries)
+                node_id = await self._ask(partial(self._cluster.node_of, entry.actor))
+                entry.waits = node_id is None
+                if node_id is not None and node_id in self._nodes:
+                    entry.node_id = node_id
 
     def _take_answer(self, entry: Entry, asked: asyncio.Future[bytes]) -> None:
         try:
             text = asked.result()
         except ray.exceptions.RayError as error:
             # Whether it has ended is for the cluster to say; a call may fail without that.
-            entry.trouble = str(error).strip().partition("\n")[0]
+            entry.trouble = _words(error)
             return
         self._take(entry, text)
+        if entry.status is None and entry.spec is not None:
+            # Its launch ended before it was asked this, and brought no engine: it may be launched again.
+            entry.spec, entry.seen_s = None, self._monotonic()
 
     def _take(self, entry: Entry, text: bytes) -> None:
         entry.answered, entry.silent, entry.waits = True, False, False
@@ -187,9 +242,13 @@ class Fleet:
         if status is not None:
             entry.status, entry.node_id = status, status.node
 
-    async def _end_idle(self, entries: Sequence[Entry]) -> None:
-        limit_s = time.monotonic() - IDLE_MAX_S
-        for entry in entries:
+    async def _look_at_idle(self, *, leads: bool) -> None:
+        """A leader ends those that nobody has given a replica; under any other their time does not begin."""
+        now_s = self._monotonic()
+        limit_s = now_s - IDLE_MAX_S
+        for entry in self._open_entries():
+            if not leads:
+                entry.seen_s = now_s
             is_idle = entry.spec is None and entry.status is None
             if is_idle and entry.seen_s < limit_s and (entry.answered or entry.waits):
                 await self._ask(partial(self._cluster.kill, entry.actor))
@@ -197,16 +256,21 @@ class Fleet:
 
     async def _retire_told(self) -> None:
         """Give back what ended replicas hold, once their end was told: keep what they said last."""
-        for entry in list(self._entries.values()):
-            if not entry.told_end or entry.retired:
-                continue
-            try:
-                answer = entry.actor.logs.remote(ENDED_LOG_BYTES)
-                entry.last_words = await self._answer(answer, LOGS_TIMEOUT_S)
-            except UnavailableError as error:
-                entry.last_words = error.message
+        told = [entry for entry in self._entries.values() if entry.told_end and not entry.retired]
+        words = await asyncio.gather(*(self._last_words(entry) for entry in told))
+        for entry, last_words in zip(told, words, strict=True):
+            entry.last_words = last_words
             await self._ask(partial(self._cluster.kill, entry.actor))
             entry.retired = True
+
+    async def _last_words(self, entry: Entry) -> str:
+        try:
+            answer = entry.actor.logs.remote(ENDED_LOG_BYTES)
+            return str(await self._answer(answer, LAST_WORDS_TIMEOUT_S))
+        except UnavailableError as error:
+            return error.message
+
+    def _drop_oldest_ended(self) -> None:
         ended = [name for name, entry in self._entries.items() if entry.ended]
         for name in ended[: max(0, len(ended) - ENDED_MAX)]:
             del self._entries[name]
@@ -228,24 +292,31 @@ class Fleet:
 
     def _lost(self, entry: Entry) -> ReplicaStatus:
         node = self._nodes.get(entry.node_id)
-        if node is None or not node.alive:
-            name = self._node_name(entry.node_id)
-            reason = f"its node {name} is lost" if name else "its node is lost"
+        name = self._node_name(entry.node_id)
+        if name and (node is None or not node.alive):
+            reason = f"its node {name} is lost"
         else:
-            reason = entry.trouble or f"its process on node {node.name} was ended"
+            reason = entry.trouble or f"its process{f' on node {name}' if name else ''} was ended"
         shown = entry.status or _never_started(entry, reason)
         return replace(shown, state=RuntimeState.LOST, url=None, pid=None, reason=reason)
 
     def _members(self, group: str) -> list[str]:
+        """The nodes of its replicas; one that has not said whose it is may be one of them."""
         return [
             entry.node_id
             for entry in self._entries.values()
-            if entry.spec is not None and entry.spec.placement.group == group and not entry.ended
+            if entry.group in (group, None) and not entry.ended
         ]
+
+    def _open_entries(self) -> list[Entry]:
+        return [e for e in self._entries.values() if not e.retired and not e.ended]
 
     def _node_name(self, node_id: str) -> str:
         node = self._nodes.get(node_id)
         return node.name if node is not None else node_id
+
+    async def _waits(self, actor: Actor) -> bool:
+        return await self._ask(partial(self._cluster.node_of, actor)) is None
 
     async def _look_at_nodes(self) -> None:
         self._nodes = await self._ask(self._cluster.nodes)
@@ -263,7 +334,7 @@ class Fleet:
             self._stuck = asyncio.create_task(_forgotten(answer))
             raise _away(f"no answer within {CLUSTER_TIMEOUT_S:g} s") from None
         except (ray.exceptions.RayError, RuntimeError) as error:
-            raise _away(str(error).strip().partition("\n")[0]) from error
+            raise _away(_words(error)) from error
 
     # Any: as in `_future`.
     async def _answer(self, reference: Any, timeout_s: float) -> Any:
@@ -273,13 +344,21 @@ class Fleet:
         except TimeoutError as error:
             raise UnavailableError(f"The replica did not answer within {timeout_s:g} s.") from error
         except ray.exceptions.RayError as error:
-            words = str(error).strip().partition("\n")[0]
-            raise UnavailableError(f"The replica did not answer: {words}") from error
+            raise UnavailableError(f"The replica did not answer: {_words(error)}") from error
 
 
 # Any: a reference of a library without types, and whatever the actor answers.
 def _future(reference: Any) -> asyncio.Future[Any]:
     return asyncio.wrap_future(reference.future())
+
+
+def _words(error: Exception) -> str:
+    """In one line; what was raised in an actor is named by the last one, below the way to it."""
+    lines = str(error).strip().splitlines() or [repr(error)]
+    in_actor = isinstance(error, ray.exceptions.RayTaskError) or (
+        isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed
+    )
+    return lines[-1 if in_actor else 0]
 
 
 def _never_started(entry: Entry, reason: str) -> ReplicaStatus:

@@ -27,11 +27,20 @@ AWAY_MAX_S = 15.0
 
 
 class RayRuntime:
-    """Starts its driver with the first call. `close` ends the driver; the replicas go on."""
+    """Starts its driver with the first call. `close` ends the driver; the replicas go on.
 
-    def __init__(self, options: RayOptions, monotonic: Callable[[], float]) -> None:
+    `epoch_of` is the caller's lease, if it has one: where it has none, a list changes nothing (D5).
+    """
+
+    def __init__(
+        self,
+        options: RayOptions,
+        monotonic: Callable[[], float],
+        epoch_of: Callable[[], int | None] = lambda: None,
+    ) -> None:
         self._options = options
         self._monotonic = monotonic
+        self._epoch_of = epoch_of
         self._driver: DriverChild | None = None
         self._starting: asyncio.Task[None] | None = None
         self._start_delay_s = 0.0
@@ -44,7 +53,8 @@ class RayRuntime:
         await self._call(wire.Launch(spec))
 
     async def list(self, selector: Mapping[str, str]) -> Sequence[ReplicaStatus]:
-        return (await self._call(wire.List(dict(selector)))).replicas
+        request = wire.List(dict(selector), self._epoch_of() or 0)
+        return (await self._call(request)).replicas
 
     async def stop(self, name: str, grace_s: float) -> None:
         await self._call(wire.Stop(name, grace_s))
