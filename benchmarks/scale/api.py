@@ -100,7 +100,9 @@ async def _ask(session: aiohttp.ClientSession, call: Call, due_s: float, seen: S
     if call.idempotency_key is not None:
         headers["Idempotency-Key"] = call.idempotency_key
     async with asyncio.timeout(LIMIT_S):
-        async with session.request(call.method, call.path, json=call.body, headers=headers) as answer:
+        async with session.request(
+            call.method, call.path, json=call.body, headers=headers
+        ) as answer:
             content = await answer.read()
     seen.took_ms[call.kind].append((time.monotonic() - due_s) * 1000)
     if answer.status != 200:

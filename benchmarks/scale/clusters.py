@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.harness import Candidate, Result
+from weighbridge.cli.demo.traffic import NOTHING, Tally
 from weighbridge.sdk import Client, ClientError
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ def _first_tokens(machines: "Machines") -> Result:
             Candidate(name, {"deploy_to_first_token_s": samples, "max_s": [max(samples)]})
             for name, samples in took_s.items()
         ],
-        notes=["The shipped model on llama.cpp, one replica, in turn on both; weights are on the machine."],
+        notes=[
+            "The shipped model on llama.cpp, one replica, in turn on both; weights are on the machine."
+        ],
     )
 
 
@@ -88,32 +91,22 @@ def _first_token(client: Client, endpoint: str) -> bool:
 
 
 def _ended(client: Client, endpoint: str) -> bool:
-    return all(one.state in ("stopped", "failed", "lost") for one in client.admin.replicas.list(endpoint))
+    return all(
+        one.state in ("stopped", "failed", "lost") for one in client.admin.replicas.list(endpoint)
+    )
 
 
 def _losses(machines: "Machines") -> Result:
     """A node of two is killed under sixteen streams; it comes back before the next is."""
-    from installation import ENDPOINT, until  # noqa: PLC0415 - on the path by now
-
-    from weighbridge.cli.demo.traffic import NOTHING  # noqa: PLC0415
+    from installation import until  # noqa: PLC0415 - on the path by now
 
     replaced_s, failed, cut, whole = [], [], [], []
     with _site(machines) as site:
         site.deploy(1)
         for number in range(LOSSES):
             until(lambda: _nodes(site) == ["n1", "n2"], LIMIT_S, "a replica on each node")
-            with site.client(retries_max=0) as client, ExitStack() as stack:
-                doomed = [r.id for r in client.admin.replicas.list(ENDPOINT) if r.node == "n2"]
-                groups = [stack.enter_context(site.traffic(client)) for _ in range(STREAM_GROUPS)]
-                for group in groups:
-                    group.wait_for_answers(4, timeout_s=LIMIT_S)
-                machines.nodes["n2"].kill()
-                began_s = time.monotonic()
-                until(lambda: len(set(site.ready_replicas(client)) - set(doomed)) == 2, LIMIT_S)
-                replaced_s.append(time.monotonic() - began_s)
-                for group in groups:
-                    group.wait_for_answers(4, timeout_s=LIMIT_S)
-            tally = sum((group.tally() for group in groups), NOTHING)
+            took_s, tally = _lose(site, machines)
+            replaced_s.append(took_s)
             failed.append(float(tally.failed))
             cut.append(float(tally.cut))
             whole.append(float(sum(tally.answered.values())))
@@ -136,8 +129,30 @@ def _losses(machines: "Machines") -> Result:
                 },
             )
         ],
-        notes=["Ray's health checks tuned as docs/operating.md says; `cut` ran on the node that died."],
+        notes=[
+            "Ray's health checks tuned as docs/operating.md says; `cut` ran on the node that died."
+        ],
     )
+
+
+def _lose(site: "Installation", machines: "Machines") -> tuple[float, Tally]:
+    """Kill the second node; seconds until two replicas beside its own are ready, and what the streams saw."""
+    from installation import ENDPOINT, until  # noqa: PLC0415 - on the path by now
+
+    with site.client(retries_max=0) as client, ExitStack() as stack:
+        doomed = {r.id for r in client.admin.replicas.list(ENDPOINT) if r.node == "n2"}
+        groups = [stack.enter_context(site.traffic(client)) for _ in range(STREAM_GROUPS)]
+        for group in groups:
+            group.wait_for_answers(4, timeout_s=LIMIT_S)
+        machines.nodes["n2"].kill()
+        began_s = time.monotonic()
+        until(
+            lambda: len(set(site.ready_replicas(client)) - doomed) == 2, LIMIT_S, "its replacement"
+        )
+        took_s = time.monotonic() - began_s
+        for group in groups:
+            group.wait_for_answers(4, timeout_s=LIMIT_S)
+    return took_s, sum((group.tally() for group in groups), NOTHING)
 
 
 def _nodes(site: "Installation") -> list[str]:

@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -122,7 +122,9 @@ class Control:
 
     async def ready(self) -> int:
         async with self.database.begin() as tx:
-            query = text("SELECT count(*) FROM replicas WHERE state = 'ready' AND routed_at IS NOT NULL")
+            query = text(
+                "SELECT count(*) FROM replicas WHERE state = 'ready' AND routed_at IS NOT NULL"
+            )
             return int((await tx.execute(query)).scalar_one())
 
 
@@ -131,7 +133,7 @@ class Course:
         self.control, self.meter, self.fleet, self.machines = control, meter, fleet, machines
 
     async def play(self) -> dict[str, object]:
-        control, meter = self.control, self.meter
+        control = self.control
         for _ in range(2):
             await control.once()
             await control.rest()
@@ -144,7 +146,9 @@ class Course:
             changed.append(cost)
             whole_s.append(took_s)
         async with control.database.begin() as tx:
-            query = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'weighbridge'")
+            query = text(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'weighbridge'"
+            )
             connections = (await tx.execute(query)).scalar_one()
         now_mib, peak_mib = memory_mib()
         return {
@@ -200,7 +204,9 @@ async def probe_ms(port: int) -> float:
 
         async def ask() -> None:
             for number in names:
-                launch = EngineLaunch(f"r{number}", "d" * 64, f"s{number}", "t", EngineSettings(), "/c")
+                launch = EngineLaunch(
+                    f"r{number}", "d" * 64, f"s{number}", "t", EngineSettings(), "/c"
+                )
                 url = f"http://127.0.0.1:{port}/{launch.served_name}"
                 result = await engine.probe(url, launch, generate=False)
                 assert result.outcome is ProbeOutcome.READY, result
@@ -255,7 +261,11 @@ async def run(given: dict) -> dict[str, object]:
 
 async def _lead(control: Control, postgres: Path) -> dict[str, object]:
     with control.looping():
-        began_ms, began_s, began_cpu_s = database_cpu_ms(postgres), time.monotonic(), time.process_time()
+        began_ms, began_s, began_cpu_s = (
+            database_cpu_ms(postgres),
+            time.monotonic(),
+            time.process_time(),
+        )
         print(json.dumps({"leads": await control.ready()}), flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
         wall_ms = (time.monotonic() - began_s) * 1000

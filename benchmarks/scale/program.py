@@ -36,9 +36,7 @@ def run() -> list[Result]:
             migrate(url)
             measured = {size: _measure(url, root, Fleet(size)) for size in SIZES}
             results = [_steady(measured), _changed(measured)]
-            results.append(
-                serving.run(url, root / "postgres", root / "api", Fleet(max(SIZES)))
-            )
+            results.append(serving.run(url, root / "postgres", root / "api", Fleet(max(SIZES))))
         finally:
             embedded.stop(root / "postgres")
     return [*results, *clusters.run()]
@@ -100,10 +98,8 @@ def _steady(measured: Mapping[int, dict]) -> Result:
         candidates=[Candidate(f"{size:,}", row) for size, row in rows.items()],
         facts=facts,
         notes=[
-            "One pass of the reconcilers of rollouts, replicas, routes and receipts. Engines answer probes at once; "
-            "`rest` is of one core while the loops run.",
-            f"{NODES} recorded nodes; each endpoint has {DEPLOYMENTS_PAST} past deployments, and the stopped replicas "
-            f"of {WEEK} of them.",
+            "one pass of the reconcilers of rollouts, replicas, routes and receipts; `rest` is the share of a core",
+            f"{NODES} nodes; {DEPLOYMENTS_PAST} past deployments an endpoint, stopped replicas of {WEEK} of them",
         ],
     )
 
@@ -139,7 +135,9 @@ def _changed(measured: Mapping[int, dict]) -> Result:
         command=COMMAND,
         candidates=[Candidate(f"{size:,}", row) for size, row in rows.items()],
         facts=_growth(rows, ("cpu_ms", "database_cpu_ms", "statements", "rows")),
-        notes=["Two of the nodes are lost; `whole again` is until every replica is replaced and routed to."],
+        notes=[
+            "Two of the nodes are lost; `whole again` is until every replica is replaced and routed to."
+        ],
     )
 
 
@@ -153,5 +151,3 @@ def _growth(rows: Mapping[int, Samples], figures: Sequence[str]) -> list[Fact]:
             Fact(f"{name}: farthest from a straight line", "%", [line.deviation_percent]),
         ]
     return facts
-
-

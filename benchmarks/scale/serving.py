@@ -39,15 +39,21 @@ async def measure(url: str, postgres: Path, data: Path, fleet: Fleet) -> Result:
         with _child([*_module("benchmarks.scale.controller"), _json(given, fleet)]) as leader:
             assert leader.stdout is not None
             assert "leads" in leader.stdout.readline()
-            command = [*_module("weighbridge.cli.main"), "serve", "--roles", "api", "--name", "api-1"]
+            command = [
+                *_module("weighbridge.cli.main"),
+                "serve",
+                "--roles",
+                "api",
+                "--name",
+                "api-1",
+            ]
             env = {"WEIGHBRIDGE_DATABASE_URL": url, "WEIGHBRIDGE_DATA_DIR": str(data)}
             with _child(command, **env) as api:
                 socket = DataDir(data).api_socket("api-1")
                 _wait_for(socket, api)
                 callers = Callers(keys, fleet.endpoints, seed=1)
                 await paced(socket, callers, WARM_S)
-                for _ in range(RUNS):
-                    runs.append(await paced(socket, callers, LASTS_S))
+                runs += [await paced(socket, callers, LASTS_S) for _ in range(RUNS)]
                 memory = memory_mib(api.pid)[0]
                 api.terminate()
             told, _ = leader.communicate(timeout=60)
@@ -88,8 +94,8 @@ def _result(fleet: Fleet, runs: list[Seen], shares: Mapping[str, float], memory:
             Fact("api process, resident", "MiB", [memory]),
         ],
         notes=[
-            f"{RUNS} runs of {LASTS_S:g} s; each request is timed from when it was due. One api process, asked "
-            "on its socket; a controller leads meanwhile and carries the deployments out on recorded nodes."
+            f"{RUNS} runs of {LASTS_S:g} s; each request is timed from when it was due",
+            "one api process, asked on its socket; a controller leads and carries the deployments out",
         ],
     )
 

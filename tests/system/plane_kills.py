@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -304,7 +305,9 @@ class Course:
         took_s = time.monotonic() - began_s
         self.report.rollout_longest_s = max(self.report.rollout_longest_s, took_s)
         ended_well = found.succeeded
-        self.watch.demand("R9", ended_well, f"{deployment} ended {found.state}: {found.error_message}")
+        self.watch.demand(
+            "R9", ended_well, f"{deployment} ended {found.state}: {found.error_message}"
+        )
 
     def _upload(self) -> None:
         """New weights again and again; what is old is deleted."""
@@ -353,10 +356,8 @@ class Course:
         self.watch.demand("W5", found.succeeded, f"{name}: {found.raw}")
 
     def _delete(self, client: Client, name: str) -> None:
-        try:
+        with suppress(NotFoundError):  # when the first try was carried out
             self._call(lambda: client.versions.delete(name))
-        except NotFoundError:
-            pass  # the first try was carried out
         self._deleted.add(name)
         try:
             found = self._call(lambda: client.versions.get(name))
@@ -374,7 +375,9 @@ class Course:
             self._versions_are_those_uploaded(client)
 
     def _is_whole(self, client: Client) -> bool:
-        ready = {one for endpoint in ENDPOINTS for one in self.site.ready_replicas(client, endpoint)}
+        ready = {
+            one for endpoint in ENDPOINTS for one in self.site.ready_replicas(client, endpoint)
+        }
         return len(ready) == 2 * len(ENDPOINTS) and ready == set(self.site.engines())
 
     def _deployments_are_those_asked_for(self, client: Client) -> None:
@@ -452,7 +455,7 @@ def main() -> int:
         (root / "site").mkdir(mode=0o755)
         lasts_s = given.minutes * 60
         report = play(root / "site", root / "postgres", lasts_s=lasts_s, seed=given.seed)
-    print(json.dumps(report.document(), indent=1))
+    sys.stdout.write(json.dumps(report.document(), indent=1) + "\n")
     if given.evidence:
         report.write(EVIDENCE)
     return 1 if report.breaches else 0

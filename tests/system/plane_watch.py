@@ -3,6 +3,7 @@
 import threading
 from collections import Counter, defaultdict
 from contextlib import suppress
+from typing import Self
 
 from separate_roles import SeparateRoles
 from sqlalchemy import create_engine, text
@@ -51,7 +52,7 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch")
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
