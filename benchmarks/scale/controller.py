@@ -6,6 +6,7 @@ With `"lead": true` it only leads, with the real loops, until its stdin ends.
 """
 
 import asyncio
+import gc
 import json
 import subprocess
 import sys
@@ -247,6 +248,7 @@ async def run(given: dict) -> dict[str, object]:
             held = await lease.acquire(tx, "controller", "benchmark", ttl_s=LEAD_TTL_S)
         assert held is not None
         control = Control(database, held, data)
+        gc.freeze()  # as the control process does
         try:
             if given.get("lead"):
                 return await _lead(control, Path(given["postgres"]))

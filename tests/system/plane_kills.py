@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from installation import ARCH, BUCKET, ENDPOINT, LIMIT_S, MODELS, ORG, until
@@ -32,6 +33,7 @@ from safetensors_files import encode, header_of
 from weighbridge.cli.demo.traffic import Tally
 from weighbridge.sdk import Client, ClientError, NotFoundError
 from weighbridge.sdk.receipts.verify import examine
+from weighbridge.server.services import accepts_unix
 from weighbridge.storage.lease import LEASE_RENEW_S, LEASE_TTL_S
 from weighbridge.weights.tensors import TensorSpec
 
@@ -369,6 +371,8 @@ class Course:
 
     def _settle(self) -> None:
         """Everything asked for is there, ended and told of; what runs is what the rows say."""
+        for name in PLANES:
+            until(partial(accepts_unix, self.site.paths.api_socket(name)), what=name)
         with self.site.client() as client:
             until(lambda: self._is_whole(client), 60, "two living replicas of each endpoint")
             self._deployments_are_those_asked_for(client)
@@ -440,7 +444,9 @@ def play(root: Path, postgres: Path, *, lasts_s: float, seed: int) -> Report:
     ):
         prepare(site)
         with Watch(site) as watch:
-            return Course(site, watch, seed).play(lasts_s)
+            report = Course(site, watch, seed).play(lasts_s)
+        sys.stdout.write(json.dumps(report.document(), indent=1) + "\n")
+        return report
 
 
 def main() -> int:
@@ -455,7 +461,6 @@ def main() -> int:
         (root / "site").mkdir(mode=0o755)
         lasts_s = given.minutes * 60
         report = play(root / "site", root / "postgres", lasts_s=lasts_s, seed=given.seed)
-    sys.stdout.write(json.dumps(report.document(), indent=1) + "\n")
     if given.evidence:
         report.write(EVIDENCE)
     return 1 if report.breaches else 0
