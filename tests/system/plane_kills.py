@@ -219,7 +219,10 @@ class Course:
             time.sleep(down_s)
         for name in doomed:
             self.site.serve(name)
-        self._wait_for_leader(killed_s if alone else time.monotonic())
+        if not alone:
+            until(lambda: any(map(self._is_up, PLANES)), what="a control plane")
+            killed_s = time.monotonic()
+        self._wait_for_leader(killed_s)
 
     def _freeze(self, name: str, lasts_s: float) -> None:
         process = self.site.processes[name]
@@ -242,6 +245,9 @@ class Course:
         took_s = time.monotonic() - since_s
         self.report.takeovers_s.append(took_s)
         self.watch.demand("D2", took_s <= TAKEOVER_S, f"nobody led for {took_s:.0f} s")
+
+    def _is_up(self, name: str) -> bool:
+        return accepts_unix(self.site.paths.api_socket(name))
 
     def _leads(self) -> bool:
         leader = self.site.leader()
@@ -372,7 +378,7 @@ class Course:
     def _settle(self) -> None:
         """Everything asked for is there, ended and told of; what runs is what the rows say."""
         for name in PLANES:
-            until(partial(accepts_unix, self.site.paths.api_socket(name)), what=name)
+            until(partial(self._is_up, name), what=name)
         with self.site.client() as client:
             until(lambda: self._is_whole(client), 60, "two living replicas of each endpoint")
             self._deployments_are_those_asked_for(client)
