@@ -66,7 +66,7 @@ crashes: $(STAMP) ## Kill a control plane before and after each durable step of 
 mutants: $(STAMP) ## Plant known bugs in the planners, one at a time, and see each caught
 	@$(CLEAN) $(BIN)/python -m simulation.mutants
 
-soak: $(STAMP) ## Play 100,000 worlds (or SEEDS) and write docs/evidence/simulation.md
+soak: $(STAMP) ## Play 100,000 worlds (or SEEDS) in all, on from where docs/evidence/simulation.md ends
 	@$(CLEAN) $(BIN)/python -m simulation --seeds $(or $(SEEDS),100000) --evidence
 
 soak-control: $(STAMP) ## Kill three control planes at random for MINUTES (10) and write docs/evidence/control-planes.md
