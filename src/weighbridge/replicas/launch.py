@@ -9,6 +9,7 @@ from weighbridge.replicas.store import Watched
 from weighbridge.routing.tokens import replica_token
 from weighbridge.runtimes.base import (
     GROUP_LABEL,
+    NODES_LABEL,
     Placement,
     ReplicaSpec,
     Resources,
@@ -63,6 +64,7 @@ async def replica_spec(
             "endpoint": replica.endpoint_id,
             GROUP_LABEL: replica.deployment_id,
             "version": str(replica.version_number),
+            **({NODES_LABEL: str(watched.engine.nodes)} if watched.engine.nodes > 1 else {}),
         },
         resources=engine_resources(watched.engine),
         placement=engine_placement(watched.engine, group=replica.deployment_id),
@@ -81,4 +83,4 @@ def engine_resources(settings: EngineSettings) -> Resources:
 
 
 def engine_placement(settings: EngineSettings, *, group: str) -> Placement:
-    return Placement(settings.node_labels, Spread(settings.spread), group)
+    return Placement(settings.node_labels, Spread(settings.spread), group, settings.nodes)
