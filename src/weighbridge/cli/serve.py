@@ -61,7 +61,9 @@ def up(
 def serve(
     roles: Annotated[
         str,
-        typer.Option(help="With commas: agent, gateway, api, controller; see docs/operating.md."),
+        typer.Option(
+            help="With commas: agent, gateway, api, controller, weights; see docs/operating.md."
+        ),
     ],
     name: Annotated[
         str | None,

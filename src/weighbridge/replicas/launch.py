@@ -1,11 +1,10 @@
 """What to start for a replica: its engine's command and its place in the weight store."""
 
 import asyncio
-from pathlib import Path
-from typing import Protocol
 
 from weighbridge.engines.base import Engine, EngineLaunch, EngineSettings, served_name
 from weighbridge.replicas.store import Watched
+from weighbridge.replicas.weights.ways import WeightsOf
 from weighbridge.routing.tokens import replica_token
 from weighbridge.runtimes.base import (
     GROUP_LABEL,
@@ -13,21 +12,13 @@ from weighbridge.runtimes.base import (
     ReplicaSpec,
     Resources,
     Spread,
-    Weights,
 )
 
 OWNER = {"owner": "weighbridge"}
 """The label of every process that is ours to adopt or to stop."""
 
 
-class VersionStore(Protocol):
-    """The part of the weight store that a launch needs; blocking."""
-
-    def version_dir(self, digest: str) -> Path:
-        """The directory an engine loads; NotFoundError when the version is not published (W1)."""
-
-
-def engine_launch(watched: Watched, pepper: bytes, cache_dir: Path) -> EngineLaunch:
+def engine_launch(watched: Watched, pepper: bytes, cache_dir: str) -> EngineLaunch:
     replica = watched.replica
     return EngineLaunch(
         replica_id=replica.id,
@@ -35,7 +26,7 @@ def engine_launch(watched: Watched, pepper: bytes, cache_dir: Path) -> EngineLau
         served_name=served_name(replica.id, replica.digest),
         token=replica_token(pepper, replica.id),
         settings=watched.engine,
-        cache_dir=str(cache_dir),
+        cache_dir=cache_dir,
     )
 
 
@@ -43,18 +34,18 @@ async def replica_spec(
     watched: Watched,
     engine: Engine,
     launch: EngineLaunch,
-    store: VersionStore,
+    weights_of: WeightsOf,
     *,
     grace_s: float,
 ) -> ReplicaSpec:
     """Raises InvalidError when the settings make no command, NotFoundError when the weights are not stored."""
     replica = watched.replica
-    directory = await asyncio.to_thread(store.version_dir, replica.digest)
+    weights = await asyncio.to_thread(weights_of, replica.digest, watched.size_bytes)
     command = engine.command(launch)
     return ReplicaSpec(
         name=replica.id,
         argv=command.argv,
-        weights=Weights(replica.digest, str(directory), watched.size_bytes),
+        weights=weights,
         env=command.env,
         secrets=command.secrets,
         labels={

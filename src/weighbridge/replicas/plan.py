@@ -101,7 +101,7 @@ def _place(replica: Replica, seen: Seen, now: datetime) -> Step:
     if process is None:
         return Step(replica, Command.LAUNCH)
     match process.state:
-        case RuntimeState.PENDING:
+        case RuntimeState.PENDING | RuntimeState.FETCHING:
             return Step(_say(replica, process.reason or "waiting for a place"))
         case RuntimeState.EXITED:
             words = f"could not start: {process.reason or _exit_words(process)}"

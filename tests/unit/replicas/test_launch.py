@@ -9,6 +9,7 @@ from weighbridge.engines.base import EngineSettings
 from weighbridge.engines.vllm import Vllm
 from weighbridge.replicas.launch import engine_launch, replica_spec
 from weighbridge.replicas.store import Watched
+from weighbridge.replicas.weights.ways import on_path
 from weighbridge.server.roles.processes import services
 from weighbridge.settings import Settings
 
@@ -21,9 +22,9 @@ class Store:
 async def test_a_replica_asks_for_the_accelerators_of_its_architecture() -> None:
     settings = EngineSettings(engine="vllm", threads=4, gpus=2)
     watched = Watched(replica("r-1"), "org_one", settings, size_bytes=10)
-    launch = engine_launch(watched, b"pepper", Path("/cache"))
+    launch = engine_launch(watched, b"pepper", "/cache")
     async with aiohttp.ClientSession() as session:
-        spec = await replica_spec(watched, Vllm(session), launch, Store(), grace_s=5)
+        spec = await replica_spec(watched, Vllm(session), launch, on_path(Store()), grace_s=5)
     assert (spec.resources.gpus, spec.resources.cpus) == (2, 4)
     assert spec.weights.path == f"/store/versions/{watched.replica.digest}"
     assert spec.secrets
