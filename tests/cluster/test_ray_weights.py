@@ -15,8 +15,9 @@ from test_ray_runtime import until as until_listed
 from test_ray_site import engines, ready_nodes, streams, total
 
 from s3 import running_s3
-from weighbridge.runtimes.base import Placement, ReplicaSpec, RuntimeState, Weights
+from weighbridge.runtimes.base import Placement, ReplicaSpec, ReplicaStatus, RuntimeState, Weights
 from weighbridge.runtimes.processes import lock_holder
+from weighbridge.runtimes.ray.runtime import RayRuntime
 from weighbridge.sdk import wait_for_deployment
 from weighbridge.weights.digest import HASH_PART_BYTES
 from weighbridge.weights.manifest import Manifest
@@ -64,6 +65,13 @@ def pulling(
     return replace(spec(name, placement=placement), weights=weights)
 
 
+async def pulls(runtime: RayRuntime, name: str) -> ReplicaStatus:
+    def reached(all_):
+        return any(one.name == name and (one.reason or "").startswith(PULLING) for one in all_)
+
+    return next(one for one in await until_listed(runtime, reached) if one.name == name)
+
+
 async def test_replicas_of_a_node_wait_for_one_pull_and_start_from_a_whole_version(
     cluster, runtime, weights, given
 ):
@@ -72,9 +80,8 @@ async def test_replicas_of_a_node_wait_for_one_pull_and_start_from_a_whole_versi
     for name in ("r1", "r2"):
         wish = pulling(name, weights, manifest, placement=ON_N1)
         await runtime.launch(wish)
-        waiting = await state(runtime, name, RuntimeState.FETCHING)
-        assert waiting.reason.startswith(PULLING)
-        assert waiting.node == "n1"
+        waiting = await pulls(runtime, name)
+        assert (waiting.state, waiting.node) == (RuntimeState.FETCHING, "n1")
     versions = cluster.nodes["n1"].directory / "weights/store/versions"
     assert list(versions.iterdir()) == []
     given.clear()

@@ -119,7 +119,9 @@ def _identify(replica: Replica, seen: Seen, now: datetime) -> Step:
     if ended := _ended(replica, seen, now):
         return ended
     if seen.process is not None:
-        replica = replace(replica, url=seen.process.url)
+        fetching = seen.process.state is RuntimeState.FETCHING
+        words = (seen.process.reason or "") if fetching else ""
+        replica = _say(replace(replica, url=seen.process.url), words)
     probe = seen.probe
     if probe is not None and probe.outcome is ProbeOutcome.READY:
         warming = replace(replica, probe_passes=0, probe_failures=0)
