@@ -3,11 +3,13 @@
 import asyncio
 
 from weighbridge.engines.base import Engine, EngineLaunch, EngineSettings, served_name
+from weighbridge.errors import InvalidError
 from weighbridge.replicas.store import Watched
 from weighbridge.replicas.weights.ways import WeightsOf
 from weighbridge.routing.tokens import replica_token
 from weighbridge.runtimes.base import (
     GROUP_LABEL,
+    NODES_LABEL,
     Placement,
     ReplicaSpec,
     Resources,
@@ -41,6 +43,12 @@ async def replica_spec(
     """Raises InvalidError when the settings make no command, NotFoundError when the weights are not stored."""
     replica = watched.replica
     weights = await asyncio.to_thread(weights_of, replica.digest, watched.size_bytes)
+    if weights.source is not None and watched.engine.nodes > 1:
+        raise InvalidError(
+            "An engine over several nodes reads its weights at one path on each of them: set "
+            "WEIGHBRIDGE_RAY_WEIGHTS=path, with the weight store on a file system that they share.",
+            code="weights_path_needed",
+        )
     command = engine.command(launch)
     return ReplicaSpec(
         name=replica.id,
@@ -54,6 +62,7 @@ async def replica_spec(
             "endpoint": replica.endpoint_id,
             GROUP_LABEL: replica.deployment_id,
             "version": str(replica.version_number),
+            **({NODES_LABEL: str(watched.engine.nodes)} if watched.engine.nodes > 1 else {}),
         },
         resources=engine_resources(watched.engine),
         placement=engine_placement(watched.engine, group=replica.deployment_id),
@@ -72,4 +81,4 @@ def engine_resources(settings: EngineSettings) -> Resources:
 
 
 def engine_placement(settings: EngineSettings, *, group: str) -> Placement:
-    return Placement(settings.node_labels, Spread(settings.spread), group)
+    return Placement(settings.node_labels, Spread(settings.spread), group, settings.nodes)

@@ -13,6 +13,8 @@ NODE_CACHE = "{cache}"
 """In a command: a directory of the node for what can be made again of weights."""
 GROUP_LABEL = "deployment"
 """Label of a replica with the group of its placement, for a runtime that did not launch it itself."""
+NODES_LABEL = "nodes"
+"""Label of a replica that spans several nodes, with their number; as above."""
 PLACED = "starting"
 """Reason of a PENDING process that waits for nothing any more: its place is given, its start is under way."""
 
@@ -58,12 +60,15 @@ class Spread(StrEnum):
 class Placement:
     """Which nodes a replica may run on; a runtime of one machine has no choice to make.
 
-    A node must carry each of `node_labels`. `group` names the replicas that `spread` keeps apart.
+    A node must carry each of `node_labels`. `group` names the replicas that `spread` keeps apart. An engine that spans
+    several `nodes` is started on one of them and takes the accelerators of all by itself; resources are those of
+    each node, and all but the accelerators count on the first one alone.
     """
 
     node_labels: Mapping[str, str] = field(default_factory=dict)
     spread: Spread = Spread.NONE
     group: str = ""
+    nodes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,12 @@ from pathlib import Path
 import structlog
 
 from weighbridge.clock import Clock
-from weighbridge.errors import InvalidError, LimitError, UnavailableError, WeighbridgeError
+from weighbridge.errors import (
+    InvalidError,
+    LimitError,
+    UnavailableError,
+    WeighbridgeError,
+)
 from weighbridge.runtimes.base import (
     NODE_CACHE,
     PLACED,
@@ -55,7 +60,7 @@ class Place:
     """The machine as an operator described it, and where its files go.
 
     Engines listen on `host`. Where several processes give out the ports of one machine, each locks
-    the port that it gives, by a file in `ports_dir`.
+    the port that it gives, by a file in `ports_dir`. `of_cluster`: its engines can reach other nodes.
     """
 
     node: str
@@ -64,6 +69,7 @@ class Place:
     room: Room
     host: str = HOST
     ports_dir: Path | None = None
+    of_cluster: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +127,13 @@ class Node:
                 self._own(mark.name, self._end_leftover(mark))
 
     def launch(self, spec: ReplicaSpec) -> None:
-        """Raises LimitError or UnavailableError; a known name is left as it is."""
+        """Raises InvalidError, LimitError or UnavailableError; a known name is left as it is."""
         if spec.name in self._records:
             return
+        if spec.placement.nodes > 1 and not self.place.of_cluster:
+            raise InvalidError(
+                f"replica {spec.name} spans {spec.placement.nodes} nodes; node {self.place.node} is of no cluster"
+            )
         if self._closing:
             raise UnavailableError(f"node {self.place.node} is shutting down")
         waiting = [r for r in self._records.values() if r.state is RuntimeState.PENDING]

@@ -4,6 +4,7 @@ It holds nothing but a lease. Killed at any line, the next one goes on from the 
 """
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -147,8 +148,7 @@ async def serve(settings: Settings, seat: Seat) -> None:
         # A question is not asked twice, so none may meet a connection that its engine is closing.
         asking = aiohttp.TCPConnector(force_close=True)
         probe_session = await stack.enter_async_context(aiohttp.ClientSession(connector=asking))
-        # Nobody else can hold the lock of this name in this data directory, so nobody else has this name.
-        holder = f"{socket.gethostname()}:{paths.root}:{seat.name}"
+        holder = seat.holder(socket.gethostname(), clock.moment().boot_id, paths.root)
         keeper = ControllerLease(database, holder, clock)
         shared = SharedWake(database, wake, clock.new_short_id())
         marks = LoadMarks(paths.cache / "verified")
@@ -173,6 +173,8 @@ async def serve(settings: Settings, seat: Seat) -> None:
             versions = NodeVersions(parts.store, marks)
             stack.push_async_callback(asyncio.to_thread, versions.close)
             loops = _loops(parts, wake, keeper, holder=holder, versions=versions, stack=stack)
+        # What is there by now stays: a pass over a large fleet would make the collector look through it all again.
+        gc.freeze()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop.run()) for loop in loops]
             tasks.append(group.create_task(shared.announce()))

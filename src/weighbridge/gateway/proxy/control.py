@@ -19,6 +19,12 @@ from weighbridge.settings import DataDir
 SEGMENTS = frozenset({"management", "admin", "api", "console", "openapi.json", "docs"})
 """First path segments that are the control plane's."""
 ANSWER_IDLE_S = 300.0
+SILENT_S = 5.0
+"""An api that has not begun to answer for so long may hang: while there are others, they are asked first."""
+SHUNNED_S = 60.0
+"""So long, or until it answers something."""
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing, so that another api may be asked as well."""
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -47,21 +53,48 @@ class ControlPlanes:
     def __init__(self, paths: DataDir) -> None:
         self._paths = paths
         self._turn = 0
+        self._shunned_until_s: dict[str, float] = {}
 
-    def addresses(self) -> list[Address]:
+    def addresses(self, now_s: float) -> list[Address]:
         """Whom to try, one after the other; looked up anew, for such processes come and go."""
-        found = [Address(unix_path=str(path)) for path in self._paths.api_sockets()]
+        found = [str(path) for path in self._paths.api_sockets()]
         if not found:
             return [Address(unix_path=str(self._paths.control_socket))]
+        self._shunned_until_s = {
+            path: until_s
+            for path, until_s in self._shunned_until_s.items()
+            if path in found and until_s > now_s
+        }
         self._turn += 1
         first = self._turn % len(found)
-        return found[first:] + found[:first]
+        turns = found[first:] + found[:first]
+        turns.sort(key=self._shunned_until_s.__contains__)
+        return [Address(unix_path=path) for path in turns]
+
+    def is_silent(self, address: Address, now_s: float) -> None:
+        """It has taken a request and does not begin to answer."""
+        self._shunned_until_s[address.unix_path] = now_s + SHUNNED_S
+
+    def answers(self, address: Address) -> None:
+        self._shunned_until_s.pop(address.unix_path, None)
 
 
 class ControlVisit(Answering):
-    """Each request has a connection of its own, and goes to the next address only where nothing was sent."""
+    """Each request has a connection of its own. It goes to the next address where nothing was sent, and where it
+    changes nothing and the answer does not begin.
+    """
 
-    __slots__ = ("_addresses", "_head", "_passing", "_request", "_upstream", "_upstreams")
+    __slots__ = (
+        "_addresses",
+        "_asked",
+        "_head",
+        "_passing",
+        "_patient",
+        "_planes",
+        "_request",
+        "_upstream",
+        "_upstreams",
+    )
 
     def __init__(
         self,
@@ -71,11 +104,14 @@ class ControlVisit(Answering):
         head: RequestHead,
         *,
         upstreams: Upstreams,
-        addresses: list[Address],
+        planes: ControlPlanes,
     ) -> None:
         super().__init__(desk, client, record)
         self._upstreams = upstreams
-        self._addresses = addresses
+        self._planes = planes
+        self._addresses = planes.addresses(desk.clock.monotonic())
+        self._asked = self._addresses[0]
+        self._patient = False
         self._head = head
         self._request = b""
         self._upstream: UpstreamConnection | None = None
@@ -97,9 +133,10 @@ class ControlVisit(Answering):
         self._ask()
 
     def _ask(self) -> None:
-        self._wait()
-        address, method = self._addresses.pop(0), self._head.method
-        self._upstream = self._upstreams.ask(address, method, self._request, self, fresh=True)
+        self._patient = False
+        self._wait(SILENT_S)
+        self._asked, method = self._addresses.pop(0), self._head.method
+        self._upstream = self._upstreams.ask(self._asked, method, self._request, self, fresh=True)
 
     def refuse(self, error: WeighbridgeError) -> None:
         self._drop()
@@ -110,7 +147,17 @@ class ControlVisit(Answering):
         super().gone()
 
     def expired(self) -> None:
-        self._broke_off()
+        if self._passing or self._patient:
+            self._broke_off()
+            return
+        self._planes.is_silent(self._asked, self.desk.clock.monotonic())
+        if self._addresses and self._head.method in _REPEATABLE:
+            self._drop()
+            self._ask()
+        else:
+            # What it has been asked to do may be done at any moment.
+            self._patient = True
+            self._wait(ANSWER_IDLE_S - SILENT_S)
 
     def held_back(self) -> None:
         if self._upstream is not None:
@@ -127,6 +174,7 @@ class ControlVisit(Answering):
             fields.append(("content-length", head.length))
         fields.append(("x-request-id", self.record.request_id))
         self.record.status = head.status
+        self._planes.answers(self._asked)
         self._passing = True
         self.client.pass_on(head, fields, length_known=length_known)
         self._wait()
@@ -169,8 +217,8 @@ class ControlVisit(Answering):
         if upstream is not None:
             upstream.abort()
 
-    def _wait(self) -> None:
-        self.client.deadline(self.desk.clock.monotonic() + ANSWER_IDLE_S)
+    def _wait(self, idle_s: float = ANSWER_IDLE_S) -> None:
+        self.client.deadline(self.desk.clock.monotonic() + idle_s)
 
 
 def _passable(fields: Fields, connection: Sequence[str], stopped: Container[str]) -> Fields:

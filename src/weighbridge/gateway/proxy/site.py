@@ -49,9 +49,8 @@ class PublicSite:
         if head is None:
             return PlainVisit(self.desk, client, record, _nothing)
         if is_control_path(path):
-            addresses = self.control.addresses()
             return ControlVisit(
-                self.desk, client, record, head, upstreams=self.upstreams, addresses=addresses
+                self.desk, client, record, head, upstreams=self.upstreams, planes=self.control
             )
         return PlainVisit(self.desk, client, record, lambda made: self._answer(head, made))
 
