@@ -5,8 +5,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from weighbridge.weights.node.source import WeightSource
+
 NODE_PYTHON = "{python}"
 """In a command: the interpreter of the node that runs it."""
+NODE_CACHE = "{cache}"
+"""In a command: a directory of the node for what can be made again of weights."""
 GROUP_LABEL = "deployment"
 """Label of a replica with the group of its placement, for a runtime that did not launch it itself."""
 NODES_LABEL = "nodes"
@@ -28,11 +32,12 @@ class RuntimeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What a replica serves: a manifest digest and where its version directory can be found."""
+    """What a replica serves: a manifest digest, and its version directory or the `source` that a node pulls it from."""
 
     digest: str
     path: str
     size_bytes: int
+    source: WeightSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class ReplicaSpec:
     """A wish to run one engine process.
 
     `argv` and the values of `env` may hold the placeholders `{model}` (directory of the weights on
-    the node), `{host}` and `{port}` (picked by the node) and `{python}` (the node's interpreter).
+    the node), `{host}` and `{port}` (picked by the node), `{python}` (the node's interpreter) and `{cache}`.
     `secrets` reach the engine's environment and nothing else: no argv, no log, no status.
     """
 

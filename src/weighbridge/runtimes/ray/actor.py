@@ -20,8 +20,9 @@ import ray
 from weighbridge.runtimes.base import ReplicaSpec, ReplicaStatus
 from weighbridge.runtimes.node import Node, Place
 from weighbridge.runtimes.ray.fence.epochs import HeadKeyValues, check_epoch
-from weighbridge.runtimes.ray.node_dir import node_dir
+from weighbridge.runtimes.ray.node_dir import WEIGHTS_DIR, node_dir
 from weighbridge.runtimes.slots import Room
+from weighbridge.weights.node.puller import NodePuller
 
 Result = TypeVar("Result")
 
@@ -56,7 +57,7 @@ class ReplicaActor:
         # Ray may run an actor's own loop as another implementation, beside the main thread.
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="replica", daemon=True).start()
-        self._node = self._run(lambda: Node(place))
+        self._node = self._run(lambda: Node(place, NodePuller(home / WEIGHTS_DIR)))
 
     def launch(self, spec: bytes, epoch: int) -> bytes:
         """The status after it, as `status` gives it; a second call changes nothing.

@@ -16,6 +16,7 @@ import ray.exceptions
 
 from weighbridge.errors import UnavailableError
 from weighbridge.runtimes.base import (
+    PLACED,
     NodeInfo,
     ReplicaSpec,
     ReplicaStatus,
@@ -267,6 +268,9 @@ class Fleet:
         if entry.waits and entry.spec is not None:
             state = RuntimeState.PENDING
             reason = waiting_words(self._nodes, entry.spec.resources, entry.spec.placement)
+        elif entry.spec is not None and entry.spec.weights.source is not None:
+            # Its process comes up, and pulls: the time for its engine's start has not begun.
+            state, reason = RuntimeState.FETCHING, PLACED
         incarnation = incarnation_of(entry.actor)
         node = self._node_name(entry.node_id)
         return ReplicaStatus(entry.name, state, labels, incarnation, node, reason=reason)
