@@ -187,7 +187,7 @@ SCHEMAS = {
         "PersistentVolumeClaim",
         spec=closed(
             {
-                "accessModes": several(one_of("ReadWriteMany")),
+                "accessModes": several(one_of("ReadWriteOnce", "ReadWriteMany")),
                 "resources": closed({"requests": closed({"storage": QUANTITY})}),
             }
         ),

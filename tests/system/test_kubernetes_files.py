@@ -110,8 +110,9 @@ def test_each_setting_is_one_and_has_a_value_that_it_may_have() -> None:
     (secret,) = of_kind("Secret")
     texts = secret["stringData"]
     more = {"database_url": texts["database-url"], "ray_auth_token": texts["ray-auth-token"]}
-    settings_of_the_pod = Settings.model_validate({**values, **more, "ray_node_ip": "10.0.0.1"})
-    assert settings_of_the_pod.ray_auth == "token"
+    of_the_pod = dict.fromkeys(("ray_node_ip", "weights_host"), "10.0.0.1")
+    assert settings.keys() == {*values, *more, *of_the_pod}
+    assert Settings.model_validate({**values, **more, **of_the_pod}).ray_auth == "token"
     for _, one in containers():
         ours = {name for name in environment(one) if name.startswith(PREFIX)}
         assert one["name"] == "weighbridge" or ours <= {NODE_DIR}
@@ -156,6 +157,7 @@ def test_addresses_and_ports_are_those_that_somebody_listens_on() -> None:
     assert ports["weighbridge"] == {
         "http": int(server["WEIGHBRIDGE_PORT"]),
         "probe": int(server["WEIGHBRIDGE_PROBE_PORT"]),
+        "weights": int(server["WEIGHBRIDGE_WEIGHTS_PORT"]),
     }
     assert ports["ray-head"] == {"gcs": int(head["rayStartParams"]["port"])}
     (worker,) = cluster["spec"]["workerGroupSpecs"]
@@ -189,7 +191,7 @@ def test_each_container_is_probed_at_a_port_of_its_own_and_a_path_that_answers(
     assert 404 not in statuses
 
 
-def test_what_is_mounted_is_there_and_an_engines_node_sees_neither_pepper_nor_usage() -> None:
+def test_what_is_mounted_is_there_and_the_data_is_the_servers_alone() -> None:
     claims = {one["metadata"]["name"] for one in of_kind("PersistentVolumeClaim")}
     for pod, one in containers():
         volumes = {volume["name"]: volume for volume in pod.get("volumes", [])}
@@ -198,18 +200,14 @@ def test_what_is_mounted_is_there_and_an_engines_node_sees_neither_pepper_nor_us
             if claim := volume.get("persistentVolumeClaim"):
                 assert claim["claimName"] in claims
     data = {
-        name: {
-            mount["subPath"]: mount["mountPath"]
-            for mount in container(name)["volumeMounts"]
-            if mount["name"] == "data"
-        }
-        for name in ("weighbridge", "ray-worker")
+        (one["name"], mount["subPath"], mount["mountPath"])
+        for _, one in containers()
+        for mount in one.get("volumeMounts", [])
+        if mount["name"] == "data"
     }
-    assert data["ray-worker"].keys() == {"store", "cache"}
-    assert data["ray-worker"].items() <= data["weighbridge"].items()
     root = environment(container("weighbridge"))["WEIGHBRIDGE_DATA_DIR"]
-    assert data["weighbridge"] == {
-        name: f"{root}/{name}" for name in ("store", "cache", "secrets", "usage")
+    assert data == {
+        ("weighbridge", name, f"{root}/{name}") for name in ("store", "cache", "secrets", "usage")
     }
     assert environment(container("ray-worker"))[NODE_DIR] in {
         mount["mountPath"] for mount in container("ray-worker")["volumeMounts"]
