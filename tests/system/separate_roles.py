@@ -28,10 +28,18 @@ ROLES: Mapping[str, str] = {
 
 
 class SeparateRoles(Installation):
-    """`database_url` is a PostgreSQL that nobody here starts or stops."""
+    """`database_url` is a PostgreSQL that nobody here starts or stops; `roles` by the processes' names."""
 
-    def __init__(self, root: Path, s3: S3Server | None, database_url: str, **settings: str) -> None:
+    def __init__(
+        self,
+        root: Path,
+        s3: S3Server | None,
+        database_url: str,
+        roles: Mapping[str, str] = ROLES,
+        **settings: str,
+    ) -> None:
         super().__init__(root, s3, WEIGHBRIDGE_DATABASE_URL=database_url, **settings)
+        self.roles = roles
         self.database_url = database_url
         self.paths = DataDir((root / "data").resolve())
         self.processes: dict[str, subprocess.Popen] = {}
@@ -42,15 +50,15 @@ class SeparateRoles(Installation):
         made = weighbridge(self.env, "new-admin-key", "--json")
         assert made.returncode == 0, made.stderr
         self.admin_key = json.loads(made.stdout)["key"]
-        for name in ROLES:
+        for name in self.roles:
             self.serve(name)
         until(self.answers, what="every role")
 
     def serve(self, name: str) -> None:
-        named = [] if ROLES[name] == name else ["--name", name]
+        named = [] if self.roles[name] == name else ["--name", name]
         with (self.root / f"{name}.stderr").open("ab") as sink:
             self.processes[name] = subprocess.Popen(
-                [*PROGRAM, "serve", "--roles", ROLES[name], *named],
+                [*PROGRAM, "serve", "--roles", self.roles[name], *named],
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
@@ -66,7 +74,7 @@ class SeparateRoles(Installation):
             return bool(status.gateways) and status.raw["runtime"] == "ok"
 
     def stop(self) -> None:
-        for name in reversed(ROLES):
+        for name in reversed(self.roles):
             self.processes[name].send_signal(signal.SIGTERM)
         for name, process in self.processes.items():
             code = process.wait(LIMIT_S)
@@ -98,9 +106,13 @@ class SeparateRoles(Installation):
 
 @contextmanager
 def separate(
-    root: Path, s3: S3Server | None, database_url: str, **settings: str
+    root: Path,
+    s3: S3Server | None,
+    database_url: str,
+    roles: Mapping[str, str] = ROLES,
+    **settings: str,
 ) -> Iterator[SeparateRoles]:
-    site = SeparateRoles(root, s3, database_url, **settings)
+    site = SeparateRoles(root, s3, database_url, roles, **settings)
     try:
         site.start()
         yield site

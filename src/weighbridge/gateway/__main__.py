@@ -13,6 +13,7 @@ import structlog
 
 from weighbridge.clock import Clock
 from weighbridge.errors import SetupError
+from weighbridge.gateway.courier.child import CourierChild
 from weighbridge.gateway.options import EXIT_SETUP, Options, read_options
 from weighbridge.gateway.port import DataDirLock, PortReservation, listen
 from weighbridge.gateway.proxy.probes import ProbeSite
@@ -86,7 +87,7 @@ async def supervise(options: Options) -> None:
         try:
             async with _probes(options) as probe_port:
                 _announce(options, reservation.port, probe_port)
-                await _keep_workers(options, reservation.port, columns)
+                await _serve(options, reservation.port, columns)
         finally:
             reservation.close()
     finally:
@@ -134,11 +135,26 @@ def _announce(options: Options, port: int, probe_port: int) -> None:
     temporary.rename(path)
 
 
-async def _keep_workers(options: Options, port: int, columns: Columns) -> None:
+async def _serve(options: Options, port: int, columns: Columns) -> None:
+    """The courier, if there is one, begins before the workers and ends after them."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    if not options.courier:
+        await _keep_workers(options, port, columns, stop)
+        return
+    courier = CourierChild(options)
+    try:
+        await courier.start()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(courier.keep(stop))
+            tasks.create_task(_keep_workers(options, port, columns, stop))
+    finally:
+        await courier.stop()
+
+
+async def _keep_workers(options: Options, port: int, columns: Columns, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as tasks:
         for _ in range(options.workers):
             tasks.create_task(_keep_worker(options, port, columns, stop))
