@@ -12,7 +12,7 @@ import pytest
 from ray.exceptions import ActorUnavailableError
 from test_ray_runtime import spec
 
-from weighbridge.errors import LimitError
+from weighbridge.errors import LimitError, UnavailableError
 from weighbridge.runtimes import wire
 from weighbridge.runtimes.base import (
     GROUP_LABEL,
@@ -27,6 +27,7 @@ from weighbridge.runtimes.base import (
 from weighbridge.runtimes.ray import fleet as fleet_module
 from weighbridge.runtimes.ray.cluster import place_options
 from weighbridge.runtimes.ray.driver import Driver
+from weighbridge.runtimes.ray.fence.epochs import check_epoch, raise_epoch
 from weighbridge.runtimes.ray.fleet import IDLE_MAX_S, Fleet
 from weighbridge.runtimes.ray.placement import Choice
 from weighbridge.runtimes.ray.wire import Call
@@ -68,7 +69,7 @@ class Actor:
     def become(self, state: RuntimeState, labels: Mapping[str, str], **more) -> None:
         self.replica = ReplicaStatus(self.name, state, labels, "i", self.node, **more)
 
-    def _launch(self, text: bytes) -> bytes:
+    def _launch(self, text: bytes, epoch: int) -> bytes:
         if self.out_of_reach:
             raise ActorUnavailableError("the connection was cut", None)
         wish = msgspec.json.decode(text, type=ReplicaSpec)
@@ -81,6 +82,12 @@ class Cluster:
     """As weighbridge.runtimes.ray.cluster has it."""
 
     actors: dict[str, Actor] = field(default_factory=dict)
+    epochs: list[int] = field(default_factory=lambda: [0])
+    namespace: str = "values"
+
+    def raise_epoch(self, epoch: int) -> int:
+        self.epochs.append(epoch)
+        return max(self.epochs)
 
     def add(
         self, name: str, state: RuntimeState | None = None, *, node: str = "1", **more
@@ -119,9 +126,9 @@ def fleet(cluster_of_values: Cluster) -> Fleet:
     return Fleet(cluster_of_values, monotonic)
 
 
-async def listed(fleet: Fleet, condition: Callable[..., bool], *, leads: bool = True):
+async def listed(fleet: Fleet, condition: Callable[..., bool], *, epoch: int = 1):
     for _ in range(LISTS_MAX):
-        found = await fleet.statuses({}, leads=leads)
+        found = await fleet.statuses({}, epoch=epoch)
         if condition(found):
             return found
     raise AssertionError(found)
@@ -130,11 +137,11 @@ async def listed(fleet: Fleet, condition: Callable[..., bool], *, leads: bool = 
 async def test_only_for_a_leader_is_given_back_what_an_ended_replica_held(cluster_of_values, fleet):
     cluster_of_values.add("r1", RuntimeState.EXITED, exit_code=3)
     for _ in range(3):
-        assert [s.exit_code for s in await fleet.statuses({}, leads=False)] == [3]
-    assert [s.exit_code for s in await fleet.statuses({}, leads=True)] == [3]
+        assert [s.exit_code for s in await fleet.statuses({}, epoch=0)] == [3]
+    assert [s.exit_code for s in await fleet.statuses({}, epoch=1)] == [3]
     assert cluster_of_values.names() == {"r1"}
     assert await fleet.logs("r1", 100) == "r1 says"
-    assert [s.exit_code for s in await fleet.statuses({}, leads=True)] == [3]
+    assert [s.exit_code for s in await fleet.statuses({}, epoch=1)] == [3]
     assert cluster_of_values.names() == frozenset()
     assert await fleet.logs("r1", 4) == "says"
 
@@ -150,17 +157,62 @@ async def test_the_epoch_of_a_list_says_whether_its_caller_leads(cluster_of_valu
     assert cluster_of_values.names() == frozenset()
 
 
+async def test_a_controller_that_another_one_has_followed_is_refused_whatever_it_asks(
+    cluster_of_values, fleet
+):
+    cluster_of_values.add("r1", RuntimeState.RUNNING)
+    await fleet.statuses({}, epoch=8)
+    calls = (
+        lambda: fleet.launch(spec("r2"), 7),
+        lambda: fleet.statuses({}, 7),
+        lambda: fleet.stop("r1", 1.0, 7),
+        lambda: fleet.forget("r1", 7),
+    )
+    for call in calls:
+        with pytest.raises(UnavailableError, match=r"epoch 8 leads .* this one's is 7"):
+            await call()
+    assert cluster_of_values.names() == {"r1"}
+    assert [s.name for s in await fleet.statuses({}, epoch=0)] == ["r1"]  # an api leads nobody
+
+
+class Values:
+    """A store of keys as the cluster's head has it."""
+
+    def __init__(self) -> None:
+        self.held: set[str] = set()
+
+    def put(self, key: str) -> None:
+        self.held.add(key)
+
+    def delete(self, key: str) -> None:
+        self.held.discard(key)
+
+    def keys(self, prefix: str) -> list[str]:
+        return [key for key in self.held if key.startswith(prefix)]
+
+
+def test_the_highest_epoch_of_a_namespace_stands_and_the_lower_ones_are_cleared_away():
+    values = Values()
+    assert [raise_epoch(values, "a", epoch) for epoch in (1, 3, 2, 3, 10)] == [1, 3, 3, 3, 10]
+    assert values.held == {"epoch:a:10"}
+    assert raise_epoch(values, "b", 4) == 4
+    for epoch in (0, 10, 11):
+        check_epoch(values, "a", epoch)
+    with pytest.raises(UnavailableError, match="WEIGHBRIDGE_RAY_NAMESPACE"):
+        check_epoch(values, "a", 9)
+
+
 async def test_an_idle_actor_is_ended_by_a_leader_alone_after_its_full_time(cluster_of_values):
     now_s = [0.0]
     fleet = Fleet(cluster_of_values, lambda: now_s[0])
     cluster_of_values.add("r1")
     for now_s[0] in (0.0, 10 * IDLE_MAX_S):
-        assert await fleet.statuses({}, leads=False) == []
+        assert await fleet.statuses({}, epoch=0) == []
     now_s[0] += IDLE_MAX_S / 2
-    assert await fleet.statuses({}, leads=True) == []
+    assert await fleet.statuses({}, epoch=1) == []
     assert cluster_of_values.names() == {"r1"}
     now_s[0] += IDLE_MAX_S
-    assert await fleet.statuses({}, leads=True) == []
+    assert await fleet.statuses({}, epoch=1) == []
     assert cluster_of_values.names() == frozenset()
 
 
@@ -214,7 +266,7 @@ async def test_the_last_words_of_all_that_have_ended_are_waited_for_side_by_side
     for actor in actors:
         actor.hangs = True
     began_s = monotonic()
-    found = await fleet.statuses({}, leads=True)
+    found = await fleet.statuses({}, epoch=1)
     assert monotonic() - began_s < len(actors) / 2
     assert {status.exit_code for status in found} == set(range(len(actors)))
     assert cluster_of_values.names() == frozenset()

@@ -165,6 +165,49 @@ async def test_a_driver_that_has_listed_nothing_finds_what_a_replica_says(cluste
         assert await another.logs("nobody", 1000) == ""
 
 
+async def test_a_controller_that_lost_its_lease_starts_nothing_that_its_successor_does_not_know(
+    cluster,
+):
+    """Neither by a call that it makes later, nor by an actor of its that had waited for a place (D5)."""
+    options = cluster.options(ray_namespace="fenced")
+    old, new = (RayRuntime(options, time.monotonic, lambda e=epoch: e) for epoch in (7, 8))
+    try:
+        await until(old, lambda _: True)
+        for name in ("full-1", "full-2"):
+            await old.launch(spec(name, resources=Resources(1.0, 2)))
+            await state(old, name, RuntimeState.RUNNING)
+        await old.launch(spec("late", resources=Resources(1.0, 2)))
+        await state(old, "late", RuntimeState.PENDING)
+
+        known = await until(new, lambda all_: {"full-1", "full-2"} <= {one.name for one in all_})
+        assert "late" not in {one.name for one in known if one.state is RuntimeState.RUNNING}
+        for call in (
+            old.launch(spec("later")),
+            old.list({}),
+            old.stop("full-1", 0.0),
+            old.forget("full-1"),
+        ):
+            with pytest.raises(UnavailableError, match=r"epoch 8 leads .* this one's is 7"):
+                await call
+        for name in ("full-1", "full-2"):
+            assert (await state(new, name, RuntimeState.RUNNING)).url
+            await new.stop(name, 0.0)
+            await state(new, name, RuntimeState.EXITED)
+        # Its place is free now: it comes to life, and brings no engine.
+        for _ in range(20):
+            assert not [one for one in await new.list({}) if one.url]
+            await asyncio.sleep(0.1)
+        await new.launch(spec("late", resources=Resources(1.0, 2)))
+        late = await state(new, "late", RuntimeState.RUNNING)
+        assert await asyncio.to_thread(answers, late.url)
+        await new.stop("late", 0.0)
+        await state(new, "late", RuntimeState.EXITED)
+        await new.list({})  # its end was told, so what it held is given back
+    finally:
+        await old.close()
+        await new.close()
+
+
 async def test_an_engine_sees_the_accelerators_that_are_its_own_and_no_secret_of_the_driver(
     runtime,
 ):

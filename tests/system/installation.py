@@ -181,11 +181,11 @@ class Installation:
         self.spawn_up()
         until(self.answers, what="up")
 
-    def spawn_up(self) -> Up:
+    def spawn_up(self, *options: str) -> Up:
         stderr = self.root / f"up-{len(self.ups)}.stderr"
         with stderr.open("wb") as sink:
             process = subprocess.Popen(
-                [*PROGRAM, "up", "--json"],
+                [*PROGRAM, "up", "--json", *options],
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,

@@ -114,7 +114,8 @@ def test_a_second_server_on_one_directory_is_refused_and_the_first_goes_on(publi
         assert second.returncode == 78
         assert second.stderr.splitlines()[0] == (
             f"Error: Weighbridge runs already on {site.run_dir.parent} "
-            f"(process {site.up.process.pid}); stop it with `weighbridge down`."
+            f"(process {site.up.process.pid}); stop it with `weighbridge down`, or "
+            "follow it with `weighbridge up --take-over`."
         )
         assert site.answers()
         assert site.up.messages == [

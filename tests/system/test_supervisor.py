@@ -21,6 +21,7 @@ from weighbridge.runtimes.processes import (
     send_signal,
 )
 from weighbridge.server.stopping import down
+from weighbridge.server.supervisor import ask_to_leave
 
 pytestmark = pytest.mark.system
 
@@ -135,6 +136,34 @@ def test_a_killed_service_is_started_again_and_the_others_go_on(place):
     assert up.events("exited") == [("exited", "a")]
 
 
+def test_a_supervisor_that_is_asked_to_leave_ends_alone_and_the_next_one_adopts_its_services(place):
+    services = place.service("a"), place.service("b")
+    up = place.up(*services).until_ready()
+    a, b = place.main("a"), place.main("b")
+    ask_to_leave(place.run_dir)
+    assert up.ended() == (0, "")
+    assert (place.main("a"), place.main("b")) == (a, b)
+    up = place.up(*services).until_ready()
+    assert up.events("adopted", "started") == [("adopted", "a"), ("adopted", "b")]
+    assert (place.main("a"), place.main("b")) == (a, b)
+
+
+def test_a_service_that_cannot_follow_the_one_that_runs_takes_its_place_once_that_is_stopped(place):
+    place.up(place.service("a")).until_ready().kill()
+    old = place.main("a")
+    up = place.up(
+        place.service("a", "--say", "other settings", follow_argv=["--no-such-option"])
+    ).until_ready()
+    assert up.events("started", "exited", "ready") == [
+        ("started", "a"),
+        ("exited", "a"),
+        ("started", "a"),
+        ("ready", "a"),
+    ]
+    assert not is_alive(old)
+    assert place.main("a") not in (None, old)
+
+
 def test_services_outlive_a_killed_supervisor_and_the_next_one_adopts_them(place):
     services = place.service("a"), place.service("b")
     place.up(*services).until_ready().kill()
@@ -169,7 +198,7 @@ def test_a_second_up_says_who_runs_and_how_to_stop_it(place):
     assert code == 1
     assert message == (
         f"Weighbridge runs already on {place.root} (process {first.process.pid}); "
-        "stop it with `weighbridge down`."
+        "stop it with `weighbridge down`, or follow it with `weighbridge up --take-over`."
     )
     assert first.process.poll() is None
     assert is_alive(place.main("a"))

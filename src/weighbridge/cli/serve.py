@@ -23,7 +23,7 @@ DataDirectory = Annotated[
 ]
 
 
-def up(
+def up(  # noqa: PLR0917 - each is an option of the command line
     data_dir: DataDirectory = None,
     host: Annotated[str | None, typer.Option(help="Address the public port listens on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="The public port.")] = None,
@@ -31,6 +31,13 @@ def up(
         bool,
         typer.Option(
             "--save-key", help="Store the first admin key in the profile file, do not print it."
+        ),
+    ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over",
+            help="Follow the `up` that runs here: only what has changed is replaced, and no request fails.",
         ),
     ] = False,
     as_json: AsJson = False,
@@ -54,7 +61,9 @@ def up(
         # Only here, so that a client's installation need not load the server.
         from weighbridge.server.up import up as run  # noqa: PLC0415
 
-        code = run(settings, on_event=news.progress, on_first_key=news.first_key)
+        code = run(
+            settings, on_event=news.progress, on_first_key=news.first_key, take_over=take_over
+        )
     raise typer.Exit(code)
 
 

@@ -13,7 +13,10 @@ EXIT_SETUP = 78
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a gateway process needs to know; `worker` is None in the parent."""
+    """What a gateway process needs to know; `worker` is None in the parent.
+
+    `listeners` are descriptors of the sockets that a worker is given; with `take_over` a parent follows a living one.
+    """
 
     data_dir: DataDir
     pepper_dir: Path
@@ -23,6 +26,8 @@ class Options:
     probe_port: int
     workers: int
     worker: int | None
+    listeners: tuple[int, ...]
+    take_over: bool
     request_max_s: float
     drain_s: float
     queue_wait_s: float
@@ -44,7 +49,7 @@ class Options:
             *("--log-level", self.log_level),
         )
 
-    def worker_argv(self, worker: int, port: int) -> Sequence[str]:
+    def worker_argv(self, worker: int, port: int, listeners: Sequence[int]) -> Sequence[str]:
         """Arguments of one worker process; no secret is among them (T5)."""
         return (
             *("--data-dir", str(self.data_dir.root)),
@@ -53,6 +58,7 @@ class Options:
             *("--port", str(port)),
             *("--workers", str(self.workers)),
             *("--worker", str(worker)),
+            *("--listeners", ",".join(map(str, listeners))),
             *("--request-max-s", str(self.request_max_s)),
             *("--drain-s", str(self.drain_s)),
             *("--queue-wait-s", str(self.queue_wait_s)),
@@ -77,6 +83,10 @@ def read_options(argv: Sequence[str], settings: Settings) -> Options:
     parser.add_argument("--probe-port", type=int, default=settings.probe_port)
     parser.add_argument("--workers", type=int, default=settings.gateway_workers)
     parser.add_argument("--worker", type=int, help="set by the parent: this worker's index")
+    parser.add_argument("--listeners", default="", help="set by the parent: its sockets")
+    parser.add_argument(
+        "--take-over", action="store_true", help="follow the gateway that serves here without a gap"
+    )
     parser.add_argument("--request-max-s", type=float, default=settings.request_max_s)
     parser.add_argument("--drain-s", type=float, default=30.0, help="for streams after SIGTERM")
     parser.add_argument("--queue-wait-s", type=float, default=settings.queue_wait_s)
@@ -101,6 +111,8 @@ def read_options(argv: Sequence[str], settings: Settings) -> Options:
         probe_port=found.probe_port,
         workers=found.workers,
         worker=found.worker,
+        listeners=tuple(int(word) for word in found.listeners.split(",") if word),
+        take_over=found.take_over,
         request_max_s=found.request_max_s,
         drain_s=found.drain_s,
         queue_wait_s=found.queue_wait_s,

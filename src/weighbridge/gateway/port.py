@@ -10,31 +10,47 @@ import os
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from weighbridge.errors import SetupError
 from weighbridge.routing.acks import process_start_ticks
 
 BACKLOG = 1024
+HOLDER_BYTES = 80
 
 
 class DataDirLock:
-    """Held by a gateway's parent for its life; raises SetupError when another has it."""
+    """Held by a gateway's parent for its life, and free once every copy of its descriptor is closed."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    @classmethod
+    def take(cls, run: Path) -> Self:
+        """Raises SetupError when another has it."""
         path = run / "gateway.lock"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            os.close(self._descriptor)
+            os.close(descriptor)
             raise SetupError(f"Another gateway already serves from {run}; stop it first") from error
-        # Who holds it, in the form the supervisor reads to adopt a running gateway.
+        lock = cls(descriptor)
+        lock.name_holder()
+        return lock
+
+    def name_holder(self) -> None:
+        """Write that this process holds it, in the form the supervisor reads to adopt a running gateway."""
         holder = {"pid": os.getpid(), "start_ticks": process_start_ticks(os.getpid())}
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(holder).encode(), 0)
+        text = json.dumps(holder).encode()
+        # One write, and blanks are no harm: a reader never finds less than a holder.
+        os.pwrite(self.descriptor, text.ljust(HOLDER_BYTES), 0)
+        os.ftruncate(self.descriptor, HOLDER_BYTES)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
 
 
 class PortReservation:
@@ -48,33 +64,50 @@ class PortReservation:
 
     def __init__(self, host: str, port: int) -> None:
         """Port 0 takes a free one; see `port`. Raises SetupError with what to do."""
-        self._socket = _socket(host)
-        self._name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket = _socket(host)
+        self.name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._socket.bind((host, port))
-            self.port: int = self._socket.getsockname()[1]
-            self._name.bind(f"\0weighbridge.port.{self.port}")
+            self.socket.bind((host, port))
+            self.port: int = self.socket.getsockname()[1]
+            self.name.bind(f"\0weighbridge.port.{self.port}")
         except OSError as error:
             self.close()
             raise _setup_error(host, port, error) from error
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+    @classmethod
+    def adopted(cls, bound: socket.socket, name: socket.socket) -> Self:
+        """Of another process, which may hold it too."""
+        made = cls.__new__(cls)
+        made.socket, made.name, made.port = bound, name, bound.getsockname()[1]
+        return made
+
+    def is_for(self, host: str, port: int) -> bool:
+        """Whether it is this one, or any will do (0)."""
+        return self.socket.getsockname()[0] == host and port in (0, self.port)
 
     def close(self) -> None:
-        self._socket.close()
-        self._name.close()
+        self.socket.close()
+        self.name.close()
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """For one worker on the reserved port; nobody is connected to it before it listens. Raises SetupError."""
+    made = _socket(host)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        made.bind((host, port))
+    except OSError as error:
+        made.close()
+        raise _setup_error(host, port, error) from error
+    made.setblocking(False)
+    return made
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A worker's own listening socket on the reserved port; raises SetupError."""
-    listener = _socket(host)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise _setup_error(host, port, error) from error
-    listener.setblocking(False)
+    """A listening socket of one's own on the reserved port; raises SetupError."""
+    listener = bound(host, port)
+    listener.listen(BACKLOG)
     return listener
 
 

@@ -1,4 +1,4 @@
-"""One gateway worker process: tables first, then the port; SIGTERM ends it after its streams.
+"""One gateway worker process: tables first, then the port; SIGTERM ends it after its streams, SIGUSR1 when it is idle.
 
 Started by the parent (`python -m weighbridge.gateway`), never alone: the parent holds the locks.
 """
@@ -8,6 +8,7 @@ import gc
 import math
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,13 +28,14 @@ from weighbridge.gateway.limits.turns import QueueLimits, Turns
 from weighbridge.gateway.metrics.access import AccessLog
 from weighbridge.gateway.metrics.figures import Figures, WorkerFigures, write_figures
 from weighbridge.gateway.options import EXIT_SETUP, Options, read_options
-from weighbridge.gateway.port import listen
+from weighbridge.gateway.port import BACKLOG
 from weighbridge.gateway.proxy.answering import Desk
 from weighbridge.gateway.proxy.choosing import COLUMNS_REFRESH_S, Choice
 from weighbridge.gateway.proxy.control import ControlPlanes, control_addresses
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.proxy.site import PublicSite
 from weighbridge.gateway.snapshots import Snapshots
+from weighbridge.gateway.succession.events import first_of
 from weighbridge.gateway.table import CurrentTables
 from weighbridge.gateway.wire.client import Clients
 from weighbridge.gateway.wire.limits import Limits
@@ -73,6 +75,8 @@ async def serve(options: Options, worker: int, parent: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    followed = asyncio.Event()
+    loop.add_signal_handler(signal.SIGUSR1, followed.set)
     memory = open_acks(options.data_dir.acks_file)
     column = WorkerColumn(memory, worker, os.getpid())
     current = CurrentTables()
@@ -84,7 +88,7 @@ async def serve(options: Options, worker: int, parent: int) -> None:
     clients = worker_site.clients
     timers = clients.timers
     timers.start()
-    server = await loop.create_server(clients.connect, sock=listen(options.host, options.port))
+    servers = [await loop.create_server(clients.connect, sock=one) for one in _listeners(options)]
     log.info("gateway.listening", port=options.port, worker=worker)
     chores = _Chores(options.data_dir.run, worker, parent, worker_site)
     gc.freeze()
@@ -97,11 +101,21 @@ async def serve(options: Options, worker: int, parent: int) -> None:
             tasks.create_task(worker_site.site.replicas.holds.watch()),
             tasks.create_task(meter.spool.run()),
         ]
-        await stop.wait()
+        await first_of(stop, followed)
         log.info("gateway.draining", worker=worker)
-        server.close()
+        for server in servers:
+            server.close()
         # Tables stay fresh while the last streams run: the control plane waits for every live worker.
-        await _drain(clients, options.drain_s)
+        if not stop.is_set():
+            # Each connection closes with the answer that it begins next, and says so in it: callers that are about
+            # to use an idle one, or were told that theirs stays open, find it open.
+            clients.retiring = True
+            await _until_none(clients, options.request_max_s, stop)
+        clients.retire()
+        await _until_none(clients, options.drain_s)
+        clients.abort()
+        # The loop tells each connection that it is gone, which frees its replica.
+        await asyncio.sleep(0)
         for task in watching:
             task.cancel()
     await worker_site.site.upstreams.close()
@@ -168,16 +182,20 @@ def _site(
     return _Worker(site, Clients(site, timers, outbox, limits, clock), column)
 
 
-async def _drain(clients: Clients, drain_s: float) -> None:
-    """Until every caller has its answer, or the limit."""
-    clients.retire()
+def _listeners(options: Options) -> list[socket.socket]:
+    """Those that the parent has given: they are bound, and may be listened on by a worker before this one as well."""
+    given = [socket.socket(fileno=descriptor) for descriptor in options.listeners]
+    for listener in given:
+        listener.listen(BACKLOG)
+    return given
+
+
+async def _until_none(clients: Clients, limit_s: float, cut: asyncio.Event | None = None) -> None:
+    """Until every caller has left, or the limit; or until `cut` is set."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(drain_s):
-            while clients.open:  # noqa: ASYNC110 - a set has no event
+        async with asyncio.timeout(limit_s):
+            while clients.open and not (cut and cut.is_set()):  # noqa: ASYNC110 - a set has no event
                 await asyncio.sleep(DRAIN_POLL_S)
-    clients.abort()
-    # The loop tells each connection that it is gone, which frees its replica.
-    await asyncio.sleep(0)
 
 
 class _Chores:

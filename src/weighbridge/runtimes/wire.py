@@ -32,7 +32,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,126}")
 class Launch(msgspec.Struct, tag="launch", tag_field="call", frozen=True):
     spec: ReplicaSpec
     epoch: int = 0
-    """Of the caller's lease; 0: the caller leads nobody. A node agent that has heard of a higher one refuses."""
+    """Of the caller's lease; 0: the caller leads nobody. Whoever has heard of a higher one refuses."""
 
 
 class List(msgspec.Struct, tag="list", tag_field="call", frozen=True):

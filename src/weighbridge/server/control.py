@@ -149,8 +149,7 @@ async def serve(settings: Settings, seat: Seat) -> None:
         # A question is not asked twice, so none may meet a connection that its engine is closing.
         asking = aiohttp.TCPConnector(force_close=True)
         probe_session = await stack.enter_async_context(aiohttp.ClientSession(connector=asking))
-        # Nobody else can hold the lock of this name in this data directory, so nobody else has this name.
-        holder = f"{socket.gethostname()}:{paths.root}:{seat.name}"
+        holder = seat.holder(socket.gethostname(), clock.moment().boot_id, paths.root)
         keeper = ControllerLease(database, holder, clock)
         shared = SharedWake(database, wake, clock.new_short_id())
         marks = LoadMarks(paths.cache / "verified")

@@ -18,8 +18,13 @@ OnText = Callable[[str], None]
 
 
 @contextmanager
-def running_database(settings: Settings, tell: OnText) -> Iterator[str]:
-    """Its URL; on leaving, the embedded one is stopped. Raises SetupError when it cannot be started."""
+def running_database(
+    settings: Settings, tell: OnText, stays: Callable[[], bool] = lambda: False
+) -> Iterator[str]:
+    """Its URL; on leaving, the embedded one is stopped unless it `stays`.
+
+    Raises SetupError when it cannot be started.
+    """
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
         return
@@ -29,7 +34,8 @@ def running_database(settings: Settings, tell: OnText) -> Iterator[str]:
         with _kept_running(directory, tell):
             yield url
     finally:
-        embedded.stop(directory)
+        if not stays():
+            embedded.stop(directory)
 
 
 @contextmanager

@@ -20,13 +20,16 @@ class Service:
     """One process of the server. Its main calls `hold_lock(run_dir / "<name>.lock")` at its start.
 
     `ready_check` is called often and must answer within about a second. `env` is added to the
-    supervisor's own environment.
+    supervisor's own environment. One that can take over from a living process of the same name, which runs with
+    other settings, does so with `follow_argv` after its command; it has done it once it holds the lock, and the
+    other one then ends by itself. Without them the other one is stopped first.
     """
 
     name: str
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     stop_grace_s: float = 10.0
+    follow_argv: Sequence[str] = ()
     ready_check: Callable[[], bool] | None = None
 
 

@@ -46,6 +46,7 @@ from weighbridge.server.stopping import (
     stop_leftovers,
     stop_process,
     stop_rest,
+    wait_until,
     write_services,
 )
 
@@ -55,6 +56,8 @@ READY_POLL_S = 0.05
 LATE_AFTER_S = 30.0
 LOG_CHECK_PERIOD_S = 30.0
 LOG_LINES_SHOWN = 15
+LEAVE_WAIT_S = 60.0
+"""A supervisor that is just stopping a service looks up when that has ended."""
 
 
 @dataclass(slots=True)
@@ -63,6 +66,8 @@ class _Watched:
 
     service: Service
     process: ProcessIdentity | None = None
+    follows: ProcessIdentity | None = None
+    """The living process that `process` is to take over from."""
     child: subprocess.Popen[bytes] | None = None
     began_s: float = 0.0
     start_at_s: float = 0.0
@@ -97,12 +102,14 @@ class Supervisor:
         self._policy = policy or RestartPolicy()
         self._on_event = on_event
         self._stop_requests = 0
+        self._is_leaving = False
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()  # may be put by a signal's code
         self._doomed: list[tuple[ProcessIdentity, float]] = []
         self._logs_checked_s = 0.0
 
-    def run(self, lock: HeldLock | None = None) -> None:
-        """Block until SIGTERM, SIGINT or `request_stop`, then stop everything.
+    def run(self, lock: HeldLock | None = None) -> bool:
+        """Block until SIGTERM, SIGINT or `request_stop`, then stop everything; or until SIGUSR1, which leaves all
+        services to the next supervisor. Returns whether they were left.
 
         A caller with work of its own before and after, such as a database, passes the lock that it
         took by `take_supervisor_lock` and releases it itself.
@@ -118,11 +125,13 @@ class Supervisor:
             services = [watched.service for watched in self._watched]
             write_services(self._run_dir, [Stoppable(s.name, s.stop_grace_s) for s in services])
             try:
-                while not self._stop_requests:
+                while not self._stop_requests and not self._is_leaving:
                     self._look()
                     self._sleep()
             finally:
-                self._stop_all()
+                if not self._is_leaving:
+                    self._stop_all()
+        return self._is_leaving
 
     def request_stop(self) -> None:
         """From any thread; a second request cuts every grace short."""
@@ -164,12 +173,18 @@ class Supervisor:
             watched.process, watched.child = found, None
             self._tell(ServiceEventKind.ADOPTED, watched, found)
             return
-        if found:  # it runs with other settings or another version
+        # It runs with other settings or another version.
+        if found and service.follow_argv and watched.follows is None:
+            watched.follows = found
+            self._spawn(watched, service.follow_argv)
+            return
+        watched.follows = None
+        if found:
             stop_process(found, service.stop_grace_s, self._is_hurried)
         self._doom_leftovers(service)
         self._spawn(watched)
 
-    def _spawn(self, watched: _Watched) -> None:
+    def _spawn(self, watched: _Watched, more_argv: Sequence[str] = ()) -> None:
         service = watched.service
         log = self._log_path(watched)
         cap_log(log)
@@ -179,7 +194,7 @@ class Supervisor:
             watched.log_start_bytes = output.tell()
             try:
                 watched.child = subprocess.Popen(
-                    list(service.argv),
+                    [*service.argv, *more_argv],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -196,8 +211,11 @@ class Supervisor:
     def _check_ready(self, watched: _Watched, process: ProcessIdentity) -> None:
         age_s = time.monotonic() - watched.began_s
         check = watched.service.ready_check
-        if check() if check else age_s >= self._policy.healthy_s:
+        # Until it has taken over, it is the other one that answers.
+        waits = watched.follows and main_process(self._run_dir, watched.service.name) != process
+        if not waits and (check() if check else age_s >= self._policy.healthy_s):
             watched.is_ready = watched.was_ready_once = True
+            watched.follows = None
             self._tell(ServiceEventKind.READY, watched, process, time.monotonic() - watched.began_s)
         elif age_s >= LATE_AFTER_S and not watched.is_late:
             watched.is_late = True
@@ -208,6 +226,10 @@ class Supervisor:
         exit_code = watched.child.wait() if watched.child else None
         watched.process = watched.child = None
         self._tell(ServiceEventKind.EXITED, watched, process, now_s - watched.began_s, exit_code)
+        if watched.follows is not None and is_alive(watched.follows):
+            # It could not take over, and nobody else serves: next time the other one is stopped first.
+            watched.start_at_s = now_s
+            return
         self._doom_leftovers(watched.service)
         if now_s - watched.began_s >= self._policy.healthy_s:
             watched.exits_s.clear()
@@ -279,12 +301,13 @@ class Supervisor:
             return
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
-            if number == signal.SIGCHLD:
+            if number in (signal.SIGCHLD, signal.SIGUSR1):
+                self._is_leaving |= number == signal.SIGUSR1
                 self._wakes.put(None)
             else:
                 self.request_stop()
 
-        numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD]
+        numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGUSR1]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
         before = {number: signal.signal(number, on_signal) for number in numbers}
@@ -295,6 +318,20 @@ class Supervisor:
                 signal.signal(number, handler)
 
 
+def ask_to_leave(run_dir: Path) -> None:
+    """End the supervisor that lives on this directory, if one does; its services go on. Raises SetupError."""
+    holder = lock_holder(run_dir / f"{SUPERVISOR}.lock")
+    if holder is None:
+        return
+    send_signal(holder, signal.SIGUSR1)
+    if not wait_until(lambda: not is_alive(holder), LEAVE_WAIT_S):
+        raise SetupError(
+            f"The `weighbridge up` that runs on {run_dir.parent} (process {holder.pid}) does not let go; kill it, its "
+            "services go on.",
+            code="already_running",
+        )
+
+
 def take_supervisor_lock(run_dir: Path) -> HeldLock:
     """Raises SetupError with the sentence to show when a supervisor lives on this directory."""
     path = run_dir / f"{SUPERVISOR}.lock"
@@ -302,7 +339,7 @@ def take_supervisor_lock(run_dir: Path) -> HeldLock:
     if holder:
         raise SetupError(
             f"Weighbridge runs already on {run_dir.parent} (process {holder.pid}); "
-            "stop it with `weighbridge down`.",
+            "stop it with `weighbridge down`, or follow it with `weighbridge up --take-over`.",
             code="already_running",
         )
     return hold_lock(path)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 from contextlib import suppress
 from importlib.metadata import version
 
@@ -13,7 +14,7 @@ from weighbridge.runtimes.processes import HeldLock
 from weighbridge.server.database import OnText, running_database
 from weighbridge.server.roles.processes import public_url, services
 from weighbridge.server.stopping import down as stop_services
-from weighbridge.server.supervisor import Supervisor, take_supervisor_lock
+from weighbridge.server.supervisor import Supervisor, ask_to_leave, take_supervisor_lock
 from weighbridge.server.telling import Telling
 from weighbridge.settings import DataDir, Settings
 from weighbridge.storage import embedded
@@ -21,8 +22,13 @@ from weighbridge.storage.database import Database
 from weighbridge.storage.migrate import migrate
 
 
-def up(settings: Settings, *, on_event: OnText, on_first_key: OnText) -> int:
+def up(
+    settings: Settings, *, on_event: OnText, on_first_key: OnText, take_over: bool = False
+) -> int:
     """Start everything, stay, and stop everything at SIGTERM or SIGINT; returns the exit code.
+
+    With `take_over` another `up` on the data directory is followed: it ends, what it has started goes on, and only
+    what runs with other settings or another version is replaced.
 
     `on_event` gets lines for a person; `on_first_key` the admin key, once in the life of a data
     directory. Raises SetupError when this machine or its settings do not allow it.
@@ -35,11 +41,15 @@ def up(settings: Settings, *, on_event: OnText, on_first_key: OnText) -> int:
     paths = settings.paths
     try:
         make_directories(paths)
+        if take_over:
+            ask_to_leave(paths.run)
+        left = threading.Event()
         with take_supervisor_lock(paths.run) as lock:
             tell(f"Starting Weighbridge {version('weighbridge')}; its data is in {paths.root}.")
-            with running_database(settings, tell) as url:
-                _run(settings, url, lock, tell, on_first_key)
-            tell("Everything is stopped.")
+            with running_database(settings, tell, left.is_set) as url:
+                if _run(settings, url, lock, tell, on_first_key):
+                    left.set()
+        tell("Another `up` follows this one." if left.is_set() else "Everything is stopped.")
     except OSError as error:
         where = error.filename or paths.root
         raise SetupError(
@@ -48,7 +58,8 @@ def up(settings: Settings, *, on_event: OnText, on_first_key: OnText) -> int:
     return 0
 
 
-def _run(settings: Settings, url: str, lock: HeldLock, tell: OnText, on_first_key: OnText) -> None:
+def _run(settings: Settings, url: str, lock: HeldLock, tell: OnText, on_first_key: OnText) -> bool:
+    """Whether the services were left to another supervisor."""
     paths = settings.paths
     migrate(url)
     key = asyncio.run(_first_key(url, load_pepper(paths.secrets)))
@@ -62,7 +73,7 @@ def _run(settings: Settings, url: str, lock: HeldLock, tell: OnText, on_first_ke
         version=version("weighbridge"),
         on_event=Telling([part.name for part in parts], public_url(settings), paths.logs, tell),
     )
-    supervisor.run(lock)
+    return supervisor.run(lock)
 
 
 def down(settings: Settings) -> int:

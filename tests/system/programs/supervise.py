@@ -17,6 +17,7 @@ services = [
         row["argv"],
         row.get("env", {}),
         row.get("stop_grace_s", 5.0),
+        row.get("follow_argv", ()),
         functools.partial(accepts_unix, run_dir / f"{row['name']}.sock"),
     )
     for row in json.loads(sys.argv[3])

@@ -184,6 +184,15 @@ def test_an_idle_connection_retires_at_once():
     assert wire.transport.closed
 
 
+def test_an_idle_connection_that_may_be_used_once_more_closes_with_its_next_answer():
+    wire = Wire()
+    wire.clients.retiring = True
+    assert not wire.transport.closed
+    wire.receive(GET)
+    assert b"connection: close" in wire.transport.sent
+    assert wire.transport.closed
+
+
 def test_a_stream_to_http_1_0_ends_with_its_connection():
     wire = Wire(answers_at_once=False)
     wire.receive(b"GET / HTTP/1.0\r\n\r\n")

@@ -65,3 +65,14 @@ def test_an_api_without_a_database_of_the_team_is_refused(tmp_path: Path) -> Non
         serve(Settings(data_dir=tmp_path), {Role.API}, name=None, on_event=print)
     with pytest.raises(SetupError, match="Only a control process"):
         serve(Settings(data_dir=tmp_path), {Role.AGENT}, name="x", on_event=print)
+
+
+def test_the_name_under_which_leases_are_taken_tells_machines_starts_directories_and_seats_apart():
+    names = {
+        Seat(name, BOTH).holder(host, boot_id, Path(root))
+        for name in ("control", "control-2")
+        for host in ("one", "two")
+        for boot_id in ("b1", "b2")
+        for root in ("/var/lib/weighbridge", "/srv/weighbridge")
+    }
+    assert len(names) == 16

@@ -8,6 +8,7 @@ import structlog
 
 from weighbridge.errors import SetupError
 from weighbridge.gateway.options import EXIT_SETUP, Options
+from weighbridge.gateway.succession.events import first_of
 
 log = structlog.get_logger()
 
@@ -40,21 +41,28 @@ class CourierChild:
             raise SetupError(line.decode(errors="replace").strip())
         log.warning("courier.late", next_step="the gateway starts with the tables it has")
 
-    async def keep(self, stop: asyncio.Event) -> None:
-        """Start it again whenever it dies, until `stop`; it lives on then, for the workers still drain."""
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            while not stop.is_set():
-                status = await self._ended(stopping)
-                if status is None:
-                    return
-                pause_s = REFUSED_PAUSE_S if status == EXIT_SETUP else RESTART_PAUSE_S
-                log.error("courier.died", status=status, restart_in_s=pause_s)
-                await asyncio.wait({stopping}, timeout=pause_s)
-                if not stop.is_set():
-                    await self._spawn(asyncio.subprocess.DEVNULL)
-        finally:
-            stopping.cancel()
+    async def keep(self, stop: asyncio.Event, followed: asyncio.Event) -> None:
+        """Start it again whenever it dies, until one of the two. After `stop` it lives on, for the workers still
+        drain; when another gateway has followed, its courier speaks for these workers too, and this one ends.
+        """
+        while not stop.is_set() and not followed.is_set():
+            assert self._process is not None
+            ended = asyncio.Event()
+            ending = asyncio.create_task(_say_end(self._process, ended))
+            try:
+                await first_of(ended, stop, followed)
+            finally:
+                ending.cancel()
+            if not ended.is_set():
+                break
+            status = self._process.returncode
+            pause_s = REFUSED_PAUSE_S if status == EXIT_SETUP else RESTART_PAUSE_S
+            log.error("courier.died", status=status, restart_in_s=pause_s)
+            await first_of(stop, followed, limit_s=pause_s)
+            if not stop.is_set() and not followed.is_set():
+                await self._spawn(asyncio.subprocess.DEVNULL)
+        if followed.is_set():
+            await self.stop()
 
     async def stop(self) -> None:
         """After the workers: it takes what they have used along, and says that nobody is here any more."""
@@ -77,12 +85,7 @@ class CourierChild:
         )
         return self._process
 
-    async def _ended(self, stopping: "asyncio.Task[bool]") -> int | None:
-        """Its exit status; None when the gateway stops first."""
-        assert self._process is not None
-        ended = asyncio.create_task(self._process.wait())
-        try:
-            await asyncio.wait({ended, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return ended.result() if ended.done() else None
-        finally:
-            ended.cancel()
+
+async def _say_end(process: asyncio.subprocess.Process, ended: asyncio.Event) -> None:
+    await process.wait()
+    ended.set()

@@ -61,9 +61,10 @@ class Reports:
         self._leaving = tuple(sorted(moment.in_flight.keys() - self._tables.slots))
 
     def enter_anew(self, error: StaleError) -> None:
-        """Its row is gone, or another courier's: the next report enters again."""
+        """Its row is gone, or another courier's: the next report enters again, unless this one is to end just now."""
         log.warning("host.stale", reason=error.message)
         self._epoch = None
+        self._sent, self._sent_s = self._news(), self._monotonic()
 
     async def leave(self) -> None:
         """Unless workers live: they still route, so their host's lease must end by itself."""

@@ -19,6 +19,7 @@ import ray
 
 from weighbridge.runtimes.base import ReplicaSpec, ReplicaStatus
 from weighbridge.runtimes.node import Node, Place
+from weighbridge.runtimes.ray.fence.epochs import HeadKeyValues, check_epoch
 from weighbridge.runtimes.ray.node_dir import node_dir
 from weighbridge.runtimes.slots import Room
 
@@ -36,6 +37,7 @@ class ReplicaActor:
         context = ray.get_runtime_context()
         self._node_id: str = context.get_node_id()
         self._actor_id: str = context.get_actor_id()
+        self._namespace: str = context.namespace
         devices = _devices(len(context.get_accelerator_ids().get("GPU", [])))
         host: str = ray.util.get_node_ip_address()
         home = node_dir(os.environ, Path(tempfile.gettempdir()), os.geteuid())
@@ -54,8 +56,13 @@ class ReplicaActor:
         threading.Thread(target=self._loop.run_forever, name="replica", daemon=True).start()
         self._node = self._run(lambda: Node(place))
 
-    def launch(self, spec: bytes) -> bytes:
-        """The status after it, as `status` gives it; a second call changes nothing."""
+    def launch(self, spec: bytes, epoch: int) -> bytes:
+        """The status after it, as `status` gives it; a second call changes nothing.
+
+        It may come long after it was asked for, so whether another controller leads by now is asked here too (D5).
+        """
+        if epoch:
+            check_epoch(HeadKeyValues(), self._namespace, epoch)
         wish = msgspec.json.decode(spec, type=ReplicaSpec)
         self._name = wish.name
         self._run(lambda: self._node.launch(wish))

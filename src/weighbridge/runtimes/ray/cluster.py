@@ -15,6 +15,7 @@ from weighbridge.errors import UnavailableError
 from weighbridge.runtimes.base import NodeInfo, ReplicaSpec, Resources
 from weighbridge.runtimes.fit import needs
 from weighbridge.runtimes.ray.actor import ReplicaActor
+from weighbridge.runtimes.ray.fence.epochs import HeadKeyValues, raise_epoch
 from weighbridge.runtimes.ray.placement import Choice
 
 # Any: handles and futures of a library without types.
@@ -55,6 +56,10 @@ class Cluster:
         except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
             raise _unreachable(address, error) from error
         return cls(namespace)
+
+    def raise_epoch(self, epoch: int) -> int:
+        """Note under which lease its caller leads; the highest epoch that anybody has noted."""
+        return raise_epoch(HeadKeyValues(), self.namespace, epoch)
 
     def names(self) -> frozenset[str]:
         """Of every actor that has not ended, those that wait for a place among them."""

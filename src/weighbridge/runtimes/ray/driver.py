@@ -89,15 +89,14 @@ class Driver:
 
     async def _perform(self, request: wire.Request) -> wire.Reply:
         match request:
-            case wire.Launch(spec=spec):
-                await self._fleet.launch(spec)
+            case wire.Launch(spec=spec, epoch=epoch):
+                await self._fleet.launch(spec, epoch)
             case wire.List(selector=selector, epoch=epoch):
-                found = await self._fleet.statuses(selector, leads=epoch > 0)
-                return wire.Reply(replicas=found)
-            case wire.Stop(name=name, grace_s=grace_s):
-                await self._fleet.stop(name, min(max(0.0, grace_s), wire.GRACE_S_MAX))
-            case wire.Forget(name=name):
-                await self._fleet.forget(name)
+                return wire.Reply(replicas=await self._fleet.statuses(selector, epoch))
+            case wire.Stop(name=name, grace_s=grace_s, epoch=epoch):
+                await self._fleet.stop(name, min(max(0.0, grace_s), wire.GRACE_S_MAX), epoch)
+            case wire.Forget(name=name, epoch=epoch):
+                await self._fleet.forget(name, epoch)
             case wire.Logs(name=name, tail_bytes=tail_bytes):
                 limit = min(max(0, tail_bytes), wire.LOG_TAIL_BYTES_MAX)
                 return wire.Reply(text=await self._fleet.logs(name, limit))

@@ -4,8 +4,9 @@ The truth is in the actors; what is lost with the driver is found again, but for
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from weighbridge.runtimes.base import (
 )
 from weighbridge.runtimes.ray.actor import decode_status
 from weighbridge.runtimes.ray.cluster import Actor, Cluster, incarnation_of
+from weighbridge.runtimes.ray.fence.epochs import followed
 from weighbridge.runtimes.ray.placement import choose, waiting_words
 from weighbridge.runtimes.ray.wire import AWAY_CODE
 
@@ -85,7 +87,10 @@ class Entry:
 
 
 class Fleet:
-    """Used by one event loop. Every call raises UnavailableError when the cluster does not answer in time."""
+    """Used by one event loop. Every call raises UnavailableError when the cluster does not answer in time.
+
+    `epoch` is that of the caller's lease, 0 where it leads nobody. A caller that another one has followed is refused.
+    """
 
     def __init__(self, cluster: Cluster, monotonic: Callable[[], float]) -> None:
         self._cluster = cluster
@@ -97,8 +102,8 @@ class Fleet:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="cluster")
         self._stuck: asyncio.Task[None] | None = None
 
-    async def launch(self, spec: ReplicaSpec) -> None:
-        async with self._lock:
+    async def launch(self, spec: ReplicaSpec, epoch: int = 0) -> None:
+        async with self._led(epoch):
             if spec.placement.spread is not Spread.NONE and not self._has_found:
                 await self._find()
             known = self._entries.get(spec.name)
@@ -115,16 +120,17 @@ class Fleet:
                 actor,
                 self._monotonic(),
                 spec=replace(spec, secrets={}),
-                asked=_future(actor.launch.remote(text)),
+                asked=_future(actor.launch.remote(text, epoch)),
                 silent=True,  # where there is no room it answers when there is
                 node_id=choice.node_id or "",
             )
 
     async def statuses(
-        self, selector: Mapping[str, str], *, leads: bool
+        self, selector: Mapping[str, str], epoch: int = 0
     ) -> Sequence[ReplicaStatus]:
-        """Only a caller that `leads` keeps what it is told: for another one nothing is given back or ended."""
-        async with self._lock:
+        """Only a caller that leads keeps what it is told: for another one nothing is given back or ended."""
+        leads = epoch > 0
+        async with self._led(epoch):
             if leads:
                 await self._retire_told()
             self._drop_oldest_ended()
@@ -146,8 +152,8 @@ class Fleet:
                     entry.told_end = status.state is RuntimeState.EXITED
             return [status for _, status in found]
 
-    async def stop(self, name: str, grace_s: float) -> None:
-        async with self._lock:
+    async def stop(self, name: str, grace_s: float, epoch: int = 0) -> None:
+        async with self._led(epoch):
             entry = self._entries.get(name)
             if entry is None or entry.ended:
                 return
@@ -158,8 +164,8 @@ class Fleet:
                 return
             self._take(entry, await self._answer(entry.actor.stop.remote(grace_s), STOP_TIMEOUT_S))
 
-    async def forget(self, name: str) -> None:
-        async with self._lock:
+    async def forget(self, name: str, epoch: int = 0) -> None:
+        async with self._led(epoch):
             entry = self._entries.get(name)
             if entry is not None and entry.ended:
                 if not entry.retired:
@@ -187,6 +193,16 @@ class Fleet:
     async def capacity(self) -> Sequence[NodeInfo]:
         await self._look_at_nodes()
         return sorted(self._nodes.values(), key=lambda node: node.name)
+
+    @asynccontextmanager
+    async def _led(self, epoch: int) -> AsyncIterator[None]:
+        """Alone with the cluster, and by no controller that another one has followed (D5)."""
+        async with self._lock:
+            if epoch:
+                highest = await self._ask(partial(self._cluster.raise_epoch, epoch))
+                if highest > epoch:
+                    raise followed(self._cluster.namespace, epoch, highest)
+            yield
 
     async def _find(self) -> frozenset[str]:
         """Adopt what others have started, and hear everybody; the names of all actors that have not ended."""

@@ -29,7 +29,8 @@ AWAY_MAX_S = 15.0
 class RayRuntime:
     """Starts its driver with the first call. `close` ends the driver; the replicas go on.
 
-    `epoch_of` is the caller's lease, if it has one: where it has none, a list changes nothing (D5).
+    `epoch_of` is the caller's lease, if it has one: with it goes all that changes something, and where there
+    is none a list changes nothing (D5).
     """
 
     def __init__(
@@ -50,17 +51,16 @@ class RayRuntime:
     async def launch(self, spec: ReplicaSpec) -> None:
         """Raises InvalidError for a malformed spec, LimitError when there is no room that it may take."""
         wire.check_spec(spec)
-        await self._call(wire.Launch(spec))
+        await self._call(wire.Launch(spec, self._epoch()))
 
     async def list(self, selector: Mapping[str, str]) -> Sequence[ReplicaStatus]:
-        request = wire.List(dict(selector), self._epoch_of() or 0)
-        return (await self._call(request)).replicas
+        return (await self._call(wire.List(dict(selector), self._epoch()))).replicas
 
     async def stop(self, name: str, grace_s: float) -> None:
-        await self._call(wire.Stop(name, grace_s))
+        await self._call(wire.Stop(name, grace_s, self._epoch()))
 
     async def forget(self, name: str) -> None:
-        await self._call(wire.Forget(name))
+        await self._call(wire.Forget(name, self._epoch()))
 
     async def logs(self, name: str, tail_bytes: int) -> str:
         """At most 1 MiB of it; 64 KiB once the replica has ended."""
@@ -76,6 +76,9 @@ class RayRuntime:
         if self._driver is not None:
             await self._driver.close()
             self._driver = None
+
+    def _epoch(self) -> int:
+        return self._epoch_of() or 0
 
     async def _call(self, request: wire.Request) -> wire.Reply:
         driver = await self._connected()

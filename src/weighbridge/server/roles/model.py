@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from weighbridge.errors import SetupError
 
@@ -42,6 +43,14 @@ class Seat:
             )
         if not self.roles or not self.roles <= CONTROL_ROLES:
             raise SetupError("A control process is an api, a controller, or both.")
+
+    def holder(self, host: str, boot_id: str, root: Path) -> str:
+        """The name under which it takes leases; no two live processes have the same (D5).
+
+        On one machine nobody else can hold the lock of this seat in this data directory. Two machines may share host
+        name and path, as clones do, but not the boot. One that was started anew waits for its own leases to expire.
+        """
+        return f"{host}:{boot_id}:{root}:{self.name}"
 
     def argv(self) -> list[str]:
         return ["--roles", ",".join(sorted(self.roles)), "--name", self.name]

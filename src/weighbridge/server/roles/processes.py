@@ -37,6 +37,7 @@ def services(
                 [*_PYTHON, "weighbridge.gateway", *_courier(settings, roles)],
                 env=environment,
                 stop_grace_s=GATEWAY_STOP_S,
+                follow_argv=("--take-over",),
                 ready_check=lambda: answers_http(f"{probe_url(settings)}/readyz"),
             )
         )
