@@ -2,6 +2,7 @@
 
 import os
 import signal
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,15 +13,14 @@ import httpx
 import pytest
 from gateway_hosts import GatewayHost, gateway_host, restricted
 from installation import ANSWERS, ENDPOINT, ORG, processes_of, until
+from proxies import haproxy, nginx
 from separate_roles import SeparateRoles, kill_postgres, own_postgres, separate
-from sqlalchemy import create_engine, text
 
 from s3 import running_s3
 from weighbridge.routing.files import read_snapshot
 from weighbridge.routing.model import RouteTable
 from weighbridge.sdk import ClientError, wait_for_deployment
 from weighbridge.storage import embedded
-from weighbridge.storage.database import driver_url
 
 pytestmark = pytest.mark.system
 
@@ -220,6 +220,29 @@ def test_a_host_that_stops_in_order_is_waited_for_by_nobody(hosts: Hosts) -> Non
     hosts.two.start()
 
 
+@pytest.mark.parametrize("proxy", [nginx, haproxy], ids=["nginx", "haproxy"])
+def test_behind_a_proxy_requests_go_on_when_a_host_dies(
+    hosts: Hosts, make_public_directory: Callable[[], Path], proxy: Callable
+) -> None:
+    """One at a time, none is open when it dies; the proxy finds the other without a word."""
+    with proxy(make_public_directory(), hosts.both) as front:
+        context = ssl.create_default_context(cafile=str(front.certificate))
+        headers = {"authorization": f"Bearer {hosts.control.inference_key}"}
+        with httpx.Client(
+            verify=context, base_url=front.url, headers=headers, timeout=30
+        ) as client:
+
+            def asked(times: int) -> list[int]:
+                return [client.get("/v1/models").status_code for _ in range(times)]
+
+            until(lambda: asked(1) == [200], 20, "the gateways behind it")
+            assert asked(8) == [200] * 8
+            hosts.one.kill()
+            assert asked(16) == [200] * 16
+            hosts.one.start()
+            assert asked(8) == [200] * 8
+
+
 @pytest.mark.parametrize("pepper", [None, b"p" * 32], ids=["without", "with another"])
 def test_a_host_with_the_wrong_pepper_refuses_to_start(
     hosts: Hosts, tmp_path: Path, pepper: bytes | None
@@ -231,32 +254,6 @@ def test_a_host_with_the_wrong_pepper_refuses_to_start(
     assert host.spawn().wait(60) == EXIT_SETUP
     assert "copy secrets/pepper" in host.said().splitlines()[-1]
     assert host.row() is None
-
-
-def test_a_host_that_can_reach_no_replica_says_which_setting_is_missing(
-    hosts: Hosts, tmp_path: Path
-) -> None:
-    """As on another machine, where the loopback addresses of the replicas are its own."""
-    change(hosts.control, "UPDATE gateway_tables SET place = 'elsewhere'")
-    try:
-        host = GatewayHost(tmp_path, hosts.control, hosts.url)
-        host.copy_pepper()
-        assert host.spawn().wait(60) == EXIT_SETUP
-        assert "Set WEIGHBRIDGE_REPLICA_HOST" in host.said().splitlines()[-1]
-    finally:
-        # The controller publishes what does not carry its own mark anew.
-        until(lambda: place_of_routes(hosts.control) != "elsewhere", 30, "the next table")
-
-
-def change(site: SeparateRoles, statement: str) -> None:
-    engine = create_engine(driver_url(site.database_url))
-    with engine.begin() as connection:
-        connection.execute(text(statement))
-    engine.dispose()
-
-
-def place_of_routes(site: SeparateRoles) -> str:
-    return site.rows("SELECT place FROM gateway_tables WHERE name = 'routes'")[0].place
 
 
 def is_draining(site: SeparateRoles) -> bool:
