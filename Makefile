@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 CLEAN := env -u WEIGHBRIDGE_BASE_URL -u WEIGHBRIDGE_API_KEY -u WEIGHBRIDGE_ADMIN_KEY -u WEIGHBRIDGE_INFERENCE_KEY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-cluster check format bench bench-gateway bench-ingest simulate crashes mutants soak openapi lock clean
+.PHONY: help setup demo run test test-cluster check format bench bench-gateway bench-ingest bench-scale simulate crashes mutants soak soak-control openapi lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench-gateway: $(STAMP) ## Measure the gateway beside the proxies installed here
 bench-ingest: $(STAMP) ## Compare weight syncs with other S3 clients, into benchmarks/results/
 	@$(CLEAN) $(BIN)/python -m benchmarks ingest
 
+bench-scale: $(STAMP) ## Measure a fleet of 1,000 endpoints, and a Ray cluster where ray is installed
+	@$(CLEAN) $(BIN)/python -m benchmarks scale
+
 simulate: $(STAMP) ## Play SEEDS worlds of the deterministic simulation, or replay SEED with its log
 	@$(CLEAN) $(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000))
 
@@ -63,8 +66,12 @@ crashes: $(STAMP) ## Kill a control plane before and after each durable step of 
 mutants: $(STAMP) ## Plant known bugs in the planners, one at a time, and see each caught
 	@$(CLEAN) $(BIN)/python -m simulation.mutants
 
-soak: $(STAMP) ## Play 100,000 worlds (or SEEDS) and write docs/evidence/simulation.md
+soak: $(STAMP) ## Play 100,000 worlds (or SEEDS) in all, on from where docs/evidence/simulation.md ends
 	@$(CLEAN) $(BIN)/python -m simulation --seeds $(or $(SEEDS),100000) --evidence
+
+soak-control: $(STAMP) ## Kill three control planes at random for MINUTES (10) and write docs/evidence/control-planes.md
+	@$(CLEAN) PYTHONPATH=tests $(BIN)/python tests/system/plane_kills.py \
+		--minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --evidence
 
 openapi: $(STAMP) ## Write docs/api/openapi.json anew
 	@$(BIN)/python -m weighbridge.api.schema > docs/api/openapi.json

@@ -1,1 +1,1 @@
-"""Benchmarks: each module has `run() -> Result`; `python -m benchmarks [name …]` runs them and writes results/."""
+"""Benchmarks: each module has `run()`, which gives one Result or several; `python -m benchmarks [name …]` runs them."""

@@ -4,7 +4,7 @@ import importlib
 import sys
 
 from benchmarks import tables
-from benchmarks.harness import write
+from benchmarks.harness import Result, write
 
 NAMES = (
     "main_job",
@@ -17,6 +17,7 @@ NAMES = (
     "endurance",
     "planner",
     "affinity",
+    "scale",
 )
 
 
@@ -29,9 +30,10 @@ def main(names: list[str]) -> int:
         )
         return 2
     for name in names or NAMES:
-        result = importlib.import_module(f"benchmarks.{name}").run()
-        print(write(result).name)
-        print(tables.table(name))
+        found = importlib.import_module(f"benchmarks.{name}").run()
+        for result in [found] if isinstance(found, Result) else found:
+            print(write(result).name)
+            print(tables.table(result.name))
     tables.main()
     return 0
 

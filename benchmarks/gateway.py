@@ -78,6 +78,7 @@ def _peers(directory: Path, ports: list[int]) -> tuple[list[peers.Peer], list[st
         "HAProxy": peers.haproxy(directory, ports),
         "vllm-router": peers.router("vllm-router", ports),
         "sglang-router": peers.router("sglang-router", ports, "launch"),
+        "uvloop": peers.bare(ports),
         "aiohttp": peers.aiohttp(directory, ports),
         "litellm": peers.litellm(directory, ports),
     }

@@ -63,6 +63,13 @@ def weighbridge(directory: Path, engines: list[int]) -> Peer:
     return Peer("Weighbridge", does, port, command, {"PYTHONPATH": SOURCE})
 
 
+def bare(engines: list[int]) -> Peer:
+    (port,) = free_ports(1)
+    program = str(Path(__file__).with_name("gateway_bare.py"))
+    command = (sys.executable, program, str(port), *(str(engine) for engine in engines[:2]))
+    return Peer("uvloop, bytes unread", "nothing", port, command, {})
+
+
 def aiohttp(directory: Path, engines: list[int]) -> Peer:
     paths = _snapshots(directory / "aiohttp", engines)
     (port,) = free_ports(1)

@@ -2,15 +2,19 @@
 
 import argparse
 import os
+import platform
 import sys
 from pathlib import Path
 
+from simulation import evidence
 from simulation.play import Outcome, play, silence
 from simulation.postgres import BesidePostgres
 from simulation.soak import run_seeds
 
 LAST_EVENTS = 30
 EVIDENCE = Path(__file__).parents[1] / "docs" / "evidence"
+LEG_SEEDS = 5_000
+"""Of a soak, written down before the next begins."""
 
 
 def main(words: list[str]) -> int:
@@ -22,7 +26,12 @@ def main(words: list[str]) -> int:
         "--first-breach", action="store_true", help="end with the first seed that fails"
     )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--evidence", action="store_true", help="write docs/evidence/simulation.*")
+    parser.add_argument(
+        "--evidence",
+        action="store_true",
+        help="a soak: go on where docs/evidence/simulation.* ends, up to that many seeds in all",
+    )
+    parser.add_argument("--anew", action="store_true", help="forget what soaks have played so far")
     parser.add_argument("--postgres", help="also execute each statement there; a URL")
     parser.add_argument("--schema", default="public", help="the migrated schema to use there")
     asked = parser.parse_args(words)
@@ -30,13 +39,28 @@ def main(words: list[str]) -> int:
         return _beside(asked.postgres, asked.schema, range(asked.first, asked.first + asked.seeds))
     if asked.seed is not None:
         return _replay(asked.seed)
+    if asked.evidence:
+        return _soak(asked.seeds, asked.workers, anew=asked.anew)
     summary = run_seeds(
         asked.first, asked.seeds, asked.workers, _show, first_breach=asked.first_breach
     )
     print(summary.markdown())
-    if asked.evidence:
-        summary.write(EVIDENCE)
     return 1 if summary.breaches else 0
+
+
+def _soak(seeds: int, workers: int, *, anew: bool) -> int:
+    """Leg by leg, each written down; a soak that is ended loses nothing that it has played."""
+    played = evidence.Evidence() if anew else evidence.read(EVIDENCE)
+    commit = evidence.commit(EVIDENCE.parent)
+    while (left := seeds - played.next_seed) > 0:
+        leg = run_seeds(played.next_seed, min(left, LEG_SEEDS), workers, _show)
+        played.add(leg, commit, platform.python_version())
+        played.write(EVIDENCE)
+        print(f"{played.next_seed:,} of {seeds:,} seeds are written down", flush=True)
+        if leg.ended:
+            break
+    print(played.summary.markdown())
+    return 1 if played.summary.breaches else 0
 
 
 def _replay(seed: int) -> int:

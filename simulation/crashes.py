@@ -71,6 +71,24 @@ SCENES = (
         open_ended=("d4",),
     ),
     Scene(
+        "a canary that is promoted",
+        (2, 0, 1),
+        (GOOD, GOOD),
+        # Asked for again: a canary whose promotion was not heard stands until somebody decides.
+        ((18.0, Wish("canary", (2, 50))), (40.0, Wish("promote")), (55.0, Wish("promote"))),
+    ),
+    Scene(
+        "a canary that fails, and one that is given up",
+        (2, 0, 1),
+        (GOOD, BAD, GOOD),
+        (
+            (18.0, Wish("canary", (2, 50))),
+            (60.0, Wish("canary", (3, 25))),
+            (80.0, Wish("cancel canary")),
+            (95.0, Wish("cancel canary")),
+        ),
+    ),
+    Scene(
         "another size, and an upload",
         (2, 0, 1),
         (GOOD,),

@@ -22,13 +22,13 @@ EVIDENCE = ROOT / "docs" / "evidence" / "mutants.md"
 SEEDS = 600
 SEEDS_FIRST = 25
 """Tried before everything else: they catch most bugs."""
+SEEDS_SECOND = 150
+CASES = ("tests/unit/rollouts/test_gate.py", "tests/unit/gateway/test_holds.py")
 PLAYS = (
     "tests/properties/test_rollout_play.py",
     "tests/properties/test_replica_play.py",
     "tests/properties/test_forecast_play.py",
     "tests/properties/test_collection_play.py",
-    "tests/unit/rollouts/test_gate.py",
-    "tests/unit/gateway/test_holds.py",
 )
 PLAYS_SLOW = ("tests/properties/test_api_play.py",)
 LIMIT_S = 900.0
@@ -49,17 +49,21 @@ class JudgeError(Exception):
 
 def judge(bug: Bug, seeds: int) -> Verdict:
     """What is quick and catches much comes first."""
-    first = min(seeds, SEEDS_FIRST)
+    first, second = min(seeds, SEEDS_FIRST), min(seeds, SEEDS_SECOND)
     by = (
         _simulated(bug, range(first))
+        or _tested(bug, CASES)
+        or _simulated(bug, range(first, second))
         or _tested(bug, PLAYS)
-        or _simulated(bug, range(first, seeds))
+        or _simulated(bug, range(second, seeds))
         or _tested(bug, PLAYS_SLOW)
     )
     return Verdict(bug, by)
 
 
 def _simulated(bug: Bug, seeds: range) -> str:
+    if not seeds:
+        return ""
     words = ["--first", str(seeds.start), "--seeds", str(len(seeds))]
     done = _run(bug, "simulation", *words, "--workers", "1", "--first-breach")
     if done is None:

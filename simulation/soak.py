@@ -1,7 +1,6 @@
 """Many seeds on several processes, and what they came to in sum."""
 
 import gc
-import json
 import multiprocessing
 import platform
 import signal
@@ -10,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from simulation.history.checker import known
 from simulation.play import Outcome, play, silence
@@ -39,6 +37,7 @@ class Summary:
     checks: Counter[str] = field(default_factory=Counter)
     breaches: Counter[str] = field(default_factory=Counter)
     failing: list[int] = field(default_factory=list)
+    ended: bool = False
 
     def add(self, outcome: Outcome) -> None:
         self.seeds += 1
@@ -104,12 +103,6 @@ class Summary:
             lines.append(f"Failing seeds: {self.failing[:SHOWN_MAX]}")
         return "\n".join(lines)
 
-    def write(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        head = "# What the simulation has played\n\n`make soak` writes this page.\n\n"
-        (directory / "simulation.md").write_text(head + self.markdown() + "\n")
-        (directory / "simulation.json").write_text(json.dumps(self.document(), indent=1) + "\n")
-
 
 def _table(title: str, counts: Counter[str]) -> list[str]:
     rows = [f"| {name} | {count:,} |" for name, count in sorted(counts.items())]
@@ -126,7 +119,7 @@ def run_seeds(
 ) -> Summary:
     """Play seeds `first` to `first + count`, or to the first that breaks an invariant; `show` is called with those.
 
-    Ctrl-C ends it early: the summary is then of the seeds that were played, without a gap.
+    Ctrl-C ends it early: the summary is then of the seeds that were played, without a gap, and `ended`.
     """
     summary = Summary(first=first, workers=workers)
     began_s = time.monotonic()
@@ -143,6 +136,7 @@ def run_seeds(
                 told = f"{summary.seeds:,} of {count:,} seeds, {len(summary.failing)} failed"
                 print(told, file=sys.stderr, flush=True)
     except KeyboardInterrupt:
+        summary.ended = True
         print(f"ended after {summary.seeds:,} of {count:,} seeds", file=sys.stderr)
     summary.wall_s = time.monotonic() - began_s
     return summary

@@ -18,8 +18,10 @@ from weighbridge.ingest.s3 import S3Access
 from weighbridge.ingest.sync import SyncParts
 from weighbridge.settings import Settings
 from weighbridge.storage.database import Database
-from weighbridge.weights.filesystem import FilesystemStore
+from weighbridge.weights.base import WeightStore
+from weighbridge.weights.bucket.opening import open_store
 from weighbridge.weights.manifest import FileEntry, Manifest
+from weighbridge.weights.node.marks import LoadMarks
 from weighbridge.weights.tensors import TensorSpec
 
 SPECS = (
@@ -35,7 +37,7 @@ FINISH_S = 60.0
 class World:
     root: Path
     database: Database
-    store: FilesystemStore
+    store: WeightStore
     settings: Settings
     reconciler: IngestReconciler
     s3: S3Server
@@ -124,7 +126,7 @@ async def start_world(
         **settings,
     }
     made = Settings(data_dir=directory, **chosen)
-    store = FilesystemStore(directory / "store")
+    store = open_store(made, "test", LoadMarks(directory / "marks"), lambda: ())
     await register(database, store, s3, specs)
     reconciler = IngestReconciler(database, store, S3Access(made), Clock(), made)
     try:
@@ -134,7 +136,7 @@ async def start_world(
 
 
 async def register(
-    database: Database, store: FilesystemStore, s3: S3Server, specs: Sequence[TensorSpec]
+    database: Database, store: WeightStore, s3: S3Server, specs: Sequence[TensorSpec]
 ) -> None:
     files = {"config.json": BASE_CONFIG, "tokenizer.json": b"{}"}
     entries = [(name, *store.put_bytes(content)) for name, content in files.items()]

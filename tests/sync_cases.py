@@ -447,12 +447,12 @@ def disk(number: int, code: str, fault: str, words: str = "") -> Case:
 DISKS = {
     "d_full_at_reserve": disk(11, "DISK_FULL", "reserve:ENOSPC", "GB"),
     "d_quota_at_reserve": disk(12, "DISK_FULL", "reserve:EDQUOT"),
-    "d_full_at_write": disk(13, "DISK_FULL", "write:ENOSPC"),
+    "d_full_at_write": disk(13, "DISK_FULL", "write:ENOSPC", "disk is full: No space left"),
     "d_error_at_write": disk(14, "STORE_FAILED", "write:EIO", "repair"),
     "d_read_only_at_open": disk(15, "STORE_FAILED", "open:EROFS", "Read-only"),
     "d_read_only_at_publish": disk(16, "STORE_FAILED", "rename:EROFS", "Read-only"),
     "d_error_at_fsync": disk(17, "STORE_FAILED", "fsync:EIO"),
-    "d_full_at_fsync": disk(18, "DISK_FULL", "fsync:ENOSPC"),
+    "d_full_at_fsync": disk(18, "DISK_FULL", "fsync:ENOSPC", "disk is full: No space left"),
 }
 
 URIS = {

@@ -125,3 +125,31 @@ def g11_nobody_is_refused_for_whom_there_is_room(story: Story) -> Iterator[tuple
                         f"request {facts['request']} is refused beside {len(line)} that are held"
                     )
                     yield event, f"{words}, and a replica is expected in {ready_in_s:.1f} s"
+
+
+@at_end("G11")
+def g11_keys_take_turns(story: Story) -> Iterator[tuple[Event, str]]:
+    """No key's request is let go before those keys have had a turn that waited when its last one was let go."""
+    lines: defaultdict[object, dict[object, object]] = defaultdict(dict)
+    owed: defaultdict[object, dict[object, set[object]]] = defaultdict(dict)
+    for event in story.log.of("held", "unheld", "worker.died"):
+        facts, worker = event.facts, event.facts["worker"]
+        line, turns = lines[worker], owed[worker]
+        if event.kind == "held":
+            line[facts["request"]] = facts["key"]
+            if facts["again"]:
+                turns.pop(facts["key"], None)  # its replica failed it, so it is the next again
+        elif event.kind == "worker.died":
+            line.clear()
+            turns.clear()
+        elif (key := line.pop(facts["request"], None)) is not None:
+            waiting = set(line.values())
+            for others in turns.values():
+                others.intersection_update(waiting)
+            if facts["how"] == "proceeds":
+                story.counts["G11"] += 1
+                if behind := turns.get(key):
+                    yield event, f"{key} has another turn before {sorted(map(str, behind))}"
+                for others in turns.values():
+                    others.discard(key)
+                turns[key] = waiting - {key}

@@ -4,8 +4,8 @@ import pytest
 
 from simulation_process import run_module
 
-SCENES = 6
-POINTS_MIN = 180
+SCENES = 8
+POINTS_MIN = 300
 
 
 @pytest.mark.parametrize("scene", range(SCENES))

@@ -87,7 +87,7 @@ def client(site: SeparateRoles) -> Iterator[Client]:
 def test_a_database_that_is_killed_and_started_again_costs_no_answer_and_no_progress(
     site, client, pair
 ):
-    version = upload_wide(site, client)
+    version = upload_wide(site, client, "wide-1")
     with site.traffic(client) as traffic:
         traffic.wait_for_answers(8, timeout_s=30)
         deployment = begin_rollout(site, client, 2)
@@ -106,9 +106,11 @@ def test_a_database_that_is_killed_and_started_again_costs_no_answer_and_no_prog
 def test_when_the_standby_is_promoted_everybody_goes_over_to_it_and_nothing_accepted_is_lost(
     site, client, pair
 ):
+    version = upload_wide(site, client, "wide-2")
     with site.traffic(client) as traffic:
         traffic.wait_for_answers(8, timeout_s=30)
         deployment = begin_rollout(site, client, 1)
+        until(lambda: is_under_way(client, version.name), what="some bytes synced")
         kill_postgres(pair.primary)
         assert is_refused(client)
         pair.promote()
@@ -118,6 +120,9 @@ def test_when_the_standby_is_promoted_everybody_goes_over_to_it_and_nothing_acce
         wait_for_deployment(client, ENDPOINT, deployment, timeout_s=90)
         traffic.wait_for_answers(8, timeout_s=30)
     assert traffic.tally().clean, traffic.tally()
+    synced = wait_for_sync(client, version.name, timeout_s=90)
+    assert synced.sync_status == "done"
+    assert synced.progress.bytes_done == synced.progress.bytes_total
     assert site.say(client) == ANSWERS[1]
     ready = set(site.ready_replicas(client))
     assert len(ready) == 2

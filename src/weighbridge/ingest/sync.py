@@ -233,11 +233,9 @@ class Sync:
                 orders = [self._fetch_order(reader, file, checked, loop) for file in missing]
                 await self._in_thread(partial(self._fetch_now, self._source(reader), orders, loop))
 
-        await self._while_disk_fails(fetch_missing, sum(file.size_bytes for file in tensors))
+        await self._while_disk_fails(fetch_missing)
 
-    async def _while_disk_fails(
-        self, attempt: Callable[[], Awaitable[Result]], size_bytes: int
-    ) -> Result:
+    async def _while_disk_fails(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """A disk that is full or fails is waited for, within its limit; then it is the sync's SourceError."""
         since, most_done = self._parts.monotonic(), self._watch.pulse.bytes_done
         while True:
@@ -247,12 +245,7 @@ class Sync:
             except TimeoutError:
                 raise  # of the database
             except (OSError, SourceError) as error:
-                free_bytes = self._parts.store.free_bytes()
-                fault = (
-                    disk_fault(error, size_bytes, free_bytes)
-                    if isinstance(error, OSError)
-                    else error
-                )
+                fault = disk_fault(error) if isinstance(error, OSError) else error
                 if self._watch.pulse.bytes_done > most_done:  # it went on meanwhile
                     since, most_done = self._parts.monotonic(), self._watch.pulse.bytes_done
                 waited_s = self._parts.monotonic() - since
@@ -336,12 +329,12 @@ class Sync:
             entries[file.path] = FileEntry(file.path, file.size_bytes, self._digests[file.key])
         if checked.index is not None:
             put = partial(self._in_thread, partial(self._parts.store.put_bytes, checked.index))
-            digest, size_bytes = await self._while_disk_fails(put, len(checked.index))
+            digest, size_bytes = await self._while_disk_fails(put)
             entries[INDEX_FILE] = FileEntry(INDEX_FILE, size_bytes, digest)
         manifest = Manifest.of(entries.values())
         publishing = await self._lease_manifest(manifest.digest)
         publish = partial(self._in_thread, partial(self._parts.store.publish, manifest))
-        await self._while_disk_fails(publish, 0)
+        await self._while_disk_fails(publish)
         async with self._parts.database.begin() as tx:
             await lease.require(tx, publishing)
             await store.finish(tx, self._held, self._id, SyncStatus.DONE)

@@ -3,10 +3,24 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import msgspec
-from sqlalchemy import BindParameter, Row, and_, bindparam, func, insert, or_, select, text, update
+from sqlalchemy import (
+    BindParameter,
+    Row,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from weighbridge.engines.base import EngineSettings
 from weighbridge.errors import StaleError
@@ -14,6 +28,7 @@ from weighbridge.replicas.model import TRANSITIONS, Replica, ReplicaState
 from weighbridge.storage.database import Transaction
 from weighbridge.storage.tables import deployments, model_versions, replicas
 
+ENGINES_KEPT = 1024
 FINAL = tuple(state for state in ReplicaState if state.final)
 ENDED = (ReplicaState.FAILED, ReplicaState.LOST)
 _NAMES = tuple(field.name for field in fields(Replica))
@@ -55,7 +70,7 @@ _WATCHED = (
     select(
         *_COLUMNS,
         deployments.c.org_id.label("org_id"),
-        deployments.c.engine.label("engine"),
+        cast(deployments.c.engine, Text).label("engine"),
         model_versions.c.bytes_total.label("size_bytes"),
         replicas.c.probes.is_not(None).label("examined"),
     )
@@ -141,13 +156,19 @@ _SHIFT_TIMES = text(
 )
 
 
+@lru_cache(maxsize=ENGINES_KEPT)
+def _engine(text: str) -> EngineSettings:
+    """Thousands of replicas share a few settings: each is read, and kept in memory, once."""
+    return msgspec.json.decode(text, type=EngineSettings)
+
+
 async def watched(tx: Transaction) -> list[Watched]:
     """Every replica that is not final, oldest first."""
     return [
         Watched(
             replica=_replica(row),
             org_id=row.org_id,
-            engine=msgspec.convert(row.engine, EngineSettings),
+            engine=_engine(row.engine),
             size_bytes=row.size_bytes,
             examined=row.examined,
         )

@@ -1,6 +1,6 @@
 """Carry rollouts forward: load, plan and apply in one short transaction per endpoint; no network, no processes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -97,21 +97,24 @@ class RolloutReconciler:
             endpoint_ids = await store.restless(tx)
         self._epoch = held.epoch
         pause_s = IDLE_S
+        slots = _Slots()
         for endpoint_id in endpoint_ids:
             try:
-                pause_s = min(pause_s, await self._settle(endpoint_id))
+                pause_s = min(pause_s, await self._settle(endpoint_id, held, slots))
             except StaleError as error:
                 # A replica of this endpoint moved on meanwhile; the others need not wait for it.
                 log.debug("rollout.stale", endpoint_id=endpoint_id, reason=error.message)
                 pause_s = 0.0
         return pause_s
 
-    async def _settle(self, endpoint_id: str) -> float:
+    async def _settle(self, endpoint_id: str, held: lease.Lease, slots: "_Slots") -> float:
         """Step until nothing is left to do now."""
         for _ in range(STEPS_MAX):
             async with self._database.begin() as tx:
-                await lease.require(tx, self._lease_of())
-                step = await _Step.load(tx, endpoint_id, self._clock, self._limits)
+                if self._lease_of() != held:
+                    raise StaleError("another controller has led since this pass began")
+                await lease.require(tx, held)
+                step = await _Step.load(tx, endpoint_id, self._clock, self._limits, slots)
                 moved, next_at = await step.take(tx)
             if moved:
                 self._wake("replicas")
@@ -120,6 +123,24 @@ class RolloutReconciler:
                 wait_s = IDLE_S if next_at is None else (next_at - step.now).total_seconds()
                 return max(0.0, wait_s)
         return 0.0
+
+
+class _Slots:
+    """The free slots of one pass under one lease, lowest first: nobody else gives any meanwhile.
+
+    They are asked for once: all of them for each start would make a pass grow with the square of the fleet.
+    What becomes free during the pass is found by the next one.
+    """
+
+    def __init__(self) -> None:
+        self._free: Iterator[int] | None = None
+
+    async def take(self, tx: Transaction, count: int) -> list[int]:
+        """As many as there are, `count` at most; those of a step that fails are not given again in this pass."""
+        if self._free is None:
+            taken = await replica_store.slots_taken(tx)
+            self._free = (slot for slot in range(SLOTS_MAX) if slot not in taken)
+        return list(islice(self._free, count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +156,11 @@ class _Step:
     clock: Clock
     now: datetime
     limits: RolloutLimits
+    slots: _Slots
 
     @staticmethod
     async def load(
-        tx: Transaction, endpoint_id: str, clock: Clock, limits: RolloutLimits
+        tx: Transaction, endpoint_id: str, clock: Clock, limits: RolloutLimits, slots: _Slots
     ) -> "_Step":
         now = clock.now()
         row = await store.lock_endpoint(tx, endpoint_id)
@@ -157,7 +179,7 @@ class _Step:
         )
         by_id = {replica.id: replica for replica in replicas}
         figures = await _figures(tx, active, base, limits)
-        return _Step(row, active, base, by_id, gone, figures, clock, now, limits)
+        return _Step(row, active, base, by_id, gone, figures, clock, now, limits, slots)
 
     async def take(self, tx: Transaction) -> tuple[bool, datetime | None]:
         """Decide and write; whether anything moved, and when the clock alone will change the answer."""
@@ -257,8 +279,7 @@ class _Step:
     async def _start(self, tx: Transaction, starts: Sequence[Deployment]) -> list[Replica]:
         if not starts:
             return []
-        taken = await replica_store.slots_taken(tx)
-        free = list(islice((n for n in range(SLOTS_MAX) if n not in taken), len(starts)))
+        free = await self.slots.take(tx, len(starts))
         if len(free) < len(starts):
             log.warning("replica.no_slot", endpoint_id=self.row.endpoint.id, wanted=len(starts))
         new = [

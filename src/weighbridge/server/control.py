@@ -4,6 +4,7 @@ It holds nothing but a lease. Killed at any line, the next one goes on from the 
 """
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -179,6 +180,8 @@ async def serve(settings: Settings, seat: Seat) -> None:
             versions = NodeVersions(parts.store, marks)
             stack.push_async_callback(asyncio.to_thread, versions.close)
             loops = _loops(parts, wake, keeper, holder=holder, versions=versions, stack=stack)
+        # What is there by now stays: a pass over a large fleet would make the collector look through it all again.
+        gc.freeze()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop.run()) for loop in loops]
             tasks.append(group.create_task(shared.announce()))

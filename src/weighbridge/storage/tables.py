@@ -305,13 +305,20 @@ deployments = Table(
         unique=True,
         postgresql_where=text("status IN ('in_progress', 'rolling_back')"),
     ),
+    # Deployments are kept for ever: what is open, and a page of an org's, is found without the others.
+    Index(
+        "ix_deployments_open",
+        "endpoint_id",
+        postgresql_where=text("status IN ('not_started', 'in_progress', 'rolling_back')"),
+    ),
+    Index("ix_deployments_org", "org_id", "sequence"),
 )
 
 replicas = Table(
     "replicas",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("endpoint_id", ForeignKey("endpoints.id"), nullable=False, index=True),
+    Column("endpoint_id", ForeignKey("endpoints.id"), nullable=False),
     Column("deployment_id", ForeignKey("deployments.id"), nullable=False, index=True),
     Column("version_id", ForeignKey("model_versions.id"), nullable=False),
     Column("version_number", Integer, nullable=False),
@@ -339,6 +346,8 @@ replicas = Table(
     time_column("drain_deadline", nullable=True),
     time_column("drain_began_at", nullable=True),
     revision_column(),
+    # Also for an endpoint's last starts, however many of its replicas have ended.
+    Index("ix_replicas_endpoint", "endpoint_id", "ready_at"),
     # A slot of the shared in-flight counts belongs to one replica that is not final.
     Index(
         "uq_replicas_slot",

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from gateway_process import ENDPOINT, EXPIRED_KEY, KEY, OTHER_KEY, until
 from stub_engine import StubEngine
+from weighbridge.gateway.proxy.control import SILENT_S
 
 BODY = {"model": ENDPOINT, "messages": [{"role": "user", "content": "hi"}]}
 RETRYABLE_FAULTS = ("500", "busy", "drop", "wrong_name", "dead", "wrong_token")
@@ -464,6 +465,40 @@ async def test_the_control_plane_s_paths_go_to_its_socket_as_they_came(site):
             assert answer.status == 413
     finally:
         await runner.cleanup()
+
+
+async def test_an_api_that_hangs_is_passed_over_and_what_changes_nothing_is_asked_of_another(site):
+    asked = []
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        asked.append(request.method)
+        return web.json_response({})
+
+    async def hang(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append("hung")
+        hung.append(writer)
+
+    hung: list[asyncio.StreamWriter] = []
+    paths = site.gateway.paths
+    runner = web.ServerRunner(web.Server(answer, access_log=None), shutdown_timeout=0.1)
+    await runner.setup()
+    await web.UnixSite(runner, str(paths.api_socket("b"))).start()
+    silent = await asyncio.start_unix_server(hang, str(paths.api_socket("a")))
+    url = f"{site.gateway.url}/management/v1/endpoints/x"
+    try:
+        began_s = time.monotonic()
+        for method in ("GET", "GET", "GET", "POST", "POST"):
+            async with site.session.request(method, url) as found:
+                assert found.status == 200
+        assert SILENT_S <= time.monotonic() - began_s < 2 * SILENT_S
+        assert asked.count("hung") == 1
+        assert [one for one in asked if one != "hung"] == ["GET", "GET", "GET", "POST", "POST"]
+    finally:
+        silent.close()
+        for writer in hung:
+            writer.close()
+        await runner.cleanup()
+        paths.api_socket("a").unlink()
 
 
 async def test_without_the_control_plane_inference_serves_on_and_management_is_503(site):

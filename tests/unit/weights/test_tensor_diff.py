@@ -112,6 +112,23 @@ async def test_time_bounds_the_measuring_but_not_the_answer(
     assert [change.name for change in found.changes] == ["b", "a"]
 
 
+async def test_the_time_ends_a_measuring_within_a_large_tensor_too(
+    store: FilesystemStore, shelf: TensorShelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("weighbridge.weights.diff.change.PIECE_BYTES", 4)
+    one = publish(store, m=file_of([1, 0, 0, 0], [1, 0]))
+    two = publish(store, m=file_of([2, 0, 0, 0], [2, 0]))
+    await hash_all(store, shelf)
+    before, after = tensors_of(store, shelf, one), tensors_of(store, shelf, two)
+    ticks = iter(range(0, 1000, 4))
+    found = compare(before, after, store.read_blob, lambda: float(next(ticks)))
+    assert [(change.name, change.relative_change) for change in found.changes] == [
+        ("b", 1.0),
+        ("a", None),
+    ]
+    assert found.measured == 1
+
+
 def test_a_version_whose_tensors_are_not_hashed_yet_is_asked_for_later(
     store: FilesystemStore, shelf: TensorShelf
 ) -> None:

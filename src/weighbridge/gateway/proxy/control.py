@@ -20,6 +20,12 @@ from weighbridge.settings import DataDir
 SEGMENTS = frozenset({"management", "admin", "api", "console", "openapi.json", "docs"})
 """First path segments that are the control plane's."""
 ANSWER_IDLE_S = 300.0
+SILENT_S = 5.0
+"""An api that has not begun to answer for so long may hang: while there are others, they are asked first."""
+SHUNNED_S = 60.0
+"""So long, or until it answers something."""
+_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing, so that another api may be asked as well."""
 _HOP_BY_HOP = frozenset(
     {
         "connection",
@@ -65,8 +71,9 @@ class ControlPlanes:
         self._paths = paths
         self._elsewhere = list(elsewhere)
         self._turn = 0
+        self._shunned_until_s: dict[str, float] = {}
 
-    def addresses(self, *, forwarded: bool = False) -> list[Address]:
+    def addresses(self, now_s: float, *, forwarded: bool = False) -> list[Address]:
         """Whom to try, one after the other; looked up anew, for such processes come and go.
 
         `forwarded`: by another gateway, so that no other is tried.
@@ -74,9 +81,23 @@ class ControlPlanes:
         self._turn += 1
         here = [Address(unix_path=str(path)) for path in self._paths.api_sockets()]
         there = [] if forwarded else self._elsewhere
-        if not here and not there:
+        found = self._in_turn(here) + self._in_turn(there)
+        if not found:
             return [Address(unix_path=str(self._paths.control_socket))]
-        return self._in_turn(here) + self._in_turn(there)
+        names = {_name(address) for address in (*here, *self._elsewhere)}
+        self._shunned_until_s = {
+            name: until_s
+            for name, until_s in self._shunned_until_s.items()
+            if name in names and until_s > now_s
+        }
+        return sorted(found, key=lambda address: _name(address) in self._shunned_until_s)
+
+    def is_silent(self, address: Address, now_s: float) -> None:
+        """It has taken a request and does not begin to answer."""
+        self._shunned_until_s[_name(address)] = now_s + SHUNNED_S
+
+    def answers(self, address: Address) -> None:
+        self._shunned_until_s.pop(_name(address), None)
 
     def _in_turn(self, found: list[Address]) -> list[Address]:
         first = self._turn % len(found) if found else 0
@@ -84,9 +105,21 @@ class ControlPlanes:
 
 
 class ControlVisit(Answering):
-    """Each request has a connection of its own, and goes to the next address only where nothing was sent."""
+    """Each request has a connection of its own. It goes to the next address where nothing was sent, and where it
+    changes nothing and the answer does not begin.
+    """
 
-    __slots__ = ("_addresses", "_head", "_passing", "_request", "_upstream", "_upstreams")
+    __slots__ = (
+        "_addresses",
+        "_asked",
+        "_head",
+        "_passing",
+        "_patient",
+        "_planes",
+        "_request",
+        "_upstream",
+        "_upstreams",
+    )
 
     def __init__(
         self,
@@ -96,11 +129,16 @@ class ControlVisit(Answering):
         head: RequestHead,
         *,
         upstreams: Upstreams,
-        addresses: list[Address],
+        planes: ControlPlanes,
     ) -> None:
         super().__init__(desk, client, record)
         self._upstreams = upstreams
-        self._addresses = addresses
+        self._planes = planes
+        self._addresses = planes.addresses(
+            desk.clock.monotonic(), forwarded=FORWARDED in head.values
+        )
+        self._asked = self._addresses[0]
+        self._patient = False
         self._head = head
         self._request = b""
         self._upstream: UpstreamConnection | None = None
@@ -123,9 +161,10 @@ class ControlVisit(Answering):
         self._ask()
 
     def _ask(self) -> None:
-        self._wait()
-        address, method = self._addresses.pop(0), self._head.method
-        self._upstream = self._upstreams.ask(address, method, self._request, self, fresh=True)
+        self._patient = False
+        self._wait(SILENT_S)
+        self._asked, method = self._addresses.pop(0), self._head.method
+        self._upstream = self._upstreams.ask(self._asked, method, self._request, self, fresh=True)
 
     def refuse(self, error: WeighbridgeError) -> None:
         self._drop()
@@ -136,7 +175,17 @@ class ControlVisit(Answering):
         super().gone()
 
     def expired(self) -> None:
-        self._broke_off()
+        if self._passing or self._patient:
+            self._broke_off()
+            return
+        self._planes.is_silent(self._asked, self.desk.clock.monotonic())
+        if self._addresses and self._head.method in _REPEATABLE:
+            self._drop()
+            self._ask()
+        else:
+            # What it has been asked to do may be done at any moment.
+            self._patient = True
+            self._wait(ANSWER_IDLE_S - SILENT_S)
 
     def held_back(self) -> None:
         if self._upstream is not None:
@@ -153,6 +202,7 @@ class ControlVisit(Answering):
             fields.append(("content-length", head.length))
         fields.append(("x-request-id", self.record.request_id))
         self.record.status = head.status
+        self._planes.answers(self._asked)
         self._passing = True
         self.client.pass_on(head, fields, length_known=length_known)
         self._wait()
@@ -195,8 +245,12 @@ class ControlVisit(Answering):
         if upstream is not None:
             upstream.abort()
 
-    def _wait(self) -> None:
-        self.client.deadline(self.desk.clock.monotonic() + ANSWER_IDLE_S)
+    def _wait(self, idle_s: float = ANSWER_IDLE_S) -> None:
+        self.client.deadline(self.desk.clock.monotonic() + idle_s)
+
+
+def _name(address: Address) -> str:
+    return address.unix_path or f"{address.host}:{address.port}"
 
 
 def _passable(fields: Fields, connection: Sequence[str], stopped: Container[str]) -> Fields:

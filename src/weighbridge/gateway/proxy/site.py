@@ -16,12 +16,7 @@ from weighbridge.gateway.catalog.formats import (
 from weighbridge.gateway.errors import model_not_found
 from weighbridge.gateway.metrics.access import AccessRecord
 from weighbridge.gateway.proxy.answering import Answering, Desk
-from weighbridge.gateway.proxy.control import (
-    FORWARDED,
-    ControlPlanes,
-    ControlVisit,
-    is_control_path,
-)
+from weighbridge.gateway.proxy.control import ControlPlanes, ControlVisit, is_control_path
 from weighbridge.gateway.proxy.inference import InferenceVisit
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.wire.heads import RequestHead
@@ -54,9 +49,8 @@ class PublicSite:
         if head is None:
             return PlainVisit(self.desk, client, record, _nothing)
         if is_control_path(path):
-            addresses = self.control.addresses(forwarded=FORWARDED in head.values)
             return ControlVisit(
-                self.desk, client, record, head, upstreams=self.upstreams, addresses=addresses
+                self.desk, client, record, head, upstreams=self.upstreams, planes=self.control
             )
         return PlainVisit(self.desk, client, record, lambda made: self._answer(head, made))
 

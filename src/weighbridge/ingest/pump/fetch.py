@@ -273,7 +273,7 @@ def _opened(order: FetchOrder) -> Staged:
         return Staged(order)
     except OSError as error:
         order.leave()
-        raise disk_fault(error, order.file.size_bytes, 0) from error
+        raise disk_fault(error) from error
 
 
 def _ended(futures: dict[Future[Any], Any]) -> Iterator[Future[Any]]:

@@ -41,7 +41,7 @@ class Journal:
         try:
             self._file.write(line)  # one write that appends: lines of several threads do not mix
         except OSError as error:
-            raise disk_fault(error, len(line), 0) from error
+            raise disk_fault(error) from error
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from weighbridge.ingest.pump.buffers import BUFFER_BYTES_MIN
 from weighbridge.ingest.pump.staged import FetchOrder
-from weighbridge.ingest.pump.writer import disk_fault, disk_full
+from weighbridge.ingest.pump.writer import disk_fault, disk_full, is_full
 from weighbridge.weights.base import WeightStore
 
 SMALL_BYTES_MAX = BUFFER_BYTES_MIN
@@ -70,11 +70,10 @@ def _allocate(order: FetchOrder, missing: int, free_bytes: int) -> None:
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         descriptor = os.open(order.staged, flags, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, order.file.size_bytes)
+        finally:
+            os.close(descriptor)
     except OSError as error:
-        raise disk_fault(error, missing, free_bytes) from error
-    try:
-        os.posix_fallocate(descriptor, 0, order.file.size_bytes)
-    except OSError as error:
-        raise disk_fault(error, missing, free_bytes) from error
-    finally:
-        os.close(descriptor)
+        full = is_full(error)
+        raise (disk_full(missing, free_bytes) if full else disk_fault(error)) from error

@@ -37,7 +37,7 @@ class StagedWriter:
                     continue
                 left, at = left[count:], at + count
         except OSError as error:
-            raise disk_fault(error, len(left), 0) from error
+            raise disk_fault(error) from error
 
     def read(self, buffer: Buffer, start: int, end: int) -> Iterator[memoryview]:
         """The bytes [start, end) as they lie on the disk; `start` is aligned."""
@@ -47,7 +47,7 @@ class StagedWriter:
                 count = os.preadv(self._descriptor, [buffer.memory], at)
             except OSError as error:
                 if error.errno not in _REFUSALS or not self.direct:
-                    raise disk_fault(error, 0, 0) from error
+                    raise disk_fault(error) from error
                 self._go_through_the_cache()
                 continue
             if count == 0:
@@ -93,11 +93,11 @@ def write_small(path: Path, content: memoryview) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise disk_fault(error, len(content), 0) from error
+        raise disk_fault(error) from error
 
 
 def disk_full(needed_bytes: int, free_bytes: int, *, what: str = "these weights") -> SourceError:
-    """Of the disk of this node."""
+    """Of the disk of this node, before anything is written."""
     return SourceError(
         f"The weight store needs {needed_bytes / 1e9:.2f} GB for {what} and has {free_bytes / 1e9:.2f} GB "
         "free. The operator must make room.",
@@ -106,11 +106,21 @@ def disk_full(needed_bytes: int, free_bytes: int, *, what: str = "these weights"
     )
 
 
-def disk_fault(error: OSError, needed_bytes: int, free_bytes: int) -> SourceError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return disk_full(needed_bytes, free_bytes)
+def is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_fault(error: OSError) -> SourceError:
+    """A refusal of the file system's, in the words it was given in."""
+    reason = error.strerror or str(error)
+    if is_full(error):
+        return SourceError(
+            f"The weight store's disk is full: {reason}. The operator must make room.",
+            code="DISK_FULL",
+            retry=Retry.DISK,
+        )
     return SourceError(
-        f"The weight store cannot be written: {error.strerror or error}. The operator must repair it.",
+        f"The weight store cannot be written: {reason}. The operator must repair it.",
         code="STORE_FAILED",
         retry=Retry.DISK,
     )

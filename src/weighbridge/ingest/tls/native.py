@@ -36,6 +36,9 @@ CIPHERS = (
 CIPHERSUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 """Of TLS 1.3: the one S3 itself prefers first, which is also the fastest."""
 
+READ_BYTES = 128 * 1024
+"""Taken from the kernel at a time: some records; OpenSSL by itself asks for one."""
+
 
 class NativeTls(Tls):
     """Trusts the certificates of `ca_file` alone, and nothing below TLS 1.2. ssl.SSLError for an unusable file."""
@@ -48,6 +51,7 @@ class NativeTls(Tls):
         weakref.finalize(self, library.SSL_CTX_free, self._context).atexit = False
         library.SSL_CTX_set_verify(self._context, VERIFY_PEER, None)
         library.SSL_CTX_ctrl(self._context, SET_READ_AHEAD, 1, None)
+        library.SSL_CTX_set_default_read_buffer_len(self._context, READ_BYTES)
         if (
             library.SSL_CTX_ctrl(self._context, SET_MIN_VERSION, TLS_1_2, None) != 1
             or library.SSL_CTX_load_verify_file(self._context, ca_file.encode()) != 1

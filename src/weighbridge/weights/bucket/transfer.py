@@ -16,6 +16,8 @@ from weighbridge.weights.manifest import FileEntry
 PART_BYTES_MIN = 2 * HASH_PART_BYTES
 PARTS_MAX = 10_000
 """S3's own limit."""
+WHOLE_BYTES_MAX = PART_BYTES_MIN
+"""A blob up to this size is sent in one request."""
 PARTS_PARALLEL = 4
 READ_BYTES = 1024 * 1024
 
@@ -34,7 +36,7 @@ class WrongBytesError(Exception):
 def send_blob(bucket: Bucket, key: str, path: Path, digest: str) -> None:
     """The object is there whole or not at all; OSError when the file's bytes are not those of `digest`."""
     size = path.stat().st_size
-    if size <= PART_BYTES_MIN:
+    if size <= WHOLE_BYTES_MAX:
         content = path.read_bytes()
         _require(content_digest(content), digest, path)
         bucket.put(key, content)

@@ -22,15 +22,23 @@ Read = Callable[[str, int, int], bytes]
 
 
 def relative_change(
-    read: Read, before_blob: str, before: PlacedTensor, after_blob: str, after: PlacedTensor
+    read: Read,
+    before_blob: str,
+    before: PlacedTensor,
+    after_blob: str,
+    after: PlacedTensor,
+    *,
+    check: Callable[[], None],
 ) -> float | None:
     """|after − before| / |before| in the Euclidean norm; None where a value is not finite.
 
-    Infinite where nothing became something. The two have the same dtype and shape.
+    Infinite where nothing became something. The two have the same dtype and shape. `check` is called before
+    each piece and may raise to stop.
     """
     moved = length = 0.0
     dtype = before.spec.dtype
     for at in range(0, before.end - before.begin, PIECE_BYTES):
+        check()
         count = min(PIECE_BYTES, before.end - before.begin - at)
         left, right = before.begin + at, after.begin + at
         old = decoded(dtype, read(before_blob, left, left + count))

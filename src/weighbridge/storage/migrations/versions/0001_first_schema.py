@@ -251,6 +251,8 @@ def upgrade() -> None:
     )
     op.create_index(op.f('ix_deployments_endpoint_id'), 'deployments', ['endpoint_id'], unique=False)
     op.create_index(op.f('ix_deployments_version_id'), 'deployments', ['version_id'], unique=False)
+    op.create_index('ix_deployments_open', 'deployments', ['endpoint_id'], unique=False, postgresql_where=sa.text("status IN ('not_started', 'in_progress', 'rolling_back')"))
+    op.create_index('ix_deployments_org', 'deployments', ['org_id', 'sequence'], unique=False)
     op.create_index('uq_deployments_active', 'deployments', ['endpoint_id'], unique=True, postgresql_where=sa.text("status IN ('in_progress', 'rolling_back')"))
     op.create_table('sync_files',
     sa.Column('version_id', sa.Text(), nullable=False),
@@ -299,7 +301,7 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_replicas'))
     )
     op.create_index(op.f('ix_replicas_deployment_id'), 'replicas', ['deployment_id'], unique=False)
-    op.create_index(op.f('ix_replicas_endpoint_id'), 'replicas', ['endpoint_id'], unique=False)
+    op.create_index('ix_replicas_endpoint', 'replicas', ['endpoint_id', 'ready_at'], unique=False)
     op.create_index('uq_replicas_slot', 'replicas', ['slot'], unique=True, postgresql_where=sa.text("state NOT IN ('stopped', 'failed', 'lost')"))
     op.create_table('receipts',
     sa.Column('deployment_id', sa.Text(), nullable=False),
