@@ -347,7 +347,20 @@ def check_plan(seen: Seen, decision: Plan, now: datetime, limits: RolloutLimits)
     if before.status is RolloutStatus.IN_PROGRESS:
         allowed |= {before.id}
     assert set(started) <= allowed
+    for deployment_id in set(started):
+        _check_pause(seen, deployment_id, now, limits)
     _check_counters(seen, decision)
+
+
+def _check_pause(seen: Seen, deployment_id: str, now: datetime, limits: RolloutLimits) -> None:
+    """Each failure in a row lengthens the pause before the next start; a loss costs the first one (B3)."""
+    own = [r for r in seen.replicas if r.deployment_id == deployment_id]
+    ends = [r.state_since for r in own if r.state in (S.FAILED, S.LOST)]
+    failed = sum(r.state is S.FAILED for r in own)
+    steps_s = limits.backoff_s
+    if ends:
+        pause_s = steps_s[max(0, min(failed, len(steps_s)) - 1)]
+        assert now >= max(ends) + timedelta(seconds=pause_s)
 
 
 def _check_counters(seen: Seen, decision: Plan) -> None:
