@@ -23,7 +23,11 @@ SEEDS = 600
 SEEDS_FIRST = 25
 """Tried before everything else: they catch most bugs."""
 SEEDS_SECOND = 150
-CASES = ("tests/unit/rollouts/test_gate.py", "tests/unit/gateway/test_holds.py")
+STEPS = (
+    "tests/properties/test_rollout_steps.py",
+    "tests/unit/rollouts/test_gate.py",
+    "tests/unit/gateway/test_holds.py",
+)
 PLAYS = (
     "tests/properties/test_rollout_play.py",
     "tests/properties/test_replica_play.py",
@@ -52,7 +56,7 @@ def judge(bug: Bug, seeds: int) -> Verdict:
     first, second = min(seeds, SEEDS_FIRST), min(seeds, SEEDS_SECOND)
     by = (
         _simulated(bug, range(first))
-        or _tested(bug, CASES)
+        or _tested(bug, STEPS)
         or _simulated(bug, range(first, second))
         or _tested(bug, PLAYS)
         or _simulated(bug, range(second, seeds))

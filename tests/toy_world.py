@@ -19,7 +19,7 @@ from weighbridge.rollouts.moves import (
     DrainReplica,
     StartReplica,
     StopReplica,
-    is_available,
+    runs,
 )
 from weighbridge.rollouts.plan import Plan, Seen, plan
 from weighbridge.rollouts.steady import steady_plan
@@ -312,6 +312,14 @@ class World:
         check_plan(seen, decision, self.now, LIMITS)
 
 
+def counts(one: Replica, now: datetime, limits: RolloutLimits) -> bool:
+    """Whether a replica counts as available: ready, in the routing table, proven by probes and time (R2, R14)."""
+    if one.state is not S.READY or one.ready_at is None or one.routed_at is None:
+        return False
+    proven_at = max(one.ready_at, *one.flips) if one.flips else one.ready_at
+    return one.probe_failures == 0 and now >= proven_at + timedelta(seconds=limits.min_ready_s)
+
+
 def check_plan(seen: Seen, decision: Plan, now: datetime, limits: RolloutLimits) -> None:
     """What every plan must keep, in any world (R2, R3, R6, R10, R11, R12, R13, R14)."""
     before, after = seen.deployment, decision.after
@@ -334,7 +342,7 @@ def check_plan(seen: Seen, decision: Plan, now: datetime, limits: RolloutLimits)
     # R2: available ones are ready ones in the routing table, so R stays at the floor too.
     no_base = before.status is RolloutStatus.ROLLING_BACK and seen.base is None
     floor = 0 if no_base else max(0, before.replicas - before.max_unavailable)
-    available = {r.id for r in seen.replicas if is_available(r, now, limits)}
+    available = {r.id for r in seen.replicas if counts(r, now, limits)}
     routed = {r.id for r in seen.replicas if r.state is S.READY}
     if routed & set(removed):
         assert len(available - set(removed)) >= floor
@@ -349,7 +357,27 @@ def check_plan(seen: Seen, decision: Plan, now: datetime, limits: RolloutLimits)
     assert set(started) <= allowed
     for deployment_id in set(started):
         _check_pause(seen, deployment_id, now, limits)
+    _check_worth(seen, decision, available)
     _check_counters(seen, decision)
+
+
+def _check_worth(seen: Seen, decision: Plan, available: set[str]) -> None:
+    """Who counts as available does not go while another one of the same goal stays that does not; done is the end."""
+    goals = {
+        RolloutStatus.IN_PROGRESS: seen.deployment,
+        RolloutStatus.DONE: seen.deployment,
+        RolloutStatus.ROLLING_BACK: seen.base,
+    }
+    goal = goals.get(decision.after.status)
+    if goal is None:
+        return
+    removed = {a.replica_id for a in decision.actions if isinstance(a, DrainReplica | StopReplica)}
+    mine = {r.id for r in seen.replicas if r.state.wanted and runs(r, goal)}
+    if removed & available & mine:
+        assert mine - removed <= available
+    if decision.after.status is RolloutStatus.DONE:
+        others = {r.id for r in seen.replicas if r.state.wanted} - mine
+        assert others <= removed
 
 
 def _check_pause(seen: Seen, deployment_id: str, now: datetime, limits: RolloutLimits) -> None:

@@ -322,7 +322,8 @@ def _available_of(
     """Replicas still available on the target while going back; one that the base shares is the base's."""
     if base is not None and _same(base, deployment):
         return 0
-    return sum(r.deployment_id == deployment.id and is_available(r, now, limits) for r in replicas)
+    own = sum(r.deployment_id == deployment.id and is_available(r, now, limits) for r in replicas)
+    return min(own, deployment.replicas)
 
 
 def _failure_words(deployment: Deployment) -> str:
