@@ -358,6 +358,7 @@ def check_plan(seen: Seen, decision: Plan, now: datetime, limits: RolloutLimits)
     for deployment_id in set(started):
         _check_pause(seen, deployment_id, now, limits)
     _check_worth(seen, decision, available)
+    _check_spare(seen, decision, available, floor)
     _check_counters(seen, decision)
 
 
@@ -378,6 +379,20 @@ def _check_worth(seen: Seen, decision: Plan, available: set[str]) -> None:
     if decision.after.status is RolloutStatus.DONE:
         others = {r.id for r in seen.replicas if r.state.wanted} - mine
         assert others <= removed
+
+
+def _check_spare(seen: Seen, decision: Plan, available: set[str], floor: int) -> None:
+    """Until one replica of a target has proven itself, what is to go back to stays as large as the floor (B3)."""
+    before, base = seen.deployment, seen.base
+    going = {before.status, decision.after.status} == {RolloutStatus.IN_PROGRESS}
+    if not going or before.updated_max or base is None or base.version_id == before.version_id:
+        return
+    target = {r.id for r in seen.replicas if r.state.wanted and runs(r, before)}
+    if target & available:
+        return
+    others = {r.id for r in seen.replicas if r.state.wanted} - target
+    removed = {a.replica_id for a in decision.actions if isinstance(a, DrainReplica | StopReplica)}
+    assert len(others - removed) >= min(floor, len(others))
 
 
 def _check_pause(seen: Seen, deployment_id: str, now: datetime, limits: RolloutLimits) -> None:

@@ -67,7 +67,8 @@ class Shape:
 class Moves:
     """The next moves, and what they were decided from.
 
-    `complete` says that every wanted replica is an available one of the goal. `drain_blocks` says that only a
+    `complete` says that every wanted replica is an available one of the goal; then nothing keeps the others
+    above the floor, and the same actions let all of them go. `drain_blocks` says that only a
     drain keeps the next replica from starting. `next_at` is when the clock alone changes the
     answer.
     """
@@ -177,7 +178,6 @@ def converge(aim: Aim, replicas: Sequence[Replica], now: datetime, limits: Rollo
         actions=tuple(actions),
         available=available,
         complete=available == need + len(kept)
-        and len(others) == len(removals)
         and sum(is_available(r, now, limits) for r in held) == aim.held,
         drain_blocks=need > 0 and room <= 0 and leaving,
         settled_at=max(times, default=None),
