@@ -77,7 +77,7 @@ def _deploy_to_first_token(site: "Installation", endpoint: str) -> float:
         took_s = time.monotonic() - began_s
         until(lambda: client.endpoints.get(endpoint).deployed_models[0].final, what="its end")
         client.admin.endpoints.delete(endpoint)
-        until(lambda: not client.admin.replicas.list(endpoint) or _ended(client, endpoint))
+        until(lambda: _ended(client, endpoint), LIMIT_S, "the end of its replica")
     return took_s
 
 
@@ -91,9 +91,9 @@ def _first_token(client: Client, endpoint: str) -> bool:
 
 
 def _ended(client: Client, endpoint: str) -> bool:
-    return all(
-        one.state in ("stopped", "failed", "lost") for one in client.admin.replicas.list(endpoint)
-    )
+    """Also of an endpoint that is deleted."""
+    found = [one for one in client.admin.replicas.list() if one.endpoint_id == endpoint]
+    return all(one.state in ("stopped", "failed", "lost") for one in found)
 
 
 def _losses(machines: "Machines") -> Result:
