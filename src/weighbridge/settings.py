@@ -1,14 +1,16 @@
-"""Settings of a Weighbridge server, from WEIGHBRIDGE_* variables or arguments, and the layout of its data directory."""
+"""Settings of a Weighbridge server, from WEIGHBRIDGE_* variables or arguments."""
 
 import difflib
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from weighbridge.data_dir import DataDir, default_data_dir
+
+__all__ = ["DataDir", "Settings", "unknown_names"]
 
 PREFIX = "WEIGHBRIDGE_"
 _OTHERS = frozenset(
@@ -25,89 +27,6 @@ _OTHERS = frozenset(
     }
 )
 """Variables of the client and of the supervisor, which are no settings of the server."""
-
-
-@dataclass(frozen=True, slots=True)
-class DataDir:
-    """Where a server keeps what it must not lose (and `run/`, `cache/`, `logs/`, which it may)."""
-
-    root: Path
-
-    @property
-    def postgres(self) -> Path:
-        return self.root / "postgres"
-
-    @property
-    def store(self) -> Path:
-        """The weight store: blobs, manifests and version directories."""
-        return self.root / "store"
-
-    @property
-    def cache(self) -> Path:
-        """What can be made again, such as converted weights, by content digest."""
-        return self.root / "cache"
-
-    @property
-    def usage(self) -> Path:
-        """Spools: what was used and is not yet counted in the database."""
-        return self.root / "usage"
-
-    @property
-    def secrets(self) -> Path:
-        """Mode 700: the pepper of key digests."""
-        return self.root / "secrets"
-
-    @property
-    def run(self) -> Path:
-        """Locks, sockets, snapshots and acks of the running processes."""
-        return self.root / "run"
-
-    @property
-    def logs(self) -> Path:
-        return self.root / "logs"
-
-    @property
-    def agent_socket(self) -> Path:
-        return self.run / "agent.sock"
-
-    @property
-    def control_socket(self) -> Path:
-        return self.run / "control.sock"
-
-    def api_socket(self, name: str) -> Path:
-        """Of the control process of that name."""
-        return self.control_socket if name == "control" else self.run / f"control-{name}.sock"
-
-    def api_sockets(self) -> list[Path]:
-        """Of all control processes that serve the API here, or did."""
-        return sorted(self.run.glob("control*.sock"))
-
-    @property
-    def routes_file(self) -> Path:
-        return self.run / "routes.json"
-
-    @property
-    def keys_file(self) -> Path:
-        return self.run / "keys.json"
-
-    @property
-    def acks_file(self) -> Path:
-        return self.run / "gateway.acks"
-
-    @property
-    def figures_file(self) -> Path:
-        """The control plane's figures, for the probe port."""
-        return self.run / "control.prom"
-
-    @property
-    def quotas_file(self) -> Path:
-        """What limited keys and endpoints have used; without it every quota begins anew."""
-        return self.run / "gateway.quotas"
-
-
-def default_data_dir() -> Path:
-    """Root's embedded database runs as another user, who may not enter root's home."""
-    return Path("/var/lib/weighbridge") if os.geteuid() == 0 else Path("~/.weighbridge")
 
 
 class Settings(BaseSettings):
@@ -296,6 +215,34 @@ class Settings(BaseSettings):
     ray_grows: bool = Field(
         default=False,
         description="The cluster adds nodes by itself, so nothing is refused for want of a node.",
+    )
+    ray_weights: Literal["pull", "path"] = Field(
+        default="pull",
+        description="Nodes pull versions into caches of their own, or have `store/` and `cache/` on a shared path.",
+    )
+    weights_host: str | None = Field(
+        default=None,
+        description="Address the weight server listens on; without it this machine's on the way to the head.",
+    )
+    weights_port: int = Field(
+        default=8082, ge=1, le=65535, description="Port of the weight server."
+    )
+    weights_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/?#@]+(/[^?#]*)?$",
+        description="Where nodes reach the weight server, if not at that address and port.",
+    )
+    node_cache_bytes_max: int = Field(
+        default=0,
+        ge=0,
+        description="Most bytes of versions that a node of the cluster keeps; 0: what its disk allows.",
+    )
+    node_store_access_key_id: str | None = Field(
+        default=None,
+        description="Key with which nodes read the weight store's bucket; without it each node's own AWS identity.",
+    )
+    node_store_secret_access_key: SecretStr | None = Field(
+        default=None, description="The secret of that key."
     )
     replica_slots: int = Field(
         default=8, ge=1, le=1024, description="Engine processes this node may run at once."

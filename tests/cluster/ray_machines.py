@@ -88,6 +88,7 @@ class Machines:
     head: RayNode | None = None
     nodes: dict[str, RayNode] = field(default_factory=dict)
     started: int = 0
+    weights_port: int = 0
 
     @property
     def address(self) -> str:
@@ -104,6 +105,7 @@ class Machines:
             "ray_address": self.address,
             "ray_node_ip": self.head_ip,
             "ray_auth_token": TOKEN,
+            "weights_port": self.weights_port,
         }
         return values | changes
 
@@ -199,6 +201,7 @@ def running_cluster(nodes: int, *, base: int = 20, lasting: bool = False) -> Ite
     machines = Machines(
         Path(tempfile.mkdtemp(prefix="wr", dir="/tmp")), base, _free_port(), lasting
     )
+    machines.weights_port = _free_port()
     machines.root.chmod(0o755)
     try:
         machines.start_head()

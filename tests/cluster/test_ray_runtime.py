@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ray_machines import Machines
 from weighbridge.errors import LimitError, SetupError, UnavailableError
 from weighbridge.runtimes.base import (
     GROUP_LABEL,
+    NODES_LABEL,
     Placement,
     ReplicaSpec,
     Resources,
@@ -53,7 +55,17 @@ ENDED = (RuntimeState.EXITED, RuntimeState.LOST)
 
 
 def spec(name: str, *arguments: str, **changes) -> ReplicaSpec:
-    argv = ["{python}", "-S", ENGINE, "--host", "{host}", "--port", "{port}", "--model", "{model}"]
+    argv = changes.pop("argv", None) or [
+        "{python}",
+        "-S",
+        ENGINE,
+        "--host",
+        "{host}",
+        "--port",
+        "{port}",
+        "--model",
+        "{model}",
+    ]
     values = {
         "secrets": {"ENGINE_TOKEN": SECRET},
         "labels": {"endpoint": "e1"},
@@ -225,6 +237,54 @@ async def test_an_engine_sees_the_accelerators_that_are_its_own_and_no_secret_of
     assert seen["r3"] == ""
     assert found["r1"]["ENGINE_TOKEN"] == SECRET
     assert not [name for name in found["r1"] if name.startswith("RAY_AUTH")]
+
+
+SPANNING = """
+import http.server, json, os, sys, ray
+from ray.util.placement_group import placement_group
+ip = os.environ["VLLM_HOST_IP"]
+ray.init(_node_ip_address=ip, log_to_driver=False)
+first = {"GPU": 1, f"node:{ip}": 0.001}
+group = placement_group([first, *({"GPU": 1} for _ in range(3))], strategy="PACK")
+assert group.wait(60)
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        told = {"devices": os.environ.get("CUDA_VISIBLE_DEVICES"), "group": group.bundle_count}
+        self.wfile.write(json.dumps(told).encode())
+http.server.HTTPServer((ip, int(sys.argv[1])), Answer).serve_forever()
+"""
+"""As the executor of an engine does it that spans nodes: it takes their accelerators by itself."""
+
+
+async def test_an_engine_over_two_nodes_takes_the_accelerators_of_both_by_itself_and_gives_them_back(
+    runtime,
+):
+    def free(nodes) -> float:
+        return sum(node.free.gpus for node in nodes)
+
+    async def free_now() -> float:
+        return free(await runtime.capacity())
+
+    wish = spec(
+        "r1",
+        argv=["{python}", "-c", SPANNING, "{port}"],
+        env={"VLLM_HOST_IP": "{host}"},
+        labels={NODES_LABEL: "2"},
+        resources=Resources(1.0, 2),
+        placement=Placement(nodes=2),
+    )
+    await runtime.launch(wish)
+    with pytest.raises(LimitError, match="waits for 1 CPU, 2 GPU on each of 2 nodes"):
+        await runtime.launch(replace(wish, name="r2"))
+    status = await state(runtime, "r1", RuntimeState.RUNNING)
+    told = await asyncio.to_thread(answers, status.url)
+    assert told == {"devices": None, "group": 4}
+    await until_true(free_now, 0.0)
+    await runtime.stop("r1", 5.0)
+    await state(runtime, "r1", RuntimeState.EXITED)
+    await until_true(free_now, 4.0)
 
 
 async def test_replicas_of_a_rollout_keep_to_different_nodes(runtime):

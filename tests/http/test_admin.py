@@ -164,6 +164,7 @@ async def test_an_architecture_is_registered_from_a_base_model(
         "model_arch_id": "tiny-1.0", "source": source, "digest": made["digest"], "tensors": 1, "parameters": 6,
         "engine": {
             "engine": "llamacpp", "context_tokens": 512, "slots": 4, "threads": 1, "gpus": 0,
+            "nodes": 1, "tensor_parallel": None, "pipeline_parallel": None,
             "dtype": None, "extra_args": [], "env": {"A": "1"}, "command": [], "health_path": "/healthz",
             "start_timeout_s": 600.0, "memory_bytes": 0, "resources": {}, "node_labels": {},
             "spread": "none",
@@ -202,6 +203,7 @@ async def test_an_architecture_is_registered_from_a_base_model(
         ({"engine": {"start_timeout_s": 0}}, "wrong_api_format"),
         ({"engine": {"health_path": "health"}}, "wrong_api_format"),
         ({"engine": {"trust_remote_code": True}}, "wrong_api_format"),
+        ({"engine": {"engine": "vllm", "nodes": 2, "gpus": 8}}, "invalid_request"),
     ],
 )
 async def test_a_base_model_or_engine_that_cannot_be_used_is_refused(

@@ -14,10 +14,10 @@ from weighbridge.ingest.pump.fetch import fetch
 from weighbridge.ingest.pump.room import Room
 from weighbridge.ingest.pump.staged import FetchOrder, Whole
 from weighbridge.ingest.s3.faults import SourceError
-from weighbridge.weights.bucket.cache import NodeCache
 from weighbridge.weights.bucket.objects import Bucket
 from weighbridge.weights.bucket.store import BucketStore
 from weighbridge.weights.filesystem import FilesystemStore
+from weighbridge.weights.node.cache import NodeCache
 
 pytestmark = pytest.mark.system
 

@@ -17,7 +17,6 @@ from s3 import S3Server, running_s3
 from safetensors_files import safetensors_file
 from weighbridge.errors import NotFoundError, UnavailableError
 from weighbridge.weights.base import MissingBlobError
-from weighbridge.weights.bucket.cache import NodeCache
 from weighbridge.weights.bucket.collection import blob_key
 from weighbridge.weights.bucket.objects import Body, Bucket
 from weighbridge.weights.bucket.store import BucketStore
@@ -28,6 +27,7 @@ from weighbridge.weights.diff.shelf import TensorShelf
 from weighbridge.weights.digest import content_digest, file_digest
 from weighbridge.weights.filesystem import FilesystemStore
 from weighbridge.weights.manifest import FileEntry, Manifest
+from weighbridge.weights.node.cache import NodeCache
 from weighbridge.weights.node.marks import LoadMarks
 from weighbridge.weights.node.versions import NodeVersions
 from weighbridge.weights.tensors import TensorSpec
@@ -220,7 +220,7 @@ def test_two_fillers_of_one_version_fetch_each_blob_once(node: Machines) -> None
 _FILLER = """
 import sys
 from pathlib import Path
-from weighbridge.weights.bucket.cache import NodeCache
+from weighbridge.weights.node.cache import NodeCache
 from weighbridge.weights.bucket.objects import Bucket
 from weighbridge.weights.bucket.store import BucketStore
 from weighbridge.weights.filesystem import FilesystemStore

@@ -26,6 +26,15 @@ ExtraArgs = Annotated[
 Environment = Annotated[
     list[str] | None, typer.Option(metavar="NAME=VALUE", help="For the engine; repeatable.")
 ]
+Nodes = Annotated[
+    int | None, typer.Option(min=1, help="Nodes of a Ray cluster that one replica spans.")
+]
+TensorParallel = Annotated[
+    int | None, typer.Option(min=1, help="Accelerators that share each layer (vllm).")
+]
+PipelineParallel = Annotated[
+    int | None, typer.Option(min=1, help="Stages that the layers are divided into (vllm).")
+]
 HealthPath = Annotated[
     str | None, typer.Option(metavar="PATH", help="Where the `command` engine says it is up.")
 ]
@@ -52,6 +61,9 @@ def arch_register(
     slots: Annotated[int | None, typer.Option(min=1, help="Requests at once per replica.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per replica.")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="Accelerators per replica.")] = None,
+    nodes: Nodes = None,
+    tensor_parallel: TensorParallel = None,
+    pipeline_parallel: PipelineParallel = None,
     dtype: Annotated[str | None, typer.Option(help="Number format the engine computes in.")] = None,
     start_timeout_s: Annotated[
         float | None,
@@ -77,6 +89,9 @@ def arch_register(
         "slots": slots,
         "threads": threads,
         "gpus": gpus,
+        "nodes": nodes,
+        "tensor_parallel": tensor_parallel,
+        "pipeline_parallel": pipeline_parallel,
         "dtype": dtype,
         "start_timeout_s": start_timeout_s,
         "extra_args": extra_arg or None,

@@ -70,7 +70,9 @@ def up(  # noqa: PLR0917 - each is an option of the command line
 def serve(
     roles: Annotated[
         str,
-        typer.Option(help="With commas: agent, gateway, api, controller; see docs/operating.md."),
+        typer.Option(
+            help="With commas: agent, gateway, api, controller, weights; see docs/operating.md."
+        ),
     ],
     name: Annotated[
         str | None,

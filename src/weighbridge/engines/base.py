@@ -15,8 +15,9 @@ TOKEN_VARIABLE = "WEIGHBRIDGE_ENGINE_TOKEN"  # noqa: S105 - the name of a variab
 class EngineSettings:
     """How an architecture is served; stored with the architecture, the same for all its versions.
 
-    `gpus` accelerators of the node belong to one replica alone; it sees no others. `resources` are
-    amounts of what a cluster's nodes offer by name, `node_labels` what a node must carry, and
+    `gpus` accelerators of the node belong to one replica alone; it sees no others. A replica that spans several
+    `nodes` of a cluster has as many on each; `tensor_parallel` × `pipeline_parallel` is how they share the model.
+    `resources` are amounts of what a cluster's nodes offer by name, `node_labels` what a node must carry, and
     `spread` (none, prefer, strict) says whether the replicas of a rollout keep to different nodes.
     """
 
@@ -25,6 +26,9 @@ class EngineSettings:
     slots: int = 4
     threads: int = 1
     gpus: int = 0
+    nodes: int = 1
+    tensor_parallel: int | None = None
+    pipeline_parallel: int | None = None
     dtype: str | None = None
     extra_args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
@@ -60,6 +64,20 @@ class EngineCommand:
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
+
+
+def check_one_node(settings: EngineSettings, engine: str) -> None:
+    """InvalidError where several nodes are asked of an engine that runs on one, or shares that it has no word for."""
+    if settings.nodes > 1:
+        raise InvalidError(
+            f"engine `{engine}` runs on one node; only vllm can span {settings.nodes}.",
+            param="engine.nodes",
+        )
+    if settings.tensor_parallel is not None or settings.pipeline_parallel is not None:
+        raise InvalidError(
+            f"engine `{engine}` takes neither tensor_parallel nor pipeline_parallel; vllm does.",
+            param="engine.tensor_parallel",
+        )
 
 
 class ProbeOutcome(StrEnum):

@@ -16,6 +16,7 @@ from weighbridge.engines.base import (
     EngineLoad,
     EngineSettings,
     ProbeResult,
+    check_one_node,
 )
 from weighbridge.errors import InvalidError
 
@@ -71,6 +72,7 @@ class CommandEngine:
 
 def _check(template: tuple[str, ...], settings: EngineSettings) -> None:
     """Host and port must come from the node, and the name from us: else nothing could be proved."""
+    check_one_node(settings, "command")
     if not settings.command:
         raise InvalidError("engine `command` needs settings.command, the words to start it with")
     text = " ".join((*template, *settings.env.values()))

@@ -14,6 +14,7 @@ from weighbridge.engines.base import (
     EngineLoad,
     EngineSettings,
     ProbeResult,
+    check_one_node,
 )
 from weighbridge.engines.gguf.cache import DTYPES
 from weighbridge.errors import InvalidError
@@ -78,6 +79,7 @@ class LlamaCpp:
 def _check(settings: EngineSettings) -> None:
     if settings.extra_args or settings.command:
         raise InvalidError("llamacpp takes no extra_args and no command; its settings are fields")
+    check_one_node(settings, "llamacpp")
     if settings.dtype not in {None, *DTYPES}:
         raise InvalidError(
             f"dtype {settings.dtype!r} is not supported by llamacpp: use {' or '.join(DTYPES)}"

@@ -35,6 +35,20 @@ OWN_FLAGS = frozenset(
     }
 )
 """What this adapter sets; the same in `extra_args` would undo it."""
+SHARE_FLAGS = frozenset(
+    {
+        "--tensor-parallel-size",
+        "-tp",
+        "--pipeline-parallel-size",
+        "-pp",
+        "--distributed-executor-backend",
+        "--data-parallel-size",
+        "-dp",
+        "--nnodes",
+        "-n",
+    }
+)
+"""What this adapter sets where the settings say how a model is shared."""
 OWN_VARIABLES = frozenset({TOKEN_VARIABLE, "VLLM_SERVER_DEV_MODE"})
 """The second opens routes without authentication that run code (`/collective_rpc`)."""
 
@@ -74,10 +88,16 @@ class Vllm:
             options["--max-model-len"] = str(settings.context_tokens)
         if settings.dtype is not None:
             options["--dtype"] = settings.dtype
+        options |= _shares(settings)
         words = [word for option in options.items() for word in option]
         return EngineCommand(
             argv=(*(settings.command or PROGRAM), "serve", "{model}", *words, *settings.extra_args),
-            env={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **settings.env},
+            env={
+                "HF_HUB_OFFLINE": "1",
+                "VLLM_NO_USAGE_STATS": "1",
+                **({"VLLM_HOST_IP": "{host}"} if settings.nodes > 1 else {}),
+                **settings.env,
+            },
             secrets={TOKEN_VARIABLE: launch.token},
         )
 
@@ -101,6 +121,49 @@ def _check(settings: EngineSettings) -> None:
         )
     if taken := sorted(settings.env.keys() & OWN_VARIABLES):
         raise InvalidError(f"env of vllm may not hold {', '.join(taken)}")
+
+
+def _shares(settings: EngineSettings) -> dict[str, str]:
+    """How many accelerators share the model, and how; its own Ray executor takes those of other nodes.
+
+    By default each node holds one stage of the pipeline: the traffic within a stage is the heaviest. Raises
+    InvalidError.
+    """
+    given = settings.tensor_parallel, settings.pipeline_parallel
+    if settings.nodes == 1 and given == (None, None):
+        return {}
+    words = {word.split("=", 1)[0] for word in settings.extra_args}
+    if taken := sorted((words | _flags(settings)) & SHARE_FLAGS):
+        raise InvalidError(
+            f"extra_args of vllm may not hold {', '.join(taken)} beside nodes, tensor_parallel and pipeline_parallel"
+        )
+    tensor = settings.tensor_parallel or max(1, settings.gpus)
+    pipeline = settings.pipeline_parallel or settings.nodes
+    have = settings.nodes * max(1, settings.gpus)
+    if tensor * pipeline != have:
+        raise InvalidError(
+            f"tensor_parallel {tensor} × pipeline_parallel {pipeline} is not the {have} accelerators of a replica "
+            f"(nodes {settings.nodes} × gpus {settings.gpus})",
+            param="engine.tensor_parallel",
+        )
+    options = {"--tensor-parallel-size": str(tensor), "--pipeline-parallel-size": str(pipeline)}
+    if settings.nodes > 1:
+        _check_span(settings)
+        options["--distributed-executor-backend"] = "ray"
+    return options
+
+
+def _check_span(settings: EngineSettings) -> None:
+    if settings.gpus < 1:
+        raise InvalidError(
+            "a replica over several nodes needs gpus: how many on each", param="engine.gpus"
+        )
+    if settings.node_labels or settings.spread != "none":
+        raise InvalidError(
+            "vllm's executor chooses the other nodes of a replica by itself, so node_labels and spread can promise "
+            "nothing where nodes is above 1; keep such replicas on a cluster of their own",
+            param="engine.nodes",
+        )
 
 
 def _flags(settings: EngineSettings) -> frozenset[str]:

@@ -2,34 +2,27 @@
 
 import asyncio
 from functools import lru_cache
-from pathlib import Path
-from typing import Protocol
 
 from weighbridge.engines.base import Engine, EngineLaunch, EngineSettings, served_name
+from weighbridge.errors import InvalidError
 from weighbridge.replicas.store import Watched
+from weighbridge.replicas.weights.ways import WeightsOf
 from weighbridge.routing.model import SLOTS_MAX
 from weighbridge.routing.tokens import replica_token
 from weighbridge.runtimes.base import (
     GROUP_LABEL,
+    NODES_LABEL,
     Placement,
     ReplicaSpec,
     Resources,
     Spread,
-    Weights,
 )
 
 OWNER = {"owner": "weighbridge"}
 """The label of every process that is ours to adopt or to stop."""
 
 
-class VersionStore(Protocol):
-    """The part of the weight store that a launch needs; blocking."""
-
-    def version_dir(self, digest: str) -> Path:
-        """The directory an engine loads; NotFoundError when the version is not published (W1)."""
-
-
-def engine_launch(watched: Watched, pepper: bytes, cache_dir: Path) -> EngineLaunch:
+def engine_launch(watched: Watched, pepper: bytes, cache_dir: str) -> EngineLaunch:
     replica = watched.replica
     return EngineLaunch(
         replica_id=replica.id,
@@ -37,7 +30,7 @@ def engine_launch(watched: Watched, pepper: bytes, cache_dir: Path) -> EngineLau
         served_name=served_name(replica.id, replica.digest),
         token=_token(pepper, replica.id),
         settings=watched.engine,
-        cache_dir=str(cache_dir),
+        cache_dir=cache_dir,
     )
 
 
@@ -51,18 +44,24 @@ async def replica_spec(
     watched: Watched,
     engine: Engine,
     launch: EngineLaunch,
-    store: VersionStore,
+    weights_of: WeightsOf,
     *,
     grace_s: float,
 ) -> ReplicaSpec:
     """Raises InvalidError when the settings make no command, NotFoundError when the weights are not stored."""
     replica = watched.replica
-    directory = await asyncio.to_thread(store.version_dir, replica.digest)
+    weights = await asyncio.to_thread(weights_of, replica.digest, watched.size_bytes)
+    if weights.source is not None and watched.engine.nodes > 1:
+        raise InvalidError(
+            "An engine over several nodes reads its weights at one path on each of them: set "
+            "WEIGHBRIDGE_RAY_WEIGHTS=path, with the weight store on a file system that they share.",
+            code="weights_path_needed",
+        )
     command = engine.command(launch)
     return ReplicaSpec(
         name=replica.id,
         argv=command.argv,
-        weights=Weights(replica.digest, str(directory), watched.size_bytes),
+        weights=weights,
         env=command.env,
         secrets=command.secrets,
         labels={
@@ -71,6 +70,7 @@ async def replica_spec(
             "endpoint": replica.endpoint_id,
             GROUP_LABEL: replica.deployment_id,
             "version": str(replica.version_number),
+            **({NODES_LABEL: str(watched.engine.nodes)} if watched.engine.nodes > 1 else {}),
         },
         resources=engine_resources(watched.engine),
         placement=engine_placement(watched.engine, group=replica.deployment_id),
@@ -89,4 +89,4 @@ def engine_resources(settings: EngineSettings) -> Resources:
 
 
 def engine_placement(settings: EngineSettings, *, group: str) -> Placement:
-    return Placement(settings.node_labels, Spread(settings.spread), group)
+    return Placement(settings.node_labels, Spread(settings.spread), group, settings.nodes)

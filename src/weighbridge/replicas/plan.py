@@ -101,7 +101,7 @@ def _place(replica: Replica, seen: Seen, now: datetime) -> Step:
     if process is None:
         return Step(replica, Command.LAUNCH)
     match process.state:
-        case RuntimeState.PENDING:
+        case RuntimeState.PENDING | RuntimeState.FETCHING:
             return Step(_say(replica, process.reason or "waiting for a place"))
         case RuntimeState.EXITED:
             words = f"could not start: {process.reason or _exit_words(process)}"
@@ -119,7 +119,9 @@ def _identify(replica: Replica, seen: Seen, now: datetime) -> Step:
     if ended := _ended(replica, seen, now):
         return ended
     if seen.process is not None:
-        replica = replace(replica, url=seen.process.url)
+        fetching = seen.process.state is RuntimeState.FETCHING
+        words = (seen.process.reason or "") if fetching else ""
+        replica = _say(replace(replica, url=seen.process.url), words)
     probe = seen.probe
     if probe is not None and probe.outcome is ProbeOutcome.READY:
         warming = replace(replica, probe_passes=0, probe_failures=0)

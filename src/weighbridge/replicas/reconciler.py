@@ -15,23 +15,20 @@ from weighbridge.errors import InvalidError, LimitError, NotFoundError, StaleErr
 from weighbridge.receipts import service as receipts
 from weighbridge.replicas import store
 from weighbridge.replicas.accepting import Accepting
-from weighbridge.replicas.launch import (
-    OWNER,
-    VersionStore,
-    engine_launch,
-    replica_spec,
-)
+from weighbridge.replicas.launch import OWNER, engine_launch, replica_spec
 from weighbridge.replicas.model import Replica, ReplicaLimits, ReplicaState
 from weighbridge.replicas.plan import STOP_OVERDUE, Command, Seen, Step, plan
 from weighbridge.replicas.probe import Prober, Question, due
 from weighbridge.replicas.store import Watched
 from weighbridge.replicas.telling import step_events
+from weighbridge.replicas.weights.ways import VersionStore, WeightsOf, on_path
 from weighbridge.routing.acks import GatewayView
 from weighbridge.runtimes.base import ReplicaStatus, Runtime, RuntimeState
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
 from weighbridge.telemetry.logs import redact
+from weighbridge.weights.node.pull import PULLING
 
 log = structlog.get_logger()
 
@@ -80,16 +77,19 @@ class ReplicaReconciler:
         settings: Settings,
         lease_of: Callable[[], lease.Lease],
         examiner: Examiner | None = None,
+        weights_of: WeightsOf | None = None,
+        cache_dir: str | None = None,
     ) -> None:
+        """Without `weights_of` a version is loaded from where `store` has it. `cache_dir` is the engines'."""
         self._database = database
         self._clock = clock
         self._wake = wake
         self._runtime = runtime
         self._engines = engines
-        self._store = store
+        self._weights_of = weights_of or on_path(store)
         self._acks = acks
         self._pepper = pepper
-        self._cache_dir = settings.paths.cache
+        self._cache_dir = cache_dir or str(settings.paths.cache)
         self._limits = replica_limits(settings)
         self._lease_of = lease_of
         self._prober = Prober(clock.monotonic, wake)
@@ -194,7 +194,7 @@ class ReplicaReconciler:
             engine = find_engine(self._engines, one.engine.engine)
             launch = engine_launch(one, self._pepper, self._cache_dir)
             spec = await replica_spec(
-                one, engine, launch, self._store, grace_s=self._limits.stop_grace_s
+                one, engine, launch, self._weights_of, grace_s=self._limits.stop_grace_s
             )
             self._check_lease()
             await self._runtime.launch(spec)
@@ -319,6 +319,8 @@ class ReplicaReconciler:
             moved = moved or after.routed_at != before.routed_at
             if after.state is not before.state:
                 moved = True
+                if before.reason.startswith(PULLING):
+                    log.info("replica.pulled", replica_id=before.id, last=before.reason)
                 log.info(
                     "replica.moved",
                     replica_id=before.id,

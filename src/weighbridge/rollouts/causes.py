@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from weighbridge.replicas.model import Replica, ReplicaState
 from weighbridge.rollouts.model import Deployment, RolloutLimits
 from weighbridge.runtimes.base import PLACED
+from weighbridge.weights.node.pull import PULLING
 
 
 def cause(
@@ -30,11 +31,17 @@ def cause(
     ):
         return f"not finished within {limits.total_s:g} s"
     waiting = pending(replicas, deployment)
-    if any(due(r.created_at, limits.capacity_s, now) for r in waiting):
-        return f"no free place for a new replica within {limits.capacity_s:g} s"
+    if late := [r for r in waiting if due(r.created_at, limits.capacity_s, now)]:
+        return _waited_too_long(late[0].reason, limits)
     if not waiting and due(deployment.progress_at, limits.progress_s, now):
         return f"no further replica became ready within {limits.progress_s:g} s"
     return None
+
+
+def _waited_too_long(reason: str, limits: RolloutLimits) -> str:
+    if reason.startswith(PULLING):
+        return f"the weights were not on the node within {limits.capacity_s:g} s: {reason}"
+    return f"no free place for a new replica within {limits.capacity_s:g} s"
 
 
 def _crashed_when_complete(replicas: Sequence[Replica], deployment: Deployment) -> bool:
@@ -77,7 +84,7 @@ def last_failure(replicas: Sequence[Replica], deployment: Deployment) -> str:
 
 
 def pending(replicas: Sequence[Replica], deployment: Deployment) -> list[Replica]:
-    """Those that wait for a place on a node."""
+    """Those that wait for a place on a node, or for their weights to come there."""
     return [
         r for r in replicas if r.state is ReplicaState.PENDING and r.deployment_id == deployment.id
     ]
@@ -91,7 +98,7 @@ def waiting_words(replicas: Sequence[Replica], deployment: Deployment) -> str:
 
 def waiting_error(waiting: str) -> str | None:
     """The same as a deployment's error message."""
-    if not waiting or waiting.startswith("waiting"):
+    if not waiting or waiting.startswith(("waiting", PULLING)):
         return waiting or None
     return f"waiting for capacity: {waiting}"
 

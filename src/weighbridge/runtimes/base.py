@@ -5,10 +5,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from weighbridge.weights.node.source import WeightSource
+
 NODE_PYTHON = "{python}"
 """In a command: the interpreter of the node that runs it."""
+NODE_CACHE = "{cache}"
+"""In a command: a directory of the node for what can be made again of weights."""
 GROUP_LABEL = "deployment"
 """Label of a replica with the group of its placement, for a runtime that did not launch it itself."""
+NODES_LABEL = "nodes"
+"""Label of a replica that spans several nodes, with their number; as above."""
 PLACED = "starting"
 """Reason of a PENDING process that waits for nothing any more: its place is given, its start is under way."""
 
@@ -26,11 +32,12 @@ class RuntimeState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What a replica serves: a manifest digest and where its version directory can be found."""
+    """What a replica serves: a manifest digest, and its version directory or the `source` that a node pulls it from."""
 
     digest: str
     path: str
     size_bytes: int
+    source: WeightSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +60,15 @@ class Spread(StrEnum):
 class Placement:
     """Which nodes a replica may run on; a runtime of one machine has no choice to make.
 
-    A node must carry each of `node_labels`. `group` names the replicas that `spread` keeps apart.
+    A node must carry each of `node_labels`. `group` names the replicas that `spread` keeps apart. An engine that spans
+    several `nodes` is started on one of them and takes the accelerators of all by itself; resources are those of
+    each node, and all but the accelerators count on the first one alone.
     """
 
     node_labels: Mapping[str, str] = field(default_factory=dict)
     spread: Spread = Spread.NONE
     group: str = ""
+    nodes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,7 @@ class ReplicaSpec:
     """A wish to run one engine process.
 
     `argv` and the values of `env` may hold the placeholders `{model}` (directory of the weights on
-    the node), `{host}` and `{port}` (picked by the node) and `{python}` (the node's interpreter).
+    the node), `{host}` and `{port}` (picked by the node), `{python}` (the node's interpreter) and `{cache}`.
     `secrets` reach the engine's environment and nothing else: no argv, no log, no status.
     """
 

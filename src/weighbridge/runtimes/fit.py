@@ -18,9 +18,12 @@ def obstacle(nodes: Sequence[NodeInfo], resources: Resources, placement: Placeme
     Nothing is known, and so nothing is said, where no node lives.
     """
     alive = [node for node in nodes if node.alive]
-    if not alive or any(can_hold(node, resources, placement) for node in alive):
+    holding = sum(1 for node in alive if can_hold(node, resources, placement))
+    if not alive or holding >= placement.nodes:
         return None
     wanted = f"a replica needs {wish_words(resources, placement)}"
+    if placement.nodes > 1 and any(SLOTS in node.total.custom for node in alive):
+        return f"{wanted}; this server runs replicas on its own machine, not on a Ray cluster"
     labelled = [node for node in alive if carries(node, placement)]
     if not labelled:
         return f"{wanted}; none of {len(alive)} nodes carries these labels"
@@ -28,7 +31,8 @@ def obstacle(nodes: Sequence[NodeInfo], resources: Resources, placement: Placeme
         f"{node.name}: {amount_words(_offer(node, resources))}" for node in labelled[:3]
     )
     more = f" and {len(labelled) - 3} nodes more" if len(labelled) > 3 else ""
-    return f"{wanted}; no node offers that ({offers}{more})"
+    offering = "no node offers" if holding == 0 else f"only {holding} of them can offer"
+    return f"{wanted}; {offering} that ({offers}{more})"
 
 
 def can_hold(node: NodeInfo, resources: Resources, placement: Placement) -> bool:
@@ -46,6 +50,8 @@ def carries(node: NodeInfo, placement: Placement) -> bool:
 def wish_words(resources: Resources, placement: Placement) -> str:
     words = amount_words(needs(resources))
     labels = [f"{name}={value}" for name, value in sorted(placement.node_labels.items())]
+    if placement.nodes > 1:
+        words = f"{words} on each of {placement.nodes} nodes"
     return f"{words} on a node with {', '.join(labels)}" if labels else words
 
 

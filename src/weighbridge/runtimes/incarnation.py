@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from weighbridge.runtimes.base import ReplicaSpec
 from weighbridge.runtimes.processes import (
     Mark,
     ProcessIdentity,
@@ -26,6 +28,12 @@ SHIM = Path(__file__).with_name("shim.py")
 SHIM_ROLE = "shim"
 ENGINE_ROLE = "engine"
 SHIM_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH")
+PLACEHOLDER = re.compile(r"\{(?:model|host|port|python|cache)\}")
+INHERITED = re.compile(
+    r"PATH|HOME|USER|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHONPATH|XDG_CACHE_HOME"
+    r"|OMP_.*|CUDA_.*|NVIDIA_.*|NCCL_.*|ROCR_.*|HIP_.*"
+)
+"""What an engine inherits of its agent's environment; all else comes from its spec."""
 START_TIMEOUT_S = 30.0
 SWEEP_PERIOD_S = 0.02
 SWEEP_PERIOD_MAX_S = 1.0
@@ -127,6 +135,27 @@ class Incarnation:
             if self._shim == 0 or reap(self._shim):
                 return
             await asyncio.sleep(SWEEP_PERIOD_S)
+
+
+def engine_start(
+    spec: ReplicaSpec, values: Mapping[str, str], devices: Mapping[str, str], log: Path
+) -> EngineStart:
+    """What a spec asks for, its placeholders filled with `values`; `devices` is what says which accelerators it has."""
+    environment = {n: v for n, v in os.environ.items() if INHERITED.fullmatch(n)}
+    environment |= devices
+    environment |= {name: fill(value, values) for name, value in spec.env.items()}
+    return EngineStart(
+        argv=[fill(word, values) for word in spec.argv],
+        env=environment | dict(spec.secrets),
+        log=log,
+        log_bytes_max=spec.log_bytes_max,
+        grace_s=spec.grace_s,
+    )
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Replace the placeholders in one pass: what is put in is not searched again."""
+    return PLACEHOLDER.sub(lambda found: values[found.group()], text)
 
 
 def describe_end(exit_code: int | None, *, stop_asked: bool) -> str:

@@ -3,10 +3,7 @@
 import asyncio
 import os
 import random
-import re
-import socket
 import sys
-from collections import deque
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,8 +11,14 @@ from pathlib import Path
 import structlog
 
 from weighbridge.clock import Clock
-from weighbridge.errors import LimitError, SetupError, UnavailableError
+from weighbridge.errors import (
+    InvalidError,
+    LimitError,
+    UnavailableError,
+    WeighbridgeError,
+)
 from weighbridge.runtimes.base import (
+    NODE_CACHE,
     PLACED,
     NodeInfo,
     ReplicaSpec,
@@ -30,31 +33,26 @@ from weighbridge.runtimes.incarnation import (
     EngineStart,
     EngineStartError,
     Incarnation,
+    engine_start,
     sweep,
     tree_of,
 )
-from weighbridge.runtimes.processes import HeldLock, Mark, find_marked, hold_lock
+from weighbridge.runtimes.machine.ports import Ports
+from weighbridge.runtimes.processes import Mark, find_marked
 from weighbridge.runtimes.slots import Room, Waiting, admit
+from weighbridge.weights.node.pull import Pull
+from weighbridge.weights.node.puller import NodePuller
+from weighbridge.weights.node.source import StoppedError
 
 log = structlog.get_logger()
 
 HOST = "127.0.0.1"
-PORTS = range(20_000, 32_768)
-"""Below the range from which Linux takes the ports of outgoing connections."""
-PORTS_REMEMBERED = 256
-PORT_TRIES_MAX = 1_000
 ENDED_RECORDS_MAX = 1_000
 WAITING_MAX = 1_000
 LOGS_KEPT_MAX = 20
 """Logs of forgotten replicas that stay for the reader of a post-mortem."""
 LEFTOVER_WAIT_S = 3_600.0
 LEFTOVER_POLL_S = 0.1
-PLACEHOLDER = re.compile(r"\{(?:model|host|port|python)\}")
-ENVIRONMENT = re.compile(
-    r"PATH|HOME|USER|LANG|LC_.*|TZ|TMPDIR|LD_LIBRARY_PATH|PYTHONPATH|XDG_CACHE_HOME"
-    r"|OMP_.*|CUDA_.*|NVIDIA_.*|NCCL_.*|ROCR_.*|HIP_.*"
-)
-"""What an engine inherits of the agent's environment; all else comes from its spec."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class Place:
     """The machine as an operator described it, and where its files go.
 
     Engines listen on `host`. Where several processes give out the ports of one machine, each locks
-    the port that it gives, by a file in `ports_dir`.
+    the port that it gives, by a file in `ports_dir`. `of_cluster`: its engines can reach other nodes.
     """
 
     node: str
@@ -71,6 +69,7 @@ class Place:
     room: Room
     host: str = HOST
     ports_dir: Path | None = None
+    of_cluster: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +97,19 @@ class Node:
     """Owns every record and every lifeline of this machine; used by one event loop."""
 
     place: Place
+    puller: NodePuller | None = None
+    """Brings weights to this node; None where every version lies on a path that it has."""
     clock: Clock = field(default_factory=Clock)
     chance: random.Random = field(default_factory=random.Random)
     _records: dict[str, Record] = field(default_factory=dict)
     _lives: dict[str, Incarnation] = field(default_factory=dict)
+    _pulls: dict[str, Pull] = field(default_factory=dict)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _ports_given: deque[int] = field(default_factory=lambda: deque(maxlen=PORTS_REMEMBERED))
-    _port_locks: list[HeldLock] = field(default_factory=list)
+    _ports: Ports = field(init=False)
     _closing: bool = False
+
+    def __post_init__(self) -> None:
+        self._ports = Ports(self.place.host, self.place.ports_dir, self.chance)
 
     def adopt_leftovers(self) -> None:
         """Replicas of an agent that was killed hold their slots until they are dead (R19, D4)."""
@@ -123,9 +127,13 @@ class Node:
                 self._own(mark.name, self._end_leftover(mark))
 
     def launch(self, spec: ReplicaSpec) -> None:
-        """Raises LimitError or UnavailableError; a known name is left as it is."""
+        """Raises InvalidError, LimitError or UnavailableError; a known name is left as it is."""
         if spec.name in self._records:
             return
+        if spec.placement.nodes > 1 and not self.place.of_cluster:
+            raise InvalidError(
+                f"replica {spec.name} spans {spec.placement.nodes} nodes; node {self.place.node} is of no cluster"
+            )
         if self._closing:
             raise UnavailableError(f"node {self.place.node} is shutting down")
         waiting = [r for r in self._records.values() if r.state is RuntimeState.PENDING]
@@ -149,6 +157,8 @@ class Node:
             self._end(name, None, "stopped before it started")
             return
         self._put(replace(record, state=RuntimeState.STOPPING, stop_grace_s=grace_s))
+        if name in self._pulls:
+            self._pulls[name].stop()
         if name in self._lives:
             self._lives[name].stop(grace_s)
             log.info("replica.stopping", replica=name, grace_s=grace_s)
@@ -228,9 +238,17 @@ class Node:
         """One incarnation from its start to the confirmed end of its tree."""
         record = self._records[name]
         try:
-            port = self._pick_port()
-            start = self._engine_start(record, port)
+            model = await self._model_dir(record)
+            held = {r.port for r in self._records.values() if r.is_held}
+            port = self._ports.pick(held)
+            start = self._engine_start(record, model, port)
             life = await Incarnation.start(self._mark(record), start)
+        except StoppedError:
+            self._end(name, None, "stopped before it started")
+            return
+        except WeighbridgeError as error:
+            self._end(name, None, f"could not start: {error.message} ({error.code})")
+            return
         except (OSError, EngineStartError) as error:
             self._end(name, None, f"could not start: {error}")
             return
@@ -239,7 +257,7 @@ class Node:
         self._put(
             replace(
                 self._records[name],
-                spec=replace(record.spec, secrets={}),  # what is not kept cannot leak
+                spec=_without_secrets(record.spec),  # what is not kept cannot leak
                 state=RuntimeState.RUNNING if stop_grace_s is None else RuntimeState.STOPPING,
                 port=port,
                 pid=life.pid,
@@ -269,6 +287,8 @@ class Node:
     def _end(self, name: str, exit_code: int | None, reason: str) -> None:
         record = self._records[name]
         self._put(replace(record, state=RuntimeState.EXITED, exit_code=exit_code, reason=reason))
+        if self.puller is not None:
+            self.puller.release(record.spec.weights.digest)
         log.info("replica.exited", replica=name, exit_code=exit_code, reason=reason)
         ended = [n for n, r in self._records.items() if r.state is RuntimeState.EXITED]
         for oldest in ended[: max(0, len(ended) - ENDED_RECORDS_MAX)]:
@@ -281,6 +301,7 @@ class Node:
 
     def _status(self, record: Record) -> ReplicaStatus:
         is_running = record.state in (RuntimeState.RUNNING, RuntimeState.STOPPING)
+        pull = self._pulls.get(record.spec.name)
         return ReplicaStatus(
             name=record.spec.name,
             state=record.state,
@@ -290,57 +311,41 @@ class Node:
             url=f"http://{self.place.host}:{record.port}" if record.port and is_running else None,
             pid=record.pid if is_running else None,
             exit_code=record.exit_code,
-            reason=record.reason,
+            reason=record.reason if pull is None else pull.words(),
             started_at_unix_s=record.started_at_unix_s,
         )
 
-    def _pick_port(self) -> int:
-        """A port that nobody listens on now and that was given to nobody lately.
-
-        Another program may still take it before the engine does; the engine then ends, is reported,
-        and its successor gets another one.
-        """
-        held = {r.port for r in self._records.values() if r.is_held}
-        for _ in range(PORT_TRIES_MAX):
-            port = self.chance.choice(PORTS)
-            if port in held or port in self._ports_given or not self._claim(port):
-                continue
-            self._ports_given.append(port)
-            return port
-        raise OSError(f"no free port among {PORTS.start}..{PORTS.stop - 1}")
-
-    def _claim(self, port: int) -> bool:
-        """Another process's engine may be about to listen on a port that is free to look at."""
-        if not _can_bind(self.place.host, port):
-            return False
-        if self.place.ports_dir is None:
-            return True
-        try:
-            self._port_locks.append(hold_lock(self.place.ports_dir / str(port)))
-        except SetupError:
-            return False
-        return True
-
-    def _engine_start(self, record: Record, port: int) -> EngineStart:
-        spec = record.spec
+    def _engine_start(self, record: Record, model: str, port: int) -> EngineStart:
         values = {
-            "{model}": spec.weights.path,
+            "{model}": model,
             "{host}": self.place.host,
             "{port}": str(port),
             "{python}": sys.executable,
+            NODE_CACHE: "" if self.puller is None else str(self.puller.cache_dir),
         }
-        environment = {n: v for n, v in os.environ.items() if ENVIRONMENT.fullmatch(n)}
-        if self.place.room.devices:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(record.devices)
-        environment |= {name: fill(value, values) for name, value in spec.env.items()}
+        devices = {"CUDA_VISIBLE_DEVICES": ",".join(record.devices)}
         self.place.logs_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return EngineStart(
-            argv=[fill(word, values) for word in spec.argv],
-            env=environment | dict(spec.secrets),
-            log=self._log_path(record),
-            log_bytes_max=spec.log_bytes_max,
-            grace_s=spec.grace_s,
+        return engine_start(
+            record.spec, values, devices if self.place.room.devices else {}, self._log_path(record)
         )
+
+    async def _model_dir(self, record: Record) -> str:
+        """The version's directory; pulled to this node first, where it does not lie on a path that all nodes have."""
+        weights = record.spec.weights
+        if weights.source is None:
+            return weights.path
+        if self.puller is None:
+            raise InvalidError("this node agent pulls no weights", code="weights_no_puller")
+        pull = Pull(weights.digest, weights.size_bytes, weights.source)
+        self._pulls[record.spec.name] = pull
+        if self._records[record.spec.name].state is RuntimeState.STOPPING:
+            pull.stop()
+        else:
+            self._put(replace(record, state=RuntimeState.FETCHING))
+        try:
+            return str(await asyncio.to_thread(self.puller.bring, pull))
+        finally:
+            del self._pulls[record.spec.name]
 
     def _mark(self, record: Record) -> Mark:
         home = str(self.place.run_dir)
@@ -359,18 +364,8 @@ class Node:
             path.with_name(path.name + ".1").unlink(missing_ok=True)
 
 
-def fill(text: str, values: Mapping[str, str]) -> str:
-    """Replace the placeholders in one pass: what is put in is not searched again."""
-    return PLACEHOLDER.sub(lambda found: values[found.group()], text)
-
-
-def _can_bind(host: str, port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+def _without_secrets(spec: ReplicaSpec) -> ReplicaSpec:
+    return replace(spec, secrets={}, weights=replace(spec.weights, source=None))
 
 
 def _leftover_spec(mark: Mark) -> ReplicaSpec:

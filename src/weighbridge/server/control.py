@@ -36,11 +36,12 @@ from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
 from weighbridge.replicas.store import digests_in_use
+from weighbridge.replicas.weights.ways import WeightsOf, pulled, sources
 from weighbridge.rollouts import store as rollout_store
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.tokens import load_pepper
-from weighbridge.runtimes.base import NODE_PYTHON, Runtime
+from weighbridge.runtimes.base import NODE_CACHE, NODE_PYTHON, Runtime
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.runtimes.processes import hold_lock
 from weighbridge.runtimes.ray.options import RayOptions
@@ -263,6 +264,8 @@ def _loops(
         settings=settings,
         lease_of=keeper.current,
         examiner=None if parts.probe_session is None else Examiner(parts.probe_session, wake),
+        weights_of=_weights_of(parts),
+        cache_dir=NODE_CACHE if _pulls(settings) else None,
     )
     stack.push_async_callback(replicas.close)
     routes = RoutesPublisher(
@@ -274,9 +277,7 @@ def _loops(
         lease_of=keeper.current,
         hold_s=settings.hold_s,
     )
-    usage = UsageReconciler(
-        database, clock, settings.paths.usage, UsageKeep(requests_s=settings.usage_requests_keep_s)
-    )
+    usage = _usage(parts)
     sealing = _sealing(parts, keeper)
     passes = {
         "ingest": ingest.reconcile,
@@ -311,6 +312,23 @@ def _in_use(database: Database) -> Callable[[], Collection[str]]:
             return await digests_in_use(tx)
 
     return lambda: asyncio.run_coroutine_threadsafe(query(), loop).result(QUERY_TIMEOUT_S)
+
+
+def _usage(parts: Parts) -> UsageReconciler:
+    keep = UsageKeep(requests_s=parts.settings.usage_requests_keep_s)
+    return UsageReconciler(parts.database, parts.clock, parts.settings.paths.usage, keep)
+
+
+def _pulls(settings: Settings) -> bool:
+    return settings.runtime == "ray" and settings.ray_weights == "pull"
+
+
+def _weights_of(parts: Parts) -> WeightsOf | None:
+    """None where replicas load from where this process has a version."""
+    if not _pulls(parts.settings):
+        return None
+    wall_s = lambda: parts.clock.now().timestamp()  # noqa: E731
+    return pulled(parts.store.manifest, sources(parts.settings, parts.pepper, wall_s))
 
 
 def _tensor_digests(parts: Parts, keeper: ControllerLease) -> TensorDigestReconciler:

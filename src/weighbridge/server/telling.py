@@ -7,7 +7,12 @@ from pathlib import Path
 
 from weighbridge.server.services import ServiceEvent, ServiceEventKind
 
-NAMES = {"agent": "node agent", "gateway": "gateway", "control": "control process"}
+NAMES = {
+    "agent": "node agent",
+    "gateway": "gateway",
+    "control": "control process",
+    "weights": "weight server",
+}
 
 
 class Telling:

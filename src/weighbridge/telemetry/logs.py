@@ -9,9 +9,9 @@ import structlog
 
 SECRET = re.compile(
     r"\bwb[a-z]?_(?:mgmt|inf|both|admin)_[A-Za-z0-9_-]+|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
-    r"|(?<=\b[Bb]earer )[A-Za-z0-9._~+/=-]{8,}|\bhf_[A-Za-z0-9]{16,}"
+    r"|\bwbw_[A-Za-z0-9_.-]+|(?<=\b[Bb]earer )[A-Za-z0-9._~+/=-]{8,}|\bhf_[A-Za-z0-9]{16,}"
 )
-"""Our keys, AWS access keys, bearer tokens and model hubs' keys, wherever they stand in a line (T5)."""
+"""Our keys, weights tokens, AWS access keys, bearer tokens and model hubs' keys, wherever they stand in a line (T5)."""
 _MARKS = ("wb", "AKIA", "ASIA", "earer ", "hf_")
 """One of them is in every text that `SECRET` finds; looking for them is much quicker."""
 

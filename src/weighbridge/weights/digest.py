@@ -14,7 +14,7 @@ def part_count(size_bytes: int) -> int:
     return -(-size_bytes // HASH_PART_BYTES)
 
 
-def part_digest(content: bytes) -> bytes:
+def part_digest(content: bytes | memoryview) -> bytes:
     return blake3(content).digest()
 
 

@@ -16,8 +16,8 @@ def machine(monkeypatch, tmp_path):
     """What the server was started with; `failure` and `code` decide how it ends."""
     seen = SimpleNamespace(settings=None, failure=None, code=0)
 
-    def up(settings, *, on_event, on_first_key):
-        seen.settings = settings
+    def up(settings, *, on_event, on_first_key, take_over):
+        seen.settings, seen.take_over = settings, take_over
         if seen.failure is not None:
             raise seen.failure
         on_event("database ready")
@@ -88,6 +88,12 @@ def test_an_unfit_machine_ends_with_78_and_the_servers_words(bare, machine):
 def test_the_servers_exit_code_is_passed_on(bare, machine):
     machine.code = 7
     assert bare("up").code == 7
+
+
+@pytest.mark.parametrize("words", [("up",), ("up", "--take-over")])
+def test_up_follows_another_one_only_when_that_is_asked_for(bare, machine, words):
+    assert bare(*words).code == 0
+    assert machine.take_over == ("--take-over" in words)
 
 
 def test_ctrl_c_is_130(bare, machine):

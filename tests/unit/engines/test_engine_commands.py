@@ -131,6 +131,47 @@ async def test_vllm_is_started_as_one_process_per_version(known):
     assert command.secrets == {"VLLM_API_KEY": TOKEN}
 
 
+async def test_vllm_over_several_nodes_is_left_to_its_own_ray_executor(known):
+    command = known["vllm"].command(launch(nodes=2, gpus=8))
+    assert value_of(command.argv, "--tensor-parallel-size") == "8"
+    assert value_of(command.argv, "--pipeline-parallel-size") == "2"
+    assert value_of(command.argv, "--distributed-executor-backend") == "ray"
+    assert command.env["VLLM_HOST_IP"] == "{host}"
+    other = known["vllm"].command(launch(nodes=2, gpus=4, tensor_parallel=2, pipeline_parallel=4))
+    assert value_of(other.argv, "--tensor-parallel-size") == "2"
+    assert value_of(other.argv, "--pipeline-parallel-size") == "4"
+
+
+async def test_vllm_on_one_node_is_told_how_its_accelerators_share_the_model_if_that_is_set(known):
+    argv = known["vllm"].command(launch(gpus=4, tensor_parallel=4)).argv
+    assert value_of(argv, "--tensor-parallel-size") == "4"
+    assert "--distributed-executor-backend" not in argv
+    plain = known["vllm"].command(launch(gpus=4, extra_args=("-tp", "4"))).argv
+    assert "--tensor-parallel-size" not in plain
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "words"),
+    [
+        ("vllm", {"nodes": 2}, "needs gpus"),
+        ("vllm", {"nodes": 2, "gpus": 4, "tensor_parallel": 4, "pipeline_parallel": 4}, "is not"),
+        ("vllm", {"gpus": 4, "tensor_parallel": 2}, "is not the 4 accelerators"),
+        ("vllm", {"nodes": 2, "gpus": 1, "spread": "strict"}, "node_labels and spread"),
+        ("vllm", {"nodes": 2, "gpus": 1, "node_labels": {"a": "b"}}, "node_labels and spread"),
+        ("vllm", {"nodes": 2, "gpus": 1, "extra_args": ("-pp", "2")}, "may not hold -pp"),
+        ("vllm", {"nodes": 2, "gpus": 1, "extra_args": ("--tensor_parallel_size=2",)}, "tensor"),
+        ("llamacpp", {"nodes": 2}, "runs on one node"),
+        ("llamacpp", {"tensor_parallel": 2}, "takes neither"),
+        ("command", {"nodes": 2, "command": SGLANG}, "runs on one node"),
+    ],
+)
+async def test_several_nodes_are_refused_where_they_cannot_be_honoured(
+    known, engine, settings, words
+):
+    with pytest.raises(InvalidError, match=words):
+        known[engine].command(launch(**settings))
+
+
 async def test_vllm_may_be_another_program(known):
     argv = known["vllm"].command(launch(command=("/opt/vllm/bin/vllm",))).argv
     assert argv[:2] == ("/opt/vllm/bin/vllm", "serve")

@@ -41,6 +41,13 @@ def test_a_replica_is_launched_until_it_has_a_place_and_says_what_it_waits_for()
     full = replace(RUNNING, state=RuntimeState.PENDING, reason="all 8 slots are taken")
     step = plan(waiting, Seen(process=full), NOW, LIMITS)
     assert (step.after.state, step.after.reason) == (S.PENDING, "all 8 slots are taken")
+    pulls = replace(RUNNING, state=RuntimeState.FETCHING, reason="pulling 1.0 of 2.0 GB")
+    step = plan(waiting, Seen(process=pulls), NOW, LIMITS)
+    assert (step.after.state, step.after.reason) == (S.PENDING, "pulling 1.0 of 2.0 GB")
+    assert step.command is None
+    step = plan(here(S.STARTING), Seen(process=pulls), NOW, LIMITS)
+    assert (step.after.state, step.after.reason) == (S.STARTING, "pulling 1.0 of 2.0 GB")
+    assert plan(step.after, Seen(process=RUNNING), NOW, LIMITS).after.reason == ""
     step = plan(waiting, Seen(process=RUNNING), NOW, LIMITS)
     assert (step.after.state, step.after.url, step.after.incarnation) == (
         S.STARTING,

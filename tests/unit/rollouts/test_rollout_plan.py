@@ -207,6 +207,18 @@ def test_without_a_place_the_rollout_says_so_and_ends_in_error_with_nothing_touc
     assert step.actions == ()
 
 
+def test_weights_on_their_way_are_no_want_of_capacity_and_have_the_same_limit() -> None:
+    old = (serving("a"), serving("b"))
+    words = "pulling 3.1 of 15.0 GB at 0.42 GB/s"
+    pulls = replica("n", state=S.PENDING, reason=words, created_at=NOW, **V2)
+    step = decide(running(), *old, pulls, at=after(59))
+    assert step.after.reason == f"0/2 replicas ready on version 2; {words}"
+    assert (step.after.error_message, step.actions) == (words, ())
+    step = decide(running(), *old, pulls, at=after(60))
+    assert step.after.status is RolloutStatus.ERROR
+    assert step.after.error_message == f"the weights were not on the node within 60 s: {words}"
+
+
 def test_a_replica_with_a_place_waits_for_nothing_and_the_runtime_is_no_capacity() -> None:
     old = (serving("a"), serving("b"))
     placed = replica("n", state=S.PENDING, reason=PLACED, created_at=NOW, **V2)

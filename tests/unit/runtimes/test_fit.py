@@ -99,3 +99,32 @@ def test_an_address_and_a_token_are_needed_or_their_want_said():
         RayOptions.of(Settings(runtime="ray", ray_address="h:6379"))
     off = RayOptions.of(Settings(runtime="ray", ray_address="h:6379", ray_auth="off"))
     assert off.environment()["RAY_AUTH_MODE"] == "disabled"
+
+
+SPAN = Placement(nodes=2)
+EIGHT = Resources(1, 8)
+
+
+def test_a_replica_over_several_nodes_needs_as_many_that_offer_what_it_needs():
+    nodes = [node("a", 8, 8), node("b", 8, 8), node("c", 8, 4)]
+    assert obstacle(nodes, EIGHT, SPAN) is None
+    assert obstacle(nodes, EIGHT, Placement(nodes=3)) == (
+        "a replica needs 1 CPU, 8 GPU on each of 3 nodes; only 2 of them can offer that "
+        "(a: 8 CPU, 8 GPU; b: 8 CPU, 8 GPU; c: 8 CPU, 4 GPU)"
+    )
+    local = node("local", 8, 8, custom={"slots": 8})
+    assert obstacle([local], EIGHT, SPAN) == (
+        "a replica needs 1 CPU, 8 GPU on each of 2 nodes; "
+        "this server runs replicas on its own machine, not on a Ray cluster"
+    )
+
+
+def test_a_replica_over_several_nodes_begins_on_one_that_has_accelerators_and_waits_for_all():
+    nodes = {name: node(name, cpus, gpus) for name, cpus, gpus in (("a", 4, 8), ("b", 8, 8))}
+    nodes["c"] = node("c", 16)
+    assert choose(nodes, [], EIGHT, SPAN) == Choice("b", hard=True)
+    with pytest.raises(LimitError, match="waits for 1 CPU, 8 GPU on each of 2 nodes"):
+        choose(nodes, [], EIGHT, SPAN, spanned=2)  # of one that has not taken its own yet
+    del nodes["a"]
+    with pytest.raises(LimitError):
+        choose(nodes, [], EIGHT, SPAN)

@@ -8,8 +8,7 @@ import pytest
 from weighbridge.errors import InvalidError, LimitError, UnavailableError
 from weighbridge.runtimes import wire
 from weighbridge.runtimes.base import ReplicaSpec, Weights
-from weighbridge.runtimes.incarnation import describe_end
-from weighbridge.runtimes.node import ENVIRONMENT, fill
+from weighbridge.runtimes.incarnation import INHERITED, describe_end, fill
 
 GOOD = ReplicaSpec("r1", ["engine"], Weights("d", "/m", 1), secrets={"TOKEN": "s3cret"})
 
@@ -63,12 +62,12 @@ def test_what_a_placeholder_is_filled_with_is_not_searched_again():
 
 @pytest.mark.parametrize("name", ["PATH", "LC_ALL", "CUDA_HOME", "PYTHONPATH"])
 def test_an_engine_inherits_what_it_needs(name):
-    assert ENVIRONMENT.fullmatch(name)
+    assert INHERITED.fullmatch(name)
 
 
 @pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "WEIGHBRIDGE_DATABASE_URL", "XPATH"])
 def test_an_engine_inherits_no_secret_of_the_server(name):
-    assert not ENVIRONMENT.fullmatch(name)
+    assert not INHERITED.fullmatch(name)
 
 
 @pytest.mark.parametrize(

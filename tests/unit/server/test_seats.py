@@ -48,6 +48,20 @@ def test_each_role_is_the_process_that_up_starts(tmp_path: Path) -> None:
     assert api[0].env["WEIGHBRIDGE_DATABASE_URL"] == URL
 
 
+def test_the_weight_server_runs_where_nodes_of_a_cluster_come_for_versions(tmp_path: Path) -> None:
+    ray = {"data_dir": tmp_path, "runtime": "ray", "ray_address": "10.0.0.1:6379"}
+    pulling = Settings(**ray, weights_host="10.0.0.2")
+    assert [one.name for one in services(pulling, URL)] == ["weights", "gateway", "control"]
+    assert services(pulling, None, {Role.WEIGHTS})[0].argv[-1] == "weighbridge.server.roles.weights"
+    for other in (
+        Settings(data_dir=tmp_path),
+        Settings(**ray, ray_weights="path"),
+        Settings(**ray, store_url="s3://operators-store/w"),
+    ):
+        assert services(other, None, {Role.WEIGHTS}) == []
+        assert "weights" not in [one.name for one in services(other, URL)]
+
+
 def test_each_api_has_a_socket_of_its_own(tmp_path: Path) -> None:
     paths = Settings(data_dir=tmp_path).paths
     paths.run.mkdir()

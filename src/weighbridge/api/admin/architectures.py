@@ -13,6 +13,7 @@ from weighbridge.api.admin.router import Body, admin_router
 from weighbridge.api.answers import Answer, unix_s
 from weighbridge.api.deps import Control, Parts
 from weighbridge.engines.base import EngineLaunch, EngineSettings, find_engine, served_name
+from weighbridge.errors import InvalidError
 from weighbridge.ingest.base_model import read_base_model
 from weighbridge.registry import service
 from weighbridge.registry.model import Architecture
@@ -38,7 +39,18 @@ class Engine(Body):
     context_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
     slots: int = Field(default=4, ge=1, le=4096)
     threads: int = Field(default=1, ge=1, le=1024)
-    gpus: int = Field(default=0, ge=0, le=64, description="Accelerators per replica.")
+    gpus: int = Field(
+        default=0, ge=0, le=64, description="Accelerators per replica, on each of its nodes."
+    )
+    nodes: int = Field(
+        default=1, ge=1, le=64, description="Nodes of a Ray cluster that one replica spans."
+    )
+    tensor_parallel: int | None = Field(
+        default=None, ge=1, le=4096, description="Accelerators that share each layer."
+    )
+    pipeline_parallel: int | None = Field(
+        default=None, ge=1, le=4096, description="Stages that the layers are divided into."
+    )
     dtype: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_]{1,32}$")] | None = None
     extra_args: list[Text] = Field(default=[], max_length=256)
     env: dict[EnvName, Text] = Field(default={}, max_length=256)
@@ -65,6 +77,9 @@ class Engine(Body):
             slots=self.slots,
             threads=self.threads,
             gpus=self.gpus,
+            nodes=self.nodes,
+            tensor_parallel=self.tensor_parallel,
+            pipeline_parallel=self.pipeline_parallel,
             dtype=self.dtype,
             extra_args=tuple(self.extra_args),
             env=dict(self.env),
@@ -151,6 +166,12 @@ async def register(body: ArchitectureRequest, control: Control) -> ArchitectureA
 
 def check_engine(parts: Parts, settings: EngineSettings) -> None:
     """InvalidError when no such engine is here or it cannot be started with these settings."""
+    if settings.nodes > 1 and parts.settings.runtime == "local":
+        raise InvalidError(
+            f"A replica over {settings.nodes} nodes needs a Ray cluster (WEIGHBRIDGE_RUNTIME=ray); this server runs "
+            "replicas on its own machine.",
+            param="engine.nodes",
+        )
     find_engine(parts.engines, settings.engine).command(
         EngineLaunch(
             replica_id="check",

@@ -20,8 +20,9 @@ import ray
 from weighbridge.runtimes.base import ReplicaSpec, ReplicaStatus
 from weighbridge.runtimes.node import Node, Place
 from weighbridge.runtimes.ray.fence.epochs import HeadKeyValues, check_epoch
-from weighbridge.runtimes.ray.node_dir import node_dir
+from weighbridge.runtimes.ray.node_dir import WEIGHTS_DIR, node_dir
 from weighbridge.runtimes.slots import Room
+from weighbridge.weights.node.puller import NodePuller
 
 Result = TypeVar("Result")
 
@@ -38,6 +39,7 @@ class ReplicaActor:
         self._node_id: str = context.get_node_id()
         self._actor_id: str = context.get_actor_id()
         self._namespace: str = context.namespace
+        self._visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = _devices(len(context.get_accelerator_ids().get("GPU", [])))
         host: str = ray.util.get_node_ip_address()
         home = node_dir(os.environ, Path(tempfile.gettempdir()), os.geteuid())
@@ -48,13 +50,14 @@ class ReplicaActor:
             room=Room(slots=1, devices=devices),
             host=host,
             ports_dir=home / "ports",
+            of_cluster=True,
         )
         _prune_logs(place.logs_dir)
         self._name = ""
         # Ray may run an actor's own loop as another implementation, beside the main thread.
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="replica", daemon=True).start()
-        self._node = self._run(lambda: Node(place))
+        self._node = self._run(lambda: Node(place, NodePuller(home / WEIGHTS_DIR)))
 
     def launch(self, spec: bytes, epoch: int) -> bytes:
         """The status after it, as `status` gives it; a second call changes nothing.
@@ -64,6 +67,8 @@ class ReplicaActor:
         if epoch:
             check_epoch(HeadKeyValues(), self._namespace, epoch)
         wish = msgspec.json.decode(spec, type=ReplicaSpec)
+        if wish.placement.nodes > 1:
+            wish = self._spanning(wish)
         self._name = wish.name
         self._run(lambda: self._node.launch(wish))
         return self.status()
@@ -80,6 +85,19 @@ class ReplicaActor:
 
     def logs(self, tail_bytes: int) -> str:
         return self._run(lambda: self._node.logs(self._name, tail_bytes))
+
+    def _spanning(self, wish: ReplicaSpec) -> ReplicaSpec:
+        """Its engine is a driver of the same cluster: it is told where that is, and the token that lets it in."""
+        if self._visible is None:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+        else:
+            os.environ["CUDA_VISIBLE_DEVICES"] = self._visible
+        address: str = ray.get_runtime_context().gcs_address
+        env = {**wish.env, "RAY_ADDRESS": address, "RAY_USAGE_STATS_ENABLED": "0"}
+        access = {name: v for name, v in os.environ.items() if name.startswith("RAY_AUTH_")}
+        # Ray has given this process no accelerators: the engine's executor takes them.
+        resources = replace(wish.resources, gpus=0.0)
+        return replace(wish, env=env, secrets={**wish.secrets, **access}, resources=resources)
 
     def _run(self, function: Callable[[], Result]) -> Result:
         """Call it in the loop, which alone touches the node."""

@@ -121,6 +121,8 @@ def place_options(spec: ReplicaSpec, choice: Choice) -> dict[str, object]:
         "num_cpus": amounts.pop("CPU", 0),
         "num_gpus": amounts.pop("GPU", 0),
     }
+    if spec.placement.nodes > 1:
+        options["num_gpus"] = 0  # its engine's executor takes them, or they would count twice
     if memory_bytes := amounts.pop("memory", 0):
         options["memory"] = memory_bytes
     if spec.placement.node_labels:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ import ray.exceptions
 
 from weighbridge.errors import UnavailableError
 from weighbridge.runtimes.base import (
-    GROUP_LABEL,
+    PLACED,
     NodeInfo,
     ReplicaSpec,
     ReplicaStatus,
@@ -27,6 +27,7 @@ from weighbridge.runtimes.ray.actor import decode_status
 from weighbridge.runtimes.ray.cluster import Actor, Cluster, incarnation_of
 from weighbridge.runtimes.ray.fence.epochs import followed
 from weighbridge.runtimes.ray.placement import choose, waiting_words
+from weighbridge.runtimes.ray.records.entry import Entry, never_started, words_of
 from weighbridge.runtimes.ray.wire import AWAY_CODE
 
 Result = TypeVar("Result")
@@ -44,46 +45,6 @@ ENDED_MAX = 200
 IDLE_MAX_S = 60.0
 """An actor that an earlier driver made and that nobody has given a replica is ended after this."""
 THREADS = 4
-ENDED = frozenset({RuntimeState.EXITED, RuntimeState.LOST})
-
-
-@dataclass(slots=True)
-class Entry:
-    """One actor. `spec` is kept without its secrets, and only by the driver that launched it."""
-
-    name: str
-    actor: Actor
-    seen_s: float
-    spec: ReplicaSpec | None = None
-    status: ReplicaStatus | None = None
-    asked: asyncio.Future[bytes] | None = None
-    answered: bool = False
-    silent: bool = False
-    waits: bool = True
-    node_id: str = ""
-    trouble: str = ""
-    told_end: bool = False
-    retired: bool = False
-    last_words: str = ""
-
-    @property
-    def ended(self) -> bool:
-        return self.status is not None and self.status.state in ENDED
-
-    @property
-    def gone(self) -> bool:
-        """Nobody is left who could be asked."""
-        lost = self.status is not None and self.status.state is RuntimeState.LOST
-        return self.retired or lost
-
-    @property
-    def group(self) -> str | None:
-        """Empty for an actor without a replica; None while it has not said whose it is."""
-        if self.spec is not None:
-            return self.spec.placement.group
-        if self.status is not None:
-            return self.status.labels.get(GROUP_LABEL, "")
-        return "" if self.answered or self.waits else None
 
 
 class Fleet:
@@ -104,14 +65,19 @@ class Fleet:
 
     async def launch(self, spec: ReplicaSpec, epoch: int = 0) -> None:
         async with self._led(epoch):
-            if spec.placement.spread is not Spread.NONE and not self._has_found:
+            alone = spec.placement.spread is Spread.NONE and spec.placement.nodes == 1
+            if not alone and not self._has_found:
                 await self._find()
             known = self._entries.get(spec.name)
             if known is not None and (known.spec is not None or known.status is not None):
                 return
             await self._look_at_nodes()
             choice = choose(
-                self._nodes, self._members(spec.placement.group), spec.resources, spec.placement
+                self._nodes,
+                self._members(spec.placement.group),
+                spec.resources,
+                spec.placement,
+                sum(entry.spans for entry in self._entries.values()),
             )
             actor = await self._ask(partial(self._cluster.create, spec, choice))
             text = msgspec.json.encode(spec)
@@ -159,7 +125,7 @@ class Fleet:
                 return
             if not entry.answered and await self._waits(entry.actor):
                 await self._ask(partial(self._cluster.kill, entry.actor))
-                entry.status = _never_started(entry, "stopped before it started")
+                entry.status = never_started(entry, "stopped before it started")
                 entry.retired = True
                 return
             self._take(entry, await self._answer(entry.actor.stop.remote(grace_s), STOP_TIMEOUT_S))
@@ -245,7 +211,7 @@ class Fleet:
             text = asked.result()
         except ray.exceptions.RayError as error:
             # Whether it has ended is for the cluster to say; a call may fail without that.
-            entry.trouble = _words(error)
+            entry.trouble = words_of(error)
             return
         self._take(entry, text)
         if entry.status is None and entry.spec is not None:
@@ -302,6 +268,9 @@ class Fleet:
         if entry.waits and entry.spec is not None:
             state = RuntimeState.PENDING
             reason = waiting_words(self._nodes, entry.spec.resources, entry.spec.placement)
+        elif entry.spec is not None and entry.spec.weights.source is not None:
+            # Its process comes up, and pulls: the time for its engine's start has not begun.
+            state, reason = RuntimeState.FETCHING, PLACED
         incarnation = incarnation_of(entry.actor)
         node = self._node_name(entry.node_id)
         return ReplicaStatus(entry.name, state, labels, incarnation, node, reason=reason)
@@ -313,7 +282,7 @@ class Fleet:
             reason = f"its node {name} is lost"
         else:
             reason = entry.trouble or f"its process{f' on node {name}' if name else ''} was ended"
-        shown = entry.status or _never_started(entry, reason)
+        shown = entry.status or never_started(entry, reason)
         return replace(shown, state=RuntimeState.LOST, url=None, pid=None, reason=reason)
 
     def _members(self, group: str) -> list[str]:
@@ -350,7 +319,7 @@ class Fleet:
             self._stuck = asyncio.create_task(_forgotten(answer))
             raise _away(f"no answer within {CLUSTER_TIMEOUT_S:g} s") from None
         except (ray.exceptions.RayError, RuntimeError) as error:
-            raise _away(_words(error)) from error
+            raise _away(words_of(error)) from error
 
     # Any: as in `_future`.
     async def _answer(self, reference: Any, timeout_s: float) -> Any:
@@ -360,32 +329,12 @@ class Fleet:
         except TimeoutError as error:
             raise UnavailableError(f"The replica did not answer within {timeout_s:g} s.") from error
         except ray.exceptions.RayError as error:
-            raise UnavailableError(f"The replica did not answer: {_words(error)}") from error
+            raise UnavailableError(f"The replica did not answer: {words_of(error)}") from error
 
 
 # Any: a reference of a library without types, and whatever the actor answers.
 def _future(reference: Any) -> asyncio.Future[Any]:
     return asyncio.wrap_future(reference.future())
-
-
-def _words(error: Exception) -> str:
-    """In one line; what was raised in an actor is named by the last one, below the way to it."""
-    lines = str(error).strip().splitlines() or [repr(error)]
-    in_actor = isinstance(error, ray.exceptions.RayTaskError) or (
-        isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed
-    )
-    return lines[-1 if in_actor else 0]
-
-
-def _never_started(entry: Entry, reason: str) -> ReplicaStatus:
-    return ReplicaStatus(
-        entry.name,
-        RuntimeState.EXITED,
-        entry.spec.labels if entry.spec is not None else {},
-        incarnation_of(entry.actor),
-        "",
-        reason=reason,
-    )
 
 
 async def _forgotten(answer: asyncio.Future[Result]) -> None:

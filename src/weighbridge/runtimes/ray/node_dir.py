@@ -1,4 +1,4 @@
-"""Where a node of a cluster keeps what belongs to its engines: logs, and the locks of their ports."""
+"""Where a node of a cluster keeps what belongs to its engines: weights, logs, and the locks of their ports."""
 
 import contextlib
 import stat
@@ -7,6 +7,8 @@ from pathlib import Path
 
 NODE_DIR_VARIABLE = "WEIGHBRIDGE_NODE_DIR"
 """Set where a node's Ray is started: the directory; else one in the temporary directory."""
+WEIGHTS_DIR = "weights"
+"""Below it: the node's cache of versions, shared by all its replicas."""
 WRITE_BITS = stat.S_IWGRP | stat.S_IWOTH
 OTHERS_BITS = stat.S_IRWXG | stat.S_IRWXO
 

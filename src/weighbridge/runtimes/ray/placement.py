@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from weighbridge.errors import LimitError
 from weighbridge.runtimes.base import PLACED, NodeInfo, Placement, Resources, Spread
-from weighbridge.runtimes.fit import has_room, wish_words
+from weighbridge.runtimes.fit import can_hold, has_room, wish_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,16 @@ def choose(
     members: Sequence[str],
     resources: Resources,
     placement: Placement,
+    spanned: int = 0,
 ) -> Choice:
     """`members` are the ids of the nodes that replicas of the group have, one for each replica.
 
-    Raises LimitError while no node is free that a strict spread allows. Where there is merely no room, Ray keeps
+    `spanned` counts the nodes of replicas that span several. Raises LimitError while no node is free that a strict
+    spread allows, or not as many as a replica spans. Where there is merely no room, Ray keeps
     the replica waiting, so that a cluster that grows by itself sees what is missing.
     """
+    if placement.nodes > 1:
+        return _first_of_span(nodes, resources, placement, spanned)
     if placement.spread is Spread.NONE:
         return Choice()
     with_room = [i for i, node in nodes.items() if has_room(node, resources, placement)]
@@ -42,6 +46,22 @@ def choose(
         return Choice()
     best = min(with_room, key=lambda i: (members.count(i), -nodes[i].free.cpus, i))
     return Choice(best, hard=strict)
+
+
+def _first_of_span(
+    nodes: Mapping[str, NodeInfo], resources: Resources, placement: Placement, spanned: int
+) -> Choice:
+    """An engine takes its accelerators long after it was started, so what others are about to take counts too."""
+    with_room = [i for i, node in nodes.items() if has_room(node, resources, placement)]
+    places = sum(
+        int(node.total.gpus // resources.gpus)
+        for node in nodes.values()
+        if node.alive and can_hold(node, resources, placement)
+    )
+    if len(with_room) < placement.nodes or places - spanned < placement.nodes:
+        raise LimitError(f"waits for {wish_words(resources, placement)}")
+    # Its executor wants the first accelerator on the node where it is started.
+    return Choice(min(with_room, key=lambda i: (-nodes[i].free.cpus, i)), hard=True)
 
 
 def waiting_words(nodes: Mapping[str, NodeInfo], resources: Resources, placement: Placement) -> str:

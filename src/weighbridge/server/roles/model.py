@@ -11,7 +11,7 @@ from weighbridge.errors import SetupError
 
 CONTROL = "control"
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
-_RESERVED = frozenset({"agent", "gateway", "supervisor"})
+_RESERVED = frozenset({"agent", "gateway", "supervisor", "weights"})
 """Names of other processes' locks."""
 
 
@@ -23,6 +23,8 @@ class Role(StrEnum):
     API = "api"
     CONTROLLER = "controller"
     """Syncs weights, moves rollouts, replaces replicas; of several, one at a time leads."""
+    WEIGHTS = "weights"
+    """Gives versions to the nodes of a cluster; needed where the weight store is in this data directory."""
 
 
 CONTROL_ROLES = frozenset({Role.API, Role.CONTROLLER})

@@ -8,10 +8,12 @@ from pydantic import SecretStr
 from weighbridge.server.roles.model import Role, Seat
 from weighbridge.server.services import Service, accepts_unix, answers_http
 from weighbridge.settings import Settings
+from weighbridge.weights.served.address import weights_host
 
 CONTROL_STOP_S = 10.0
 GATEWAY_STOP_S = 45.0
 AGENT_STOP_S = 30.0
+WEIGHTS_STOP_S = 5.0
 _PYTHON = (sys.executable, "-m")
 
 
@@ -30,6 +32,8 @@ def services(
     # On a Ray cluster the replicas have agents of their own, and outlive this server.
     if Role.AGENT in roles and settings.runtime == "local":
         found.append(_agent(settings))
+    if Role.WEIGHTS in roles and serves_weights(settings):
+        found.append(_weights(settings, environment))
     if Role.GATEWAY in roles:
         found.append(
             Service(
@@ -63,6 +67,24 @@ def _agent(settings: Settings) -> Service:
         ],
         stop_grace_s=AGENT_STOP_S,
         ready_check=lambda: accepts_unix(paths.agent_socket),
+    )
+
+
+def serves_weights(settings: Settings) -> bool:
+    """Whether nodes come here for versions: not where they share a path, or read the bucket themselves."""
+    pull = settings.runtime == "ray" and settings.ray_weights == "pull"
+    return pull and settings.store_url is None
+
+
+def _weights(settings: Settings, environment: dict[str, str]) -> Service:
+    # Where nodes find it may be a proxy's address; whether it is ready is asked of itself.
+    url = f"http://{_reachable(weights_host(settings))}:{settings.weights_port}/readyz"
+    return Service(
+        "weights",
+        [*_PYTHON, "weighbridge.server.roles.weights"],
+        env=environment,
+        stop_grace_s=WEIGHTS_STOP_S,
+        ready_check=lambda: answers_http(url),
     )
 
 

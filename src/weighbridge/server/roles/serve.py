@@ -36,7 +36,9 @@ def serve(
     parts = services(settings, url, roles, seat)
     if not parts:
         raise SetupError(
-            "There is nothing to run: on a Ray cluster replicas need no agent.", code="no_role"
+            "There is nothing to run: on a Ray cluster replicas need no agent, and elsewhere, or with the weight "
+            "store in a bucket or on a shared path, nodes need no weight server.",
+            code="no_role",
         )
     if len(parts) == 1:
         _become(parts[0])

@@ -4,10 +4,10 @@ from collections.abc import Callable, Collection
 
 from weighbridge.settings import Settings
 from weighbridge.weights.base import WeightStore
-from weighbridge.weights.bucket.cache import NodeCache
 from weighbridge.weights.bucket.objects import Bucket
 from weighbridge.weights.bucket.store import BucketStore
 from weighbridge.weights.filesystem import FilesystemStore
+from weighbridge.weights.node.cache import NodeCache
 from weighbridge.weights.node.marks import LoadMarks
 
 

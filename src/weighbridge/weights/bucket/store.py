@@ -16,11 +16,11 @@ import structlog
 
 from weighbridge.errors import NotFoundError
 from weighbridge.weights.base import STAGING_GRACE_S, MissingBlobError, not_published
-from weighbridge.weights.bucket.cache import NodeCache
+from weighbridge.weights.bucket.blobs import BucketBlobs, manifest_key
 from weighbridge.weights.bucket.collection import BucketCollector, blob_key
 from weighbridge.weights.bucket.notes import BucketNotes
 from weighbridge.weights.bucket.objects import Body, Bucket, BucketError, StoredObject
-from weighbridge.weights.bucket.transfer import WrongBytesError, send_blob
+from weighbridge.weights.bucket.transfer import send_blob
 from weighbridge.weights.digest import content_digest
 from weighbridge.weights.disk.collection import Blob, Leased, nothing_leased
 from weighbridge.weights.disk.locks import Locks
@@ -28,6 +28,8 @@ from weighbridge.weights.disk.quarantine import Damage
 from weighbridge.weights.disk.verification import Verifications
 from weighbridge.weights.filesystem import FilesystemStore
 from weighbridge.weights.manifest import Manifest, is_digest
+from weighbridge.weights.node.cache import NodeCache
+from weighbridge.weights.node.fetch import WrongBytesError
 
 log = structlog.get_logger()
 
@@ -46,6 +48,7 @@ class BucketStore:
 
     def __init__(self, bucket: Bucket, cache: NodeCache, name: str) -> None:
         self._bucket = bucket
+        self._blobs = BucketBlobs(bucket)
         self._cache = cache
         self._local: FilesystemStore = cache.local
         self._collector = BucketCollector(bucket, name, self._named)
@@ -104,16 +107,13 @@ class BucketStore:
         ):
             if found != size:
                 raise MissingBlobError(digest)
-        self._bucket.put(_manifest_key(manifest.digest), manifest.encode())
+        self._bucket.put(manifest_key(manifest.digest), manifest.encode())
         self._bucket.delete([_withdrawn_key(manifest.digest)])
         self._restore_withdrawn()
         return manifest.digest
 
     def manifest(self, digest: str) -> Manifest:
-        content = self._bucket.get(_manifest_key(digest))
-        if content is None:
-            raise not_published(digest)
-        return Manifest.decode(content)
+        return self._blobs.manifest(digest)
 
     def version_dir(self, digest: str) -> Path:
         """While the bucket cannot be reached, what was brought here before is used as it is."""
@@ -130,7 +130,7 @@ class BucketStore:
             with contextlib.suppress(NotFoundError):
                 return self._held(digest)
             try:
-                self._cache.fill(manifest, self._bucket, blob_key)
+                self._cache.fill(manifest, self._blobs)
             except MissingBlobError as error:
                 if not self.has_blob(error.digest):
                     raise
@@ -151,16 +151,16 @@ class BucketStore:
 
     def take_away(self, digest: str, found_digest: str) -> Damage:
         """The object stays where it is, and no longer counts as the blob until it is written again."""
-        naming = {v for v in self.published() if digest in self._digests(_manifest_key(v))}
+        naming = {v for v in self.published() if digest in self._digests(manifest_key(v))}
         known = next((d for d in self.damages() if d.digest == digest), None)
         versions = sorted(naming | set(() if known is None else known.versions))
         damage = Damage(digest, found_digest, versions, time.time())
         self._bucket.put(_damage_key(digest), msgspec.json.encode(damage))
         for version in sorted(naming):
-            content = self._bucket.get(_manifest_key(version))
+            content = self._bucket.get(manifest_key(version))
             if content is not None:
                 self._bucket.put(_withdrawn_key(version), content)
-                self._bucket.delete([_manifest_key(version)])
+                self._bucket.delete([manifest_key(version)])
         self._cache.drop_blob(digest)
         return damage
 
@@ -176,13 +176,13 @@ class BucketStore:
         return self._stems("manifests/")
 
     def age_s(self, digest: str) -> float:
-        found = self._bucket.head(_manifest_key(digest))
+        found = self._bucket.head(manifest_key(digest))
         return 0.0 if found is None else found.age_s
 
     def delete_version(self, digest: str, *, leased: Leased = nothing_leased) -> None:
         """Its blobs go when they are an hour old: a younger one may just have been written for another version."""
-        digests = self._digests(_manifest_key(digest)) | self._digests(_withdrawn_key(digest))
-        self._bucket.delete([_manifest_key(digest), _withdrawn_key(digest)])
+        digests = self._digests(manifest_key(digest)) | self._digests(_withdrawn_key(digest))
+        self._bucket.delete([manifest_key(digest), _withdrawn_key(digest)])
         self._local.delete_version(digest)
         kept = self._named()
         heads = _each(self._bucket.head, [blob_key(d) for d in sorted(digests - kept)])
@@ -255,11 +255,11 @@ class BucketStore:
         for version in self.withdrawn():
             content = self._bucket.get(_withdrawn_key(version))
             if content is not None and all(map(self.has_blob, _named_in(content))):
-                self._bucket.put(_manifest_key(version), content)
+                self._bucket.put(manifest_key(version), content)
                 self._bucket.delete([_withdrawn_key(version)])
 
     def _named(self) -> set[str]:
-        keys = [_manifest_key(version) for version in self.published()]
+        keys = [manifest_key(version) for version in self.published()]
         keys += [_withdrawn_key(version) for version in self.withdrawn()]
         self._entries = {key: known for key, known in self._entries.items() if key in set(keys)}
         return {digest for found in _each(self._digests, keys) for digest in found}
@@ -276,11 +276,6 @@ class BucketStore:
     def _stems(self, prefix: str) -> set[str]:
         names = (Path(item.key).stem for item in self._bucket.list(prefix))
         return {name for name in names if is_digest(name)}
-
-
-def _manifest_key(digest: str) -> str:
-    assert is_digest(digest), digest
-    return f"manifests/{digest}.json"
 
 
 def _withdrawn_key(digest: str) -> str:

@@ -47,10 +47,12 @@ class FileLock:
         self._descriptor = descriptor
 
     @classmethod
-    def take(cls, path: Path, *, wait: bool) -> "FileLock | None":
+    def take(cls, path: Path, *, wait: bool, shared: bool = False) -> "FileLock | None":
+        """None when it is held otherwise, and `wait` is not asked for. Several may have it `shared`."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(descriptor, kind | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             os.close(descriptor)
             return None

@@ -1,7 +1,7 @@
 """Gives an engine the directory of a version once this node has every byte of it and has verified it (W1, W11)."""
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYetError
 from pathlib import Path
@@ -74,7 +74,7 @@ class NodeVersions:
             path = self._store.version_dir(digest)
             try:
                 manifest = Manifest.decode((path / MANIFEST_FILE).read_bytes())
-                damaged = self._first_damage(path, manifest.files)
+                damaged = first_damage(path, manifest.files, self._marks, self._pause)
             except FileNotFoundError:
                 continue  # dropped meanwhile
             if damaged is None:
@@ -86,20 +86,23 @@ class NodeVersions:
             code="weights_damaged",
         )
 
-    def _first_damage(self, path: Path, files: Sequence[FileEntry]) -> tuple[str, str] | None:
-        """Hash what this node has neither written nor hashed yet."""
-        for entry in files:
-            file = path / entry.path
-            if self._marks.holds(entry.digest, file):
-                continue
-            with file.open("rb", buffering=0) as content:
-                found = hash_at_rate(content, FULL_RATE, self._pause)
-            if found != entry.digest:
-                log.error("store.damaged_on_load", digest=entry.digest, found_digest=found)
-                return entry.digest, found
-            self._marks.note(entry.digest, file)
-        return None
-
     def _pause(self, _seconds: float) -> None:
         if self._stopped.is_set():
             raise OSError(errno.EINTR, "the process ends")
+
+
+def first_damage(
+    path: Path, files: Sequence[FileEntry], marks: LoadMarks, pause: Callable[[float], None]
+) -> tuple[str, str] | None:
+    """Hash what this node has neither written nor hashed yet; the digest that is wrong, and what it is instead."""
+    for entry in files:
+        file = path / entry.path
+        if marks.holds(entry.digest, file):
+            continue
+        with file.open("rb", buffering=0) as content:
+            found = hash_at_rate(content, FULL_RATE, pause)
+        if found != entry.digest:
+            log.error("store.damaged_on_load", digest=entry.digest, found_digest=found)
+            return entry.digest, found
+        marks.note(entry.digest, file)
+    return None

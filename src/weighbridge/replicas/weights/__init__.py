@@ -1,0 +1,1 @@
+"""How the weights of replicas come to the nodes that run them."""

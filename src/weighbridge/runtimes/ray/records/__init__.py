@@ -1,0 +1,1 @@
+"""What a driver knows of each of its actors."""

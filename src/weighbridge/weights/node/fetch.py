@@ -1,0 +1,153 @@
+"""One blob from elsewhere into a file here: in parallel parts, each hashed; a killed fetch goes on where it was."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TypeVar
+
+from weighbridge.weights.digest import HASH_PART_BYTES, combine, part_count, part_digest
+from weighbridge.weights.manifest import FileEntry
+from weighbridge.weights.node.source import BlobSource, Check
+
+PARTS_PARALLEL = 4
+JOURNAL_SUFFIX = ".parts"
+JOURNAL_BYTES_MAX = 64 * 1024 * 1024
+_LINE = re.compile(rb"([0-9]{1,12}) ([0-9a-f]{64})\n")
+
+Result = TypeVar("Result")
+
+
+class WrongBytesError(Exception):
+    """The bytes hash to `found`, not to the name they were asked for by."""
+
+    def __init__(self, digest: str, found: str) -> None:
+        super().__init__(f"{digest} came as {found}")
+        self.digest = digest
+        self.found = found
+
+
+def fetch_blob(
+    source: BlobSource,
+    entry: FileEntry,
+    target: Path,
+    *,
+    check: Check,
+    came: Callable[[int], None] = lambda _: None,
+    kept: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Write the blob over `target`; WrongBytesError when it is not whole.
+
+    Parts that an earlier fetch has noted beside `target` are hashed again and kept (W6). `came` and `kept` are told
+    the bytes of each part; `check` may raise to stop.
+    """
+    size = entry.size_bytes
+    buffers: SimpleQueue[bytearray] = SimpleQueue()
+    for _ in range(PARTS_PARALLEL):
+        buffers.put(bytearray(min(size, HASH_PART_BYTES)))
+
+    def bring(index: int) -> bytes:
+        check()
+        start = index * HASH_PART_BYTES
+        buffer = buffers.get()
+        try:
+            content = memoryview(buffer)[: min(HASH_PART_BYTES, size - start)]
+            digest = _read_again(descriptor, content, start, noted.get(index))
+            if digest is not None:
+                kept(len(content))
+                return digest
+            source.read_into(entry.digest, start, content, check)
+            digest = part_digest(content)
+            _write_all(descriptor, content, start)
+            os.write(journal, b"%d %s\n" % (index, digest.hex().encode()))
+            came(len(content))
+            return digest
+        finally:
+            buffers.put(buffer)
+
+    with _opened(target, os.O_RDWR | os.O_CREAT) as descriptor, _journal(target) as journal:
+        noted = _noted(journal)
+        digests = in_parallel(bring, range(part_count(size)))
+        os.ftruncate(descriptor, size)
+    if (found := combine(digests)) != entry.digest:
+        forget_parts(target)
+        raise WrongBytesError(entry.digest, found)
+
+
+def forget_parts(target: Path) -> None:
+    """The next fetch begins anew, or there is none."""
+    journal_of(target).unlink(missing_ok=True)
+
+
+def journal_of(target: Path) -> Path:
+    return target.with_name(target.name + JOURNAL_SUFFIX)
+
+
+def in_parallel(call: Callable[[int], Result], numbers: Sequence[int]) -> list[Result]:
+    """In order, PARTS_PARALLEL at a time, so that no more than those are in memory; the first failure ends it."""
+    results: dict[int, Result] = {}
+    with ThreadPoolExecutor(PARTS_PARALLEL, thread_name_prefix="parts") as pool:
+        waiting = iter(numbers)
+        running = {pool.submit(call, number): number for number in islice(waiting, PARTS_PARALLEL)}
+        while running:
+            ended = next(as_completed(running))
+            results[running.pop(ended)] = ended.result()
+            for number in islice(waiting, 1):
+                running[pool.submit(call, number)] = number
+    return [results[number] for number in numbers]
+
+
+def allocate(path: Path, size: int) -> None:
+    """Take the space now; OSError ENOSPC where there is none."""
+    with _opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
+        if size:
+            os.posix_fallocate(descriptor, 0, size)
+
+
+def allocated_bytes(path: Path) -> int:
+    """What the file takes of its disk; 0 when it is not there."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _read_again(
+    descriptor: int, content: memoryview, start: int, noted: bytes | None
+) -> bytes | None:
+    """The digest of a part that lies there as it was noted; else None."""
+    if noted is None or os.preadv(descriptor, [content], start) != len(content):
+        return None
+    return noted if part_digest(content) == noted else None
+
+
+def _noted(journal: int) -> dict[int, bytes]:
+    """By part; a line that was cut short is as none."""
+    content = os.pread(journal, JOURNAL_BYTES_MAX, 0)
+    return {int(found[1]): bytes.fromhex(found[2].decode()) for found in _LINE.finditer(content)}
+
+
+@contextmanager
+def _journal(target: Path) -> Iterator[int]:
+    with _opened(journal_of(target), os.O_RDWR | os.O_CREAT | os.O_APPEND) as descriptor:
+        os.write(descriptor, b"\n")  # a line that was cut short must not swallow the next one
+        yield descriptor
+
+
+def _write_all(descriptor: int, content: memoryview, at: int) -> None:
+    while content:
+        written = os.pwrite(descriptor, content, at)
+        content, at = content[written:], at + written
+
+
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,164 @@
+"""Weights on nodes that share no directory with the server or with each other: pulled, verified, then loaded."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from installation import ANSWERS, ENDPOINT, Installation, installed, until
+from ray_machines import Machines
+from test_ray_runtime import answers, runtime, spec, state
+from test_ray_runtime import until as until_listed
+from test_ray_site import engines, ready_nodes, streams, total
+
+from s3 import running_s3
+from weighbridge.runtimes.base import Placement, ReplicaSpec, ReplicaStatus, RuntimeState, Weights
+from weighbridge.runtimes.processes import lock_holder
+from weighbridge.runtimes.ray.runtime import RayRuntime
+from weighbridge.sdk import wait_for_deployment
+from weighbridge.weights.digest import HASH_PART_BYTES
+from weighbridge.weights.manifest import Manifest
+from weighbridge.weights.node.pull import PULLING
+from weighbridge.weights.served import server as server_module
+from weight_site import WeightSite, content, publish, running_weights
+
+__all__ = ["runtime"]
+
+FILES = {"config.json": b"{}", "model.safetensors": content(HASH_PART_BYTES + 1000)}
+ON_N1 = Placement({"rack": "r1"})
+LIMIT_S = 90.0
+HELD_S = 3.0
+"""How long nobody may be drained while the weights do not come."""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeightSite]:
+    with running_weights(tmp_path_factory.mktemp("weights") / "store") as found:
+        yield found
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The bytes of each answer with a blob; while it begins with -1, none is given."""
+    found: list[int] = []
+    real = server_module._send_file
+
+    def note(peer, descriptor: int, start: int, end: int) -> None:
+        while found[:1] == [-1]:
+            time.sleep(0.02)
+        found.append(end - start)
+        real(peer, descriptor, start, end)
+
+    monkeypatch.setattr(server_module, "_send_file", note)
+    yield found
+    found[:] = []
+
+
+def pulling(
+    name: str, site: WeightSite, manifest: Manifest, placement: Placement = ON_N1, **changes: object
+) -> ReplicaSpec:
+    source = site.source(manifest.digest, **changes)
+    weights = Weights(manifest.digest, "", manifest.size_bytes, source)
+    return replace(spec(name, placement=placement), weights=weights)
+
+
+async def pulls(runtime: RayRuntime, name: str) -> ReplicaStatus:
+    def reached(all_):
+        return any(one.name == name and (one.reason or "").startswith(PULLING) for one in all_)
+
+    return next(one for one in await until_listed(runtime, reached) if one.name == name)
+
+
+async def test_replicas_of_a_node_wait_for_one_pull_and_start_from_a_whole_version(
+    cluster, runtime, weights, given
+):
+    manifest = publish(weights.store, FILES)
+    given.append(-1)
+    for name in ("r1", "r2"):
+        wish = pulling(name, weights, manifest, placement=ON_N1)
+        await runtime.launch(wish)
+        waiting = await pulls(runtime, name)
+        assert (waiting.state, waiting.node) == (RuntimeState.FETCHING, "n1")
+    versions = cluster.nodes["n1"].directory / "weights/store/versions"
+    assert list(versions.iterdir()) == []
+    given.clear()
+    for name in ("r1", "r2"):
+        status = await state(runtime, name, RuntimeState.RUNNING)
+        model = Path(answers(status.url)["model"])
+        assert model == versions / manifest.digest
+        assert {n: (model / n).read_bytes() for n in FILES} == FILES
+    assert sum(given) == manifest.size_bytes
+
+
+async def test_a_pull_that_cannot_be_says_why_and_one_that_waits_can_be_stopped(
+    runtime, weights, given
+):
+    manifest = publish(weights.store, {**FILES, "config.json": b'{"a": 1}'})
+    expired = weights.token(manifest.digest, valid_s=-1)
+    await runtime.launch(pulling("r1", weights, manifest, token=expired))
+    ended = await state(runtime, "r1", RuntimeState.EXITED)
+    assert ended.reason.endswith("(weights_token_expired)")
+    await runtime.launch(pulling("r2", weights, manifest, url="http://127.0.0.1:9"))
+    await until_listed(
+        runtime, lambda all_: any("(weights_unreachable)" in (one.reason or "") for one in all_)
+    )
+    await runtime.stop("r2", 1.0)
+    assert (await state(runtime, "r2", RuntimeState.EXITED)).reason == "stopped before it started"
+
+
+@pytest.fixture(scope="module")
+def site(cluster: Machines, make_public_directory: Callable[[], Path]) -> Iterator[Installation]:
+    """Serves version 1 on each of two nodes, which have nothing of the server's in common."""
+    settings = {
+        f"WEIGHBRIDGE_{name.upper()}": str(value)
+        for name, value in cluster.settings(ray_namespace="weights").items()
+    }
+    with running_s3() as s3, installed(make_public_directory(), s3, **settings) as found:
+        found.prepare(spread="prefer")
+        found.deploy(1)
+        yield found
+        with found.client() as client:
+            client.admin.endpoints.delete(ENDPOINT)
+        until(lambda: not engines(cluster), what="the end of its replicas")
+
+
+def cached(cluster: Machines, name: str) -> set[str]:
+    """The versions that a node has."""
+    return {
+        path.name for path in (cluster.nodes[name].directory / "weights/store/versions").iterdir()
+    }
+
+
+def test_each_node_has_brought_the_version_itself_and_a_token_is_in_no_log(site, cluster):
+    with site.client() as client:
+        assert site.say(client) == ANSWERS[1]
+    store = {path.name for path in (site.root / "data/store/versions").iterdir()}
+    assert cached(cluster, "n1") & store == cached(cluster, "n2") & store != set()
+    for text in site.logs().values():
+        assert "wbw_" not in text
+
+
+def test_nobody_is_drained_while_the_weights_of_the_target_do_not_come(site, cluster):
+    server = lock_holder(site.run_dir / "weights.lock")
+    before = ready_nodes(site)
+    with streams(site, count=1) as groups, site.client() as client:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            asked = site.ask_for(client, 2)
+            until(
+                lambda: PULLING in client.deployments.get(asked.id).reason,
+                LIMIT_S,
+                "a replica that pulls",
+            )
+            held_s = time.monotonic() + HELD_S
+            while time.monotonic() < held_s:
+                assert ready_nodes(site) == before
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        wait_for_deployment(client, ENDPOINT, asked.id, timeout_s=180)
+        groups[0].wait_for_answers(2, timeout_s=LIMIT_S)
+    assert total(groups).clean, total(groups)
+    assert sorted(ready_nodes(site).values()) == ["n1", "n2"]
