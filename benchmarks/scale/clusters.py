@@ -30,16 +30,17 @@ SETTINGS = {"WEIGHBRIDGE_HOLD_S": "0"}
 """A caller that is held would be answered later than the first token could come."""
 
 
-def run() -> list[Result]:
+def run() -> Iterator[Result]:
     if importlib.util.find_spec("ray") is None:
         print("ray is not installed here: its times are not measured (pip install '.[ray]')")
-        return []
+        return
     # The cluster and the installations are those of the tests.
     sys.path += [str(TESTS), str(TESTS / "system"), str(TESTS / "cluster")]
     from ray_machines import running_cluster  # noqa: PLC0415 - only where ray is
 
     with running_cluster(nodes=2, base=60) as machines:
-        return [_first_tokens(machines), _losses(machines)]
+        yield _first_tokens(machines)
+        yield _losses(machines)
 
 
 def _first_tokens(machines: "Machines") -> Result:
