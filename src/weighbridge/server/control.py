@@ -39,8 +39,11 @@ from weighbridge.replicas.store import digests_in_use
 from weighbridge.replicas.weights.ways import WeightsOf, pulled, sources
 from weighbridge.rollouts import store as rollout_store
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
+from weighbridge.routing import published
 from weighbridge.routing.acks import GatewayView, open_acks
-from weighbridge.routing.tokens import load_pepper
+from weighbridge.routing.hosts.identity import host_identity
+from weighbridge.routing.hosts.view import AllHosts
+from weighbridge.routing.tokens import load_pepper, pepper_mark
 from weighbridge.runtimes.base import NODE_CACHE, NODE_PYTHON, Runtime
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.runtimes.processes import hold_lock
@@ -162,7 +165,12 @@ async def serve(settings: Settings, seat: Seat) -> None:
             s3=S3Access(settings),
             runtime=_runtime(settings, clock, stack, keeper.epoch),
             engines=engines(session, NODE_PYTHON),
-            acks=GatewayView(open_acks(paths.acks_file)),
+            gateways=AllHosts(
+                GatewayView(open_acks(paths.acks_file)),
+                host_identity(paths).id,
+                clock.boot_s,
+                waits=Role.CONTROLLER in seat.roles,
+            ),
             probe_session=probe_session,
         )
         loops: list[Loop] = []
@@ -259,7 +267,7 @@ def _loops(
         runtime=parts.runtime,
         engines=parts.engines,
         store=versions,
-        acks=parts.acks,
+        gateways=parts.gateways,
         pepper=parts.pepper,
         settings=settings,
         lease_of=keeper.current,
@@ -268,15 +276,7 @@ def _loops(
         cache_dir=NODE_CACHE if _pulls(settings) else None,
     )
     stack.push_async_callback(replicas.close)
-    routes = RoutesPublisher(
-        database,
-        clock,
-        wake,
-        settings.paths,
-        engines=parts.engines,
-        lease_of=keeper.current,
-        hold_s=settings.hold_s,
-    )
+    routes = _routes(parts, wake, keeper)
     usage = _usage(parts)
     sealing = _sealing(parts, keeper)
     passes = {
@@ -292,6 +292,20 @@ def _loops(
     leading = Loop("lease", partial(_lead, keeper, wake), wake)
     pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)
     return [leading, pruning, *(Loop(name, step, wake) for name, step in passes.items())]
+
+
+def _routes(parts: Parts, wake: Wake, keeper: ControllerLease) -> RoutesPublisher:
+    return RoutesPublisher(
+        parts.database,
+        parts.clock,
+        wake,
+        parts.settings.paths,
+        engines=parts.engines,
+        lease_of=keeper.current,
+        hold_s=parts.settings.hold_s,
+        pepper_mark=pepper_mark(parts.pepper),
+        tell=partial(parts.wake, published.WAKE),
+    )
 
 
 async def _lead(keeper: ControllerLease, wake: Wake) -> float:
