@@ -34,6 +34,7 @@ from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.acks import GatewayView, open_acks
+from weighbridge.routing.hosts.view import AllHosts
 from weighbridge.routing.hosts.view import OneHost
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.settings import Settings
@@ -41,7 +42,7 @@ from weighbridge.storage import lease
 from weighbridge.storage.database import Database
 from weighbridge.telemetry.logs import configure_logs
 
-PASSES = 9
+PASSES = 7
 CHANGES = 3
 SETTLE_S = 2.1
 """More than a probe period, so that each pass asks every replica."""

@@ -18,7 +18,7 @@ CHANGED_SHARE = 0.01
 
 _ROWS = """
 TRUNCATE orgs, architectures, model_versions, endpoints, deployments, replicas, receipts, leases,
-    counters, idempotency_keys, usage_requests CASCADE;
+    counters, idempotency_keys, usage_requests, gateway_tables, gateway_hosts CASCADE;
 
 INSERT INTO orgs (id, name, s3_external_id, created_at)
   SELECT 'o' || o, 'org-' || o, 'x' || o, now()
