@@ -35,7 +35,6 @@ from weighbridge.replicas.routes import RoutesPublisher
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.hosts.view import AllHosts
-from weighbridge.routing.hosts.view import OneHost
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
@@ -77,7 +76,9 @@ class Control:
             runtime=ProcessRuntime(settings.paths.agent_socket, epoch_of=lambda: held.epoch),
             engines=known,
             store=Weights(),
-            gateways=OneHost(GatewayView(open_acks(settings.paths.acks_file))),
+            gateways=AllHosts(
+                GatewayView(open_acks(settings.paths.acks_file)), "bench", clock.boot_s, waits=True
+            ),
             pepper=b"p" * 32,
             settings=settings,
             lease_of=lambda: held,
