@@ -25,7 +25,7 @@ GRANT SELECT, INSERT, UPDATE ON counters, usage_hourly TO {DATABASE_ROLE};
 GRANT SELECT, INSERT, UPDATE, DELETE ON gateway_hosts, usage_spools TO {DATABASE_ROLE};
 GRANT INSERT ON usage_requests TO {DATABASE_ROLE};
 """
-"""As docs/operating.md says it."""
+"""As docs/operating/roles.md says it."""
 
 
 def restricted(url: str) -> str:
