@@ -1,0 +1,39 @@
+"""How a control process lets the nodes of a cluster pull weights; nothing of it where replicas load from a path."""
+
+from weighbridge.api.deps import Parts
+from weighbridge.control.wake import Wake
+from weighbridge.replicas.weights.prefetch import Prefetcher
+from weighbridge.replicas.weights.ways import WeightsOf, pulled, sources
+from weighbridge.runtimes.base import NODE_CACHE
+from weighbridge.runtimes.ray.runtime import RayRuntime
+from weighbridge.settings import Settings
+
+
+def weights_of(parts: Parts) -> WeightsOf | None:
+    """None where replicas load from where this process has a version."""
+    if not _pulls(parts.settings):
+        return None
+
+    def wall_s() -> float:
+        return parts.clock.now().timestamp()
+
+    return pulled(parts.store.manifest, sources(parts.settings, parts.pepper, wall_s))
+
+
+def cache_dir_of(settings: Settings) -> str | None:
+    """Where engines keep what they make of weights; None for this server's own."""
+    return NODE_CACHE if _pulls(settings) else None
+
+
+def prefetcher_of(parts: Parts, wake: Wake) -> Prefetcher | None:
+    """None where nothing is pulled."""
+    told, runtime = weights_of(parts), parts.runtime
+    if told is None or not isinstance(runtime, RayRuntime):
+        return None
+    return Prefetcher(
+        runtime, told, parts.store.manifest, monotonic=parts.clock.monotonic, wake=wake
+    )
+
+
+def _pulls(settings: Settings) -> bool:
+    return settings.runtime == "ray" and settings.ray_weights == "pull"
