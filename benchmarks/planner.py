@@ -26,6 +26,7 @@ from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.acks import GatewayView, open_acks
+from weighbridge.routing.hosts.view import OneHost
 from weighbridge.runtimes.base import NodeInfo, ReplicaSpec, ReplicaStatus, RuntimeState
 from weighbridge.settings import Settings
 from weighbridge.storage import embedded, lease
@@ -153,7 +154,7 @@ class Control:
             runtime=Running(endpoints),
             engines=engines,
             store=Weights(),
-            acks=GatewayView(open_acks(settings.paths.acks_file)),
+            gateways=OneHost(GatewayView(open_acks(settings.paths.acks_file))),
             pepper=b"p" * 32,
             settings=settings,
             lease_of=lambda: held,

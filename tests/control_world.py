@@ -29,6 +29,7 @@ from weighbridge.ingest.s3 import S3Access
 from weighbridge.registry import service as registry
 from weighbridge.registry.model import ModelVersion, SyncStatus
 from weighbridge.routing.acks import GatewayView, open_acks
+from weighbridge.routing.hosts.view import OneHost
 from weighbridge.runtimes.base import NodeInfo, ReplicaSpec, ReplicaStatus, Resources
 from weighbridge.settings import Settings
 from weighbridge.storage.database import Database
@@ -211,7 +212,7 @@ def new_world(database: Database, tmp_path: Path, **settings: object) -> World:
         s3=S3Access(configured),
         runtime=runtime,
         engines={"llamacpp": ArgvEngine()},
-        acks=GatewayView(open_acks(tmp_path / "acks")),
+        gateways=OneHost(GatewayView(open_acks(tmp_path / "acks"))),
     )
     client = httpx.AsyncClient(
         transport=httpx.ASGITransport(create_app(parts)), base_url="http://control"

@@ -35,6 +35,7 @@ from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.acks import GatewayView, WorkerColumn, open_acks
 from weighbridge.routing.files import read_snapshot
+from weighbridge.routing.hosts.view import OneHost
 from weighbridge.routing.model import RouteTable
 from weighbridge.runtimes.base import NodeInfo, ReplicaSpec, ReplicaStatus, RuntimeState
 from weighbridge.settings import Settings
@@ -226,13 +227,13 @@ class Machine:
             runtime=self.runtime,
             engines={"llamacpp": self.engine},
             store=self.store,
-            acks=self.gateway.view,
+            gateways=OneHost(self.gateway.view),
             pepper=b"p" * 32,
             settings=self.settings,
             lease_of=self.lease,
         )
 
-    def publisher(self) -> RoutesPublisher:
+    def publisher(self, **changes) -> RoutesPublisher:
         return RoutesPublisher(
             self.database,
             self.clock,
@@ -241,6 +242,7 @@ class Machine:
             engines={"llamacpp": self.engine},
             lease_of=self.lease,
             hold_s=self.settings.hold_s,
+            **changes,
         )
 
     @asynccontextmanager

@@ -130,7 +130,7 @@ def _losses(machines: "Machines") -> Result:
             )
         ],
         notes=[
-            "Ray's health checks tuned as docs/operating.md says; `cut` ran on the node that died."
+            "Ray's health checks tuned as docs/operating/ray.md says; `cut` ran on the node that died."
         ],
     )
 

@@ -34,6 +34,7 @@ from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.acks import GatewayView, open_acks
+from weighbridge.routing.hosts.view import OneHost
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
@@ -73,7 +74,7 @@ class Control:
             runtime=ProcessRuntime(settings.paths.agent_socket, epoch_of=lambda: held.epoch),
             engines=known,
             store=Weights(),
-            acks=GatewayView(open_acks(settings.paths.acks_file)),
+            gateways=OneHost(GatewayView(open_acks(settings.paths.acks_file))),
             pepper=b"p" * 32,
             settings=settings,
             lease_of=lambda: held,

@@ -3,9 +3,9 @@
 from datetime import datetime
 
 from simulation.memory.statements import Answer
-from simulation.memory.store import Transaction
+from simulation.memory.store import NO_KEY_UPDATE, Transaction
 from simulation.memory.tables import Row
-from simulation.memory.texts import ACTIVE, Parameters, by_key, number, says
+from simulation.memory.texts import ACTIVE, Parameters, by_key, nothing, number, says
 
 
 @says(
@@ -141,3 +141,41 @@ def routed_replicas(tx: Transaction, p: Parameters) -> Answer:
         answers.append(head + tail)
     names = ("id", "endpoint_id", "ready", "noted", "slot", "url", "incarnation", "digest")
     return Answer((*names, "version_number", "fingerprint"), answers, len(answers))
+
+
+@says("SELECT name, generation, place, pepper_mark FROM gateway_tables ORDER BY name")
+def table_heads(tx: Transaction, p: Parameters) -> Answer:
+    names = ("name", "generation", "place", "pepper_mark")
+    rows = [
+        tuple(row[name] for name in names) for _, row in sorted(tx.view("gateway_tables").items())
+    ]
+    return Answer(names, rows, len(rows))
+
+
+@says("SELECT content FROM gateway_tables WHERE name = :name")
+def table_content(tx: Transaction, p: Parameters) -> Answer:
+    row = tx.view("gateway_tables").get((p["name"],))
+    rows: list[tuple[object, ...]] = [] if row is None else [(row["content"],)]
+    return Answer(("content",), rows, len(rows))
+
+
+@says(
+    """
+    INSERT INTO gateway_tables (name, generation, content, place, pepper_mark)
+    VALUES (:name, :generation, :content, :place, :pepper_mark)
+    ON CONFLICT (name) DO UPDATE
+        SET generation = :generation, content = :content, place = :place, pepper_mark = :pepper_mark
+        WHERE gateway_tables.generation < :generation
+    """
+)
+def put_table(tx: Transaction, p: Parameters) -> Answer:
+    key = (p["name"],)
+    tx.lock("gateway_tables", key, NO_KEY_UPDATE)
+    before = tx.view("gateway_tables").get(key)
+    if before is None:
+        tx.insert("gateway_tables", dict(p))
+    elif number(before["generation"]) < number(p["generation"]):
+        tx.update("gateway_tables", key, before, dict(p))
+    else:
+        return nothing(0)
+    return nothing(1)

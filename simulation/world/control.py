@@ -24,6 +24,7 @@ from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes
 from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.rollouts.gate import GateLimits
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
+from weighbridge.routing.hosts.view import OneHost
 from weighbridge.routing.model import KeyTable, RouteTable
 from weighbridge.server.control import ControllerLease
 from weighbridge.settings import Settings
@@ -114,7 +115,7 @@ class ControlPlane:
             runtime=self.runtime,
             engines=engines,
             store=site.weights,
-            acks=site.gateway.view,
+            gateways=OneHost(site.gateway.view),
             pepper=PEPPER,
             settings=SETTINGS,
             lease_of=current,

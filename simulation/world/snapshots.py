@@ -7,7 +7,8 @@ from typing import Generic, TypeVar
 
 from simulation.scheduler import SimLoop
 from simulation.steps import Steps
-from weighbridge.replicas.routes import RoutesPublisher, Snapshot
+from weighbridge.replicas.routes import RoutesPublisher
+from weighbridge.routing.files import SnapshotFile
 from weighbridge.routing.model import KeyTable, RouteTable
 
 Table = TypeVar("Table", RouteTable, KeyTable)
@@ -25,7 +26,7 @@ class File(Generic[Table]):
         self._written(table)
 
 
-class SimSnapshot(Snapshot[Table]):
+class SimSnapshot(SnapshotFile[Table]):
     """A process's view of a file; reading and writing takes a moment in which it may be killed."""
 
     def __init__(self, file: File[Table], kind: type[Table], loop: SimLoop, steps: Steps) -> None:

@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     gateway_workers: int = Field(
         default=1, ge=1, le=64, description="Gateway processes on one port."
     )
+    control_urls: str = Field(default="", description="Gateways beside an api, with commas.")
     queue_wait_s: float = Field(
         default=10.0, ge=0, description="How long a request may wait for a busy endpoint."
     )
@@ -247,6 +248,7 @@ class Settings(BaseSettings):
     replica_slots: int = Field(
         default=8, ge=1, le=1024, description="Engine processes this node may run at once."
     )
+    replica_host: str = Field(default="127.0.0.1", description="Where this node's engines listen.")
     gpus: str = Field(
         default="",
         pattern=r"^([0-9]+(,[0-9]+)*)?$",

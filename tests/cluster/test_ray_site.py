@@ -1,5 +1,6 @@
 """A whole installation on a Ray cluster, with the embedded engine: rollouts and the loss of nodes, under streams."""
 
+import asyncio
 import json
 import signal
 import time
@@ -8,13 +9,18 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from installation import ENDPOINT, Installation, installed, until
+from installation import BUCKET, ENDPOINT, MODELS, ORG, Installation, installed, until
 from ray_machines import Machines
+from test_ray_runtime import spec, until_true
 
 from s3 import running_s3
 from weighbridge.cli.demo.traffic import NOTHING, Tally, Traffic
+from weighbridge.errors import UnavailableError
+from weighbridge.replicas.launch import OWNER
+from weighbridge.runtimes.base import ReplicaSpec, RuntimeState
 from weighbridge.runtimes.processes import find_marked
-from weighbridge.sdk import wait_for_deployment
+from weighbridge.runtimes.ray.runtime import RayRuntime
+from weighbridge.sdk import ClientError, wait_for_deployment, wait_for_sync
 
 STREAM_GROUPS = 4
 """Of eight streams each."""
@@ -67,6 +73,31 @@ def streams(site: Installation, count: int = STREAM_GROUPS) -> Iterator[list[Tra
         yield groups
 
 
+async def launched(runtime: RayRuntime, wish: ReplicaSpec) -> None:
+    """By a driver of its own, as of a controller that leads nobody any more."""
+    try:
+        await until_true(lambda: accepted(runtime, wish), True)
+    finally:
+        await runtime.close()
+
+
+async def accepted(runtime: RayRuntime, wish: ReplicaSpec) -> bool:
+    try:
+        await runtime.launch(wish)
+    except UnavailableError:
+        return False  # its driver starts
+    found = [one for one in await runtime.list(OWNER) if one.name == wish.name]
+    return any(one.url or one.state is RuntimeState.EXITED for one in found)
+
+
+def marked_names(cluster: Machines) -> set[str]:
+    return {
+        process.mark.name
+        for node in cluster.nodes.values()
+        for process in find_marked(node.directory / "run")
+    }
+
+
 def deploy(site: Installation, version: int) -> None:
     with site.client() as client:
         asked = site.ask_for(client, version)
@@ -93,6 +124,43 @@ def test_a_rollout_replaces_the_replicas_on_every_node_without_a_failed_stream(s
     assert sorted(ready_nodes(site).values()) == ["n1", "n2"]
 
 
+def test_a_control_process_that_is_killed_in_a_rollout_goes_on_with_it_and_stops_what_it_does_not_know(
+    site, cluster
+):
+    """Its driver ends with it. Nobody asked for the stranger: an actor that outlived its row, say (D4)."""
+    stranger = RayRuntime(cluster.options(ray_namespace="site"), time.monotonic)
+    with streams(site, count=1) as groups:
+        with site.client() as client:
+            (shape,) = client.admin.endpoints.list()
+            asked = site.ask_for(client, 2 if shape.serving == "1" else 1)
+            until(lambda: len(client.admin.replicas.list(ENDPOINT)) > 2, what="a new replica")
+            before = ready_nodes(site).keys()
+            site.kill(site.process("control"))
+            asyncio.run(launched(stranger, spec("stranger", labels=OWNER)))
+            wait_for_deployment(client, ENDPOINT, asked.id, timeout_s=DEPLOYED_S)
+        for group in groups:
+            group.wait_for_answers(2, timeout_s=LIMIT_S)
+        until(lambda: "stranger" not in marked_names(cluster), LIMIT_S, "the end of the stranger")
+    assert total(groups).clean, total(groups)
+    after = ready_nodes(site)
+    assert sorted(after.values()) == ["n1", "n2"]
+    assert not before & after.keys()
+
+
+def test_a_deployment_that_no_node_could_hold_is_refused_with_what_there_is(site):
+    with site.client() as client:
+        engine = {"slots": 4, "gpus": 64}
+        client.admin.architectures.register("huge", str(MODELS / "llama-v1"), engine=engine)
+        client.admin.endpoints.create("huge", org_name=ORG, model_arch_id="huge")
+        source = f"s3://{BUCKET}/llama-v1"
+        version = client.models.upload(ORG, "huge", source, version_aliases=["production"])
+        wait_for_sync(client, version.name, timeout_s=LIMIT_S)
+        with pytest.raises(ClientError, match="64 GPU; no node offers that") as refused:
+            client.endpoints.deploy("huge", version.name)
+        assert refused.value.code == "does_not_fit"
+        client.admin.endpoints.delete("huge")
+
+
 def test_a_node_that_is_lost_takes_only_its_own_streams_and_is_replaced_within_15_s(site, cluster):
     before = ready_nodes(site)
     (doomed,) = [replica for replica, node in before.items() if node == "n2"]
@@ -108,7 +176,9 @@ def test_a_node_that_is_lost_takes_only_its_own_streams_and_is_replaced_within_1
     tally = total(groups)
     assert tally.failed == 0, tally
     assert tally.cut <= running + STREAM_GROUPS, tally  # as many more as began while it was counted
-    assert set(ready_nodes(site).values()) == {"n1"}
+    after = ready_nodes(site)
+    assert set(after.values()) == {"n1"}
+    assert before.keys() - {doomed} < after.keys()  # the one that was left is not touched
     cluster.start_node("n2", "--labels", "rack=r2", "--num-gpus", "2")
     assert replaced_s <= REPLACED_S
 

@@ -341,7 +341,7 @@ async def test_replicas_are_shown_with_their_node_and_requests_in_flight(
     assert logs.json() == {"id": "r1", "logs": "line two\n"}
     status = (await operator("GET", f"{ADMIN}/status")).json()
     assert status["gateways"] == [
-        {"pid": os.getpid(), "routes_generation": 7, "keys_generation": 9}
+        {"host": "", "pid": os.getpid(), "routes_generation": 7, "keys_generation": 9}
     ]
     assert (status["database"], status["runtime"]) == ("ok", "ok")
     nodes = (await operator("GET", f"{ADMIN}/nodes")).json()["nodes"]

@@ -8,7 +8,6 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,24 +15,16 @@ import pytest
 import typer.main
 import yaml
 from installation import ENDPOINT, LONG_QUESTION, Installation, until
+from proxies import DEPLOY, Proxy, haproxy, needs, nginx
 
-from weighbridge.cli.demo.process import free_ports
 from weighbridge.cli.main import program
 from weighbridge.settings import Settings
 
 pytestmark = pytest.mark.system
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 SETTING = re.compile(r"\bWEIGHBRIDGE_([A-Z0-9_]+)\b")
 SLOW_S = 20.0
-
-
-def needs(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed here")
-    return found
 
 
 def assert_command(words: list[str]) -> None:
@@ -72,135 +63,49 @@ def test_the_units_together_are_valid(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", ["compose.yaml", "systemd/weighbridge.env", "haproxy.cfg", "nginx.conf"]
+    "file",
+    [
+        "compose.yaml",
+        "compose.gateways.yaml",
+        "systemd/weighbridge.env",
+        "systemd/gateway-host.env",
+        "haproxy.cfg",
+        "nginx.conf",
+    ],
 )
 def test_each_setting_that_is_named_is_one(file: str) -> None:
     named = {name.lower() for name in SETTING.findall((DEPLOY / file).read_text())}
     assert named <= set(Settings.model_fields)
 
 
-def test_the_composition_has_a_command_of_ours_and_files_that_are_there() -> None:
-    document = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    services = document["services"]
-    assert_command(list(services["weighbridge"]["command"]))
+@pytest.mark.parametrize("files", [["compose.yaml"], ["compose.yaml", "compose.gateways.yaml"]])
+def test_the_composition_has_commands_of_ours_and_files_that_are_there(files: list[str]) -> None:
+    documents = [yaml.safe_load((DEPLOY / name).read_text()) for name in files]
+    # As compose lays one file over the other, as far as it matters here.
+    services = {name: {} for document in documents for name in document["services"]}
+    for document in documents:
+        for name, service in document["services"].items():
+            services[name] |= {k: v for k, v in service.items() if k not in services[name]}
+    commands = [service["command"] for service in services.values() if "command" in service]
+    assert len(commands) == (1 if len(files) == 1 else 3)
+    for command in commands:
+        assert_command(list(command))
     build = services["weighbridge"]["build"]
     assert (DEPLOY / build["context"] / build["dockerfile"]).is_file()
     assert (DEPLOY / build["context"] / "constraints.txt").is_file()
-    volumes = [v.partition(":")[0] for s in services.values() for v in s.get("volumes", [])]
-    local = [name for name in volumes if name.startswith(".")]
+    mounts = [mount for service in services.values() for mount in service.get("volumes", [])]
+    sources = [m["source"] if isinstance(m, dict) else m.partition(":")[0] for m in mounts]
+    local = [name for name in sources if name.startswith(".")]
     assert local
     assert all((DEPLOY / name).is_file() for name in local)
-    assert {name for name in volumes if name.isalpha()} == set(document["volumes"])
+    declared = {name for document in documents for name in document["volumes"]}
+    assert {name for name in sources if name.replace("-", "").isalnum()} == declared
     for service in services.values():
         assert set(service.get("depends_on", {})) <= set(services)
-
-
-class Proxy:
-    """A proxy with our example of a configuration in front of a gateway."""
-
-    def __init__(self, port: int, certificate: Path) -> None:
-        self.port = port
-        self.certificate = certificate
-        self.url = f"https://127.0.0.1:{port}"
-
-
-@contextmanager
-def running(argv: list[str], port: int, directory: Path) -> Iterator[None]:
-    said = directory / "said"
-    with said.open("wb") as output:
-        process = subprocess.Popen(argv, stdout=output, stderr=output)
-    try:
-        until(lambda: listens(port) or process.poll() is not None, 20, "the proxy")
-        assert process.poll() is None, said.read_text()
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def make_certificate(directory: Path) -> tuple[Path, Path]:
-    key, certificate = directory / "tls.key", directory / "tls.crt"
-    words = [
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "1",
-        "-subj",
-        "/CN=127.0.0.1",
-    ]
-    files = [
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-        "-keyout",
-        str(key),
-        "-out",
-        str(certificate),
-    ]
-    subprocess.run([needs("openssl"), *words, *files], check=True, capture_output=True, timeout=60)
-    return key, certificate
-
-
-def replaced(text: str, changes: dict[str, str]) -> str:
-    for old, new in changes.items():
-        assert old in text, old
-        text = text.replace(old, new)
-    return text
-
-
-@contextmanager
-def nginx(directory: Path, site: Installation) -> Iterator[Proxy]:
-    binary, (port,) = needs("nginx"), free_ports(1)
-    key, certificate = make_certificate(directory)
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    places = " ".join(f"{kind}_temp_path {directory / kind};" for kind in kinds)
-    text = replaced(
-        (DEPLOY / "nginx.conf").read_text(),
-        {
-            "listen 443": f"listen 127.0.0.1:{port}",
-            "/etc/nginx/tls/tls.crt": str(certificate),
-            "/etc/nginx/tls/tls.key": str(key),
-            "server weighbridge:8080": f"server 127.0.0.1:{site.port}",
-            "http {": f"http {{ {places}",
-        },
-    )
-    config = directory / "nginx.conf"
-    config.write_text(text)
-    base = [binary, "-p", str(directory), "-c", str(config), "-e", "stderr"]
-    pid = f"pid {directory / 'pid'};"
-    subprocess.run([*base, "-t", "-g", pid], check=True, timeout=60)
-    with running([*base, "-g", f"daemon off; {pid}"], port, directory):
-        yield Proxy(port, certificate)
-
-
-@contextmanager
-def haproxy(directory: Path, site: Installation) -> Iterator[Proxy]:
-    binary, (port,) = needs("haproxy"), free_ports(1)
-    key, certificate = make_certificate(directory)
-    both = directory / "both.pem"
-    both.write_text(certificate.read_text() + key.read_text())
-    text = replaced(
-        (DEPLOY / "haproxy.cfg").read_text(),
-        {
-            "bind :443": f"bind 127.0.0.1:{port}",
-            "/etc/haproxy/tls.pem": str(both),
-            "127.0.0.1:8080": f"127.0.0.1:{site.port}",
-            "maxconn 16384": "maxconn 512",
-            "check port 8081": f"check port {site.probe_port}",
-        },
-    )
-    config = directory / "haproxy.cfg"
-    config.write_text(text)
-    subprocess.run([binary, "-c", "-f", str(config)], check=True, timeout=60)
-    with running([binary, "-db", "-f", str(config)], port, directory):
-        yield Proxy(port, certificate)
+    # The proxy asks one name, which each gateway answers to.
+    asked = re.findall(r"server (\S+):8080", (DEPLOY / "nginx.conf").read_text())
+    aliases = [s["networks"]["default"]["aliases"] for s in services.values() if "networks" in s]
+    assert aliases == [asked] * len(commands)
 
 
 @pytest.fixture(params=[nginx, haproxy], ids=["nginx", "haproxy"])
@@ -209,7 +114,7 @@ def proxy(
     shared_site: Installation,
     make_public_directory: Callable[[], Path],
 ) -> Iterator[Proxy]:
-    with request.param(make_public_directory(), shared_site) as made:
+    with request.param(make_public_directory(), [shared_site]) as made:
         yield made
 
 

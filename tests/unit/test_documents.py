@@ -1,10 +1,12 @@
 """Documents say what is so: figures come from result files, settings and errors are all described."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
-from benchmarks.tables import DOCUMENTS, rendered
+from benchmarks.harness import RESULTS
+from benchmarks.tables import DOCUMENTS, _number, rendered
 from pydantic.fields import FieldInfo
 
 from weighbridge.registry.model import SyncStatus
@@ -31,6 +33,38 @@ def test_every_setting_is_documented_with_its_default() -> None:
     ]
     assert missing == []
     assert "| `WEIGHBRIDGE_DATA_DIR` |" in text
+
+
+SIZE = re.compile(
+    r"^\| [^|]+ \| ([0-9.]+) ?[^|]* \| `(\w+)\.json`: ([^|]+): ([^|:]+) \|", re.MULTILINE
+)
+
+
+def test_what_sizes_are_derived_from_is_what_was_measured() -> None:
+    rows = SIZE.findall((ROOT / "docs" / "operating" / "growing.md").read_text())
+    assert len(rows) == 10
+    for shown, name, candidate, figure in rows:
+        result = json.loads((RESULTS / f"{name}.json").read_text())
+        medians = {one["name"]: one["medians"] for one in result["candidates"]}[candidate]
+        assert shown == _number(medians[figure]), (name, candidate, figure)
+
+
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target, heading in LINK.findall(document.read_text()):
+        path = document.parent / target if target else document
+        assert path.exists(), target
+        if heading and path.suffix == ".md":
+            assert heading[1:] in _headings(path), f"{target}{heading}"
+
+
+def _headings(path: Path) -> set[str]:
+    """As their anchors are made: small letters, blanks as hyphens, no other signs."""
+    titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_every_state_and_noun_of_a_state_machine_is_a_concept() -> None:

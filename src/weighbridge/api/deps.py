@@ -16,7 +16,7 @@ from weighbridge.api.inspection.quota import CallQuota
 from weighbridge.clock import Clock
 from weighbridge.engines.base import Engine
 from weighbridge.ingest.s3 import S3Access
-from weighbridge.routing.acks import GatewayView
+from weighbridge.routing.hosts.view import Gateways
 from weighbridge.runtimes.base import Runtime
 from weighbridge.settings import Settings
 from weighbridge.storage import idempotency
@@ -38,7 +38,7 @@ class Parts:
     s3: S3Access
     runtime: Runtime
     engines: Mapping[str, Engine]
-    acks: GatewayView
+    gateways: Gateways
     probe_session: aiohttp.ClientSession | None = None
     """For questions to replicas; without one none are asked."""
     doctor_calls: CallQuota = field(

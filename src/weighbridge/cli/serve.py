@@ -71,7 +71,7 @@ def serve(
     roles: Annotated[
         str,
         typer.Option(
-            help="With commas: agent, gateway, api, controller, weights; see docs/operating.md."
+            help="With commas: agent, gateway, api, controller, weights; see docs/operating/roles.md."
         ),
     ],
     name: Annotated[

@@ -14,6 +14,7 @@ import structlog
 
 from weighbridge.clock import Clock
 from weighbridge.errors import SetupError
+from weighbridge.gateway.courier.child import CourierChild
 from weighbridge.gateway.metrics.figures import read_figures
 from weighbridge.gateway.options import EXIT_SETUP, Options, read_options
 from weighbridge.gateway.port import DataDirLock, PortReservation, bound, listen
@@ -171,8 +172,8 @@ class Parent:
         workers = self._options.workers
         inherited = list(self._holdings.listeners)
         followed = True
-        probes = _probes(self._options, self._holdings)
-        async with probes as self._probes, asyncio.TaskGroup() as tasks:
+        probes, courier = _probes(self._options, self._holdings), self._courier()
+        async with courier, probes as self._probes, asyncio.TaskGroup() as tasks:
             for number in range(workers):
                 tasks.create_task(self._keep_worker(inherited[number::workers]))
             if inheritance is not None:
@@ -184,6 +185,24 @@ class Parent:
                 self._stop.set()
         if not followed:
             raise SetupError("The new gateway's workers did not come up; the old ones go on")
+
+    @asynccontextmanager
+    async def _courier(self) -> AsyncIterator[None]:
+        """It begins before the workers and ends after them, or when the successor's is there."""
+        if not self._options.courier:
+            yield
+            return
+        courier = CourierChild(self._options)
+        try:
+            await courier.start()
+            keeping = asyncio.create_task(courier.keep(self._stop, self._followed))
+            try:
+                yield
+            finally:
+                keeping.cancel()
+                await asyncio.gather(keeping, return_exceptions=True)
+        finally:
+            await courier.stop()
 
     def _succeed(self, inheritance: Inheritance | None) -> None:
         """From here on this is the gateway of the data directory."""

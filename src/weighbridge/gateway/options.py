@@ -37,6 +37,17 @@ class Options:
     hold_head_s: float
     stream_keepalive_s: float
     log_level: str
+    control_urls: str
+    courier: bool
+    """Whether the tables come from the database, by a courier."""
+
+    def courier_argv(self) -> Sequence[str]:
+        """Arguments of the courier; the database's URL is in the environment."""
+        return (
+            *("--data-dir", str(self.data_dir.root)),
+            *("--pepper-dir", str(self.pepper_dir)),
+            *("--log-level", self.log_level),
+        )
 
     def worker_argv(self, worker: int, port: int, listeners: Sequence[int]) -> Sequence[str]:
         """Arguments of one worker process; no secret is among them (T5)."""
@@ -56,6 +67,7 @@ class Options:
             *("--hold-bytes-max", str(self.hold_bytes_max)),
             *("--hold-head-s", str(self.hold_head_s)),
             *("--stream-keepalive-s", str(self.stream_keepalive_s)),
+            *("--control-urls", self.control_urls),
             *("--log-level", self.log_level),
         )
 
@@ -84,6 +96,10 @@ def read_options(argv: Sequence[str], settings: Settings) -> Options:
     parser.add_argument("--hold-head-s", type=float, default=settings.hold_head_s)
     parser.add_argument("--stream-keepalive-s", type=float, default=settings.stream_keepalive_s)
     parser.add_argument("--log-level", default=settings.log_level)
+    parser.add_argument("--control-urls", default=settings.control_urls)
+    parser.add_argument(
+        "--courier", action="store_true", help="tables come from WEIGHBRIDGE_DATABASE_URL"
+    )
     found = parser.parse_args(argv)
     data_dir = DataDir(found.data_dir.expanduser().resolve())
     return Options(
@@ -106,4 +122,6 @@ def read_options(argv: Sequence[str], settings: Settings) -> Options:
         hold_head_s=found.hold_head_s,
         stream_keepalive_s=found.stream_keepalive_s,
         log_level=found.log_level,
+        control_urls=found.control_urls,
+        courier=found.courier,
     )

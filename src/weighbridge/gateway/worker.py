@@ -31,7 +31,7 @@ from weighbridge.gateway.options import EXIT_SETUP, Options, read_options
 from weighbridge.gateway.port import BACKLOG
 from weighbridge.gateway.proxy.answering import Desk
 from weighbridge.gateway.proxy.choosing import COLUMNS_REFRESH_S, Choice
-from weighbridge.gateway.proxy.control import ControlPlanes
+from weighbridge.gateway.proxy.control import ControlPlanes, control_addresses
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.proxy.site import PublicSite
 from weighbridge.gateway.snapshots import Snapshots
@@ -177,7 +177,7 @@ def _site(
         desk=Desk(snapshots, snapshots.current, pepper, Figures(), access, meter, limits, clock),
         replicas=Replicas(choice, holds, column, upstreams, pepper),
         upstreams=upstreams,
-        control=ControlPlanes(options.data_dir),
+        control=ControlPlanes(options.data_dir, control_addresses(options.control_urls)),
     )
     return _Worker(site, Clients(site, timers, outbox, limits, clock), column)
 

@@ -22,7 +22,7 @@ from weighbridge.replicas.probe import Prober, Question, due
 from weighbridge.replicas.store import Watched
 from weighbridge.replicas.telling import step_events
 from weighbridge.replicas.weights.ways import VersionStore, WeightsOf, on_path
-from weighbridge.routing.acks import GatewayView
+from weighbridge.routing.hosts.view import Acks, Gateways
 from weighbridge.runtimes.base import ReplicaStatus, Runtime, RuntimeState
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
@@ -72,7 +72,7 @@ class ReplicaReconciler:
         runtime: Runtime,
         engines: Mapping[str, Engine],
         store: VersionStore,
-        acks: GatewayView,
+        gateways: Gateways,
         pepper: bytes,
         settings: Settings,
         lease_of: Callable[[], lease.Lease],
@@ -87,7 +87,7 @@ class ReplicaReconciler:
         self._runtime = runtime
         self._engines = engines
         self._weights_of = weights_of or on_path(store)
-        self._acks = acks
+        self._gateways = gateways
         self._pepper = pepper
         self._cache_dir = cache_dir or str(settings.paths.cache)
         self._limits = replica_limits(settings)
@@ -103,21 +103,26 @@ class ReplicaReconciler:
         async with self._database.begin() as tx:
             await lease.require(tx, self._held)
             watched = await store.watched(tx)
+            # After the rows: what they say was unrouted must be what a gateway has let go of.
+            acks = await self._gateways.look(tx)
         # Rows first, then processes: a process that is not there cannot be one that started in between.
         world = await self._list()
         self._prober.keep(one.replica.id for one in watched)
         self._accepting.keep(one.replica for one in watched)
         guarded = mass_failures([one.replica for one in watched])
         now = self._clock.now()
-        acked = self._acks.routes_acked()
-        steps = [(one, self._decide(one, world, guarded, acked, now)) for one in watched]
+        acked, in_flight = acks.routes_acked(), acks.counter()
+        steps = []
+        for one in watched:
+            seen = self._see(one, world, guarded, acked=acked, in_flight=in_flight)
+            steps.append((one, plan(one.replica, seen, now, self._limits)))
         steps = [(one, await self._prepare(one, step, now)) for one, step in steps]
         stale = await self._record(steps, now)
         for one, step in steps:
             if step.command is Command.STOP and one.replica.id not in stale:
                 await self._stop(one.replica.id)
         after = [(one, step.after) for one, step in steps if one.replica.id not in stale]
-        await self._probe(after, world, guarded)
+        await self._probe(after, world, guarded, acks)
         if not world.away:
             await self._sweep({one.replica.id for one in watched}, world)
         self._announce(steps, stale)
@@ -137,29 +142,29 @@ class ReplicaReconciler:
             return World({}, away=True)
         return World({status.name: status for status in listed}, away=False)
 
-    def _decide(
+    def _see(
         self,
         one: Watched,
         world: World,
         guarded: frozenset[str],
+        *,
         acked: int | None,
-        now: datetime,
-    ) -> Step:
+        in_flight: Callable[[int], int],
+    ) -> Seen:
         replica = one.replica
         draining = replica.state is ReplicaState.DRAINING
         exam, exam_waits = self._accepting.verdict(one)
-        seen = Seen(
+        return Seen(
             process=world.processes.get(replica.id),
             runtime_away=world.away,
             probe=self._prober.take(replica.id, replica.incarnation),
             routes_acked=acked,
-            in_flight=self._acks.in_flight(replica.slot) if draining else 0,
+            in_flight=in_flight(replica.slot) if draining else 0,
             guarded=replica.endpoint_id in guarded,
             start_s=one.engine.start_timeout_s + one.size_bytes / self._limits.load_bytes_per_s,
             exam=exam,
             exam_waits=exam_waits,
         )
-        return plan(replica, seen, now, self._limits)
 
     async def _prepare(self, one: Watched, step: Step, now: datetime) -> Step:
         """Launch what is to be launched, and say of a failure what the engine said last."""
@@ -242,11 +247,15 @@ class ReplicaReconciler:
             log.warning("replica.stop_failed", replica_id=replica_id, reason=error.message)
 
     async def _probe(
-        self, replicas: Sequence[tuple[Watched, Replica]], world: World, guarded: frozenset[str]
+        self,
+        replicas: Sequence[tuple[Watched, Replica]],
+        world: World,
+        guarded: frozenset[str],
+        acks: Acks,
     ) -> None:
         now_s = self._clock.monotonic()
         # Which workers live is asked once a pass, not once a replica.
-        in_flight = self._acks.counter()
+        in_flight = acks.counter()
         for one, replica in replicas:
             process = world.processes.get(replica.id)
             url = replica.url if world.away or process is None else process.url

@@ -1,18 +1,15 @@
-"""Publish what the gateways need: the table of ready replicas and the table of keys, as files with generations.
+"""Publish what the gateways need: the table of ready replicas and the table of keys, each with its generation.
 
-A generation is committed before its file is written, and a file before the rows say so. So a crash in between
-leaves a file newer than the rows, never rows that promise a table no gateway can have: the next pass reads
-the file, finds that it says what the rows want, and notes its generation; or finds that it does not, and
-publishes a higher one.
+A table is committed with its generation, for gateways on other hosts; then written to the file that this
+host's gateway reads; then the replicas' rows say so. So a crash in between leaves tables newer than the rows,
+never rows that promise a table no gateway can have: the next pass, of whichever controller, finds that the
+table says what the rows want, makes its file the same, and notes the generation; or publishes a higher one.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Generic, TypeVar
+from dataclasses import dataclass
 
-import msgspec
 import structlog
 
 from weighbridge.accounts import service as accounts
@@ -21,9 +18,12 @@ from weighbridge.control.wake import Wake
 from weighbridge.engines.base import Engine, EngineCapabilities, served_name
 from weighbridge.replicas import routes_store, store
 from weighbridge.replicas.routes_store import RoutedEndpoint, RoutedReplica
-from weighbridge.routing.files import publish_snapshot, read_snapshot
+from weighbridge.routing import published
+from weighbridge.routing.files import SnapshotFile
+from weighbridge.routing.hosts.identity import place
 from weighbridge.routing.model import EndpointRoute, KeyTable, ReplicaRoute, RouteTable
 from weighbridge.routing.options import hold_of
+from weighbridge.routing.published import KEYS, ROUTES, Head, Published, Table
 from weighbridge.settings import DataDir
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
@@ -31,52 +31,18 @@ from weighbridge.storage.database import Database
 log = structlog.get_logger()
 
 IDLE_S = 5.0
-Table = TypeVar("Table", RouteTable, KeyTable)
 
 
-class Snapshot(Generic[Table]):
-    """A table's file, and what it says as far as this process knows."""
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What goes with every table: for whom it is good."""
 
-    def __init__(self, path: Path, kind: type[Table]) -> None:
-        self._path = path
-        self._kind: type[Table] = kind
-        self._seen: tuple[int, int] | None = None
-        self._table: Table | None = None
-
-    async def read(self) -> Table | None:
-        """What the file says; it is read again only when it is not the file that was seen last."""
-        return await asyncio.to_thread(self._read)
-
-    async def write(self, table: Table) -> None:
-        """StaleError when another controller has published since `read`."""
-        await asyncio.to_thread(self._write, table)
-
-    def _read(self) -> Table | None:
-        identity = self._identity()
-        if identity is None or identity != self._seen:
-            try:
-                self._table = read_snapshot(self._path, self._kind)
-            except msgspec.MsgspecError as error:
-                log.warning("snapshot.unreadable", path=self._path.name, reason=str(error))
-                self._table = None
-            self._seen = identity
-        return self._table
-
-    def _write(self, table: Table) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        publish_snapshot(self._path, table, table.generation)
-        self._seen, self._table = self._identity(), table
-
-    def _identity(self) -> tuple[int, int] | None:
-        try:
-            status = self._path.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_ino, status.st_mtime_ns
+    place: str
+    pepper_mark: str
 
 
 class RoutesPublisher:
-    """Writes `routes.json` and `keys.json` when their content changes; wakes the replicas reconciler."""
+    """Publishes routes and keys when their content changes; wakes the replicas reconciler, and `tell`s other hosts."""
 
     def __init__(
         self,
@@ -88,6 +54,8 @@ class RoutesPublisher:
         engines: Mapping[str, Engine],
         lease_of: Callable[[], lease.Lease],
         hold_s: float,
+        pepper_mark: str = "",
+        tell: Callable[[], None] = lambda: None,
     ) -> None:
         self._hold_s = hold_s
         self._database = database
@@ -95,8 +63,12 @@ class RoutesPublisher:
         self._wake = wake
         self._engines = engines
         self._lease_of = lease_of
-        self._routes = Snapshot(paths.routes_file, RouteTable)
-        self._keys = Snapshot(paths.keys_file, KeyTable)
+        self._tell = tell
+        self._seal = Seal(place(), pepper_mark)
+        self._routes = SnapshotFile(paths.routes_file, RouteTable)
+        self._keys = SnapshotFile(paths.keys_file, KeyTable)
+        self._newest_routes = Published(ROUTES, RouteTable)
+        self._newest_keys = Published(KEYS, KeyTable)
 
     async def reconcile(self) -> float:
         """One pass; the period finds what a lost wake-up missed."""
@@ -105,29 +77,58 @@ class RoutesPublisher:
             replicas = await routes_store.replicas(tx)
             endpoints = await routes_store.endpoints(tx)
             keys = await accounts.key_table(tx, self._clock.now())
-        await self._publish_routes(self._table(endpoints, replicas), replicas)
-        old_keys = await self._keys.read()
-        if old_keys is None or old_keys.keys != keys:
-            generation = await self._next("keys", old_keys.generation if old_keys else 0)
-            await self._keys.write(KeyTable(generation=generation, keys=keys))
-            log.info("keys.published", generation=generation, keys=len(keys))
+            heads = await published.heads(tx)
+            routes_head, keys_head = heads.get(ROUTES), heads.get(KEYS)
+            newest_routes = await self._newest_routes.read(tx, routes_head)
+            newest_keys = await self._newest_keys.read(tx, keys_head)
+        content = self._table(endpoints, replicas)
+        routes = await self._publish(
+            self._newest_routes,
+            self._routes,
+            newest_routes if self._good(routes_head) else None,
+            lambda number: RouteTable(generation=number, endpoints=content),
+        )
+        await self._note(routes, replicas)
+        await self._publish(
+            self._newest_keys,
+            self._keys,
+            newest_keys if self._good(keys_head) else None,
+            lambda number: KeyTable(generation=number, keys=keys),
+        )
         return IDLE_S
 
-    async def _publish_routes(
-        self, content: tuple[EndpointRoute, ...], replicas: Sequence[RoutedReplica]
-    ) -> None:
-        table = await self._routes.read()
-        if table is None or table.endpoints != content:
-            generation = await self._next("routes", table.generation if table else 0)
-            table = RouteTable(generation=generation, endpoints=content)
-            await self._routes.write(table)
+    def _good(self, head: Head | None) -> bool:
+        """Whether a table says for whom it is good as this controller would."""
+        return head is not None and self._seal == Seal(head.place, head.pepper_mark)
+
+    async def _publish(
+        self,
+        newest: Published[Table],
+        file: SnapshotFile[Table],
+        table: Table | None,
+        make: Callable[[int], Table],
+    ) -> Table:
+        """The table with this content, in the database and in the file; `table` is what the database has."""
+        there = await file.read()
+        above = there.generation if there is not None else 0
+        if table is None or table.generation < above or table != make(table.generation):
+            async with self._database.begin() as tx:
+                await lease.require(tx, self._lease_of())
+                table = make(await routes_store.next_generation(tx, newest.name, above))
+                await newest.put(
+                    tx, table, place=self._seal.place, pepper_mark=self._seal.pepper_mark
+                )
+            self._tell()
             log.info(
-                "routes.published",
-                generation=generation,
-                endpoints=len(content),
-                replicas=sum(len(endpoint.replicas) for endpoint in content),
+                "table.published", table=newest.name, generation=table.generation, **_size(table)
             )
-        named = {replica.replica_id for route in content for replica in route.replicas}
+        if there is None or there.generation != table.generation:
+            await file.write(table)
+        return table
+
+    async def _note(self, table: RouteTable, replicas: Sequence[RoutedReplica]) -> None:
+        """Record the first generation that names a replica, and the first that no longer does."""
+        named = {replica.replica_id for route in table.endpoints for replica in route.replicas}
         routed = [r.id for r in replicas if r.ready and not r.noted and r.id in named]
         unrouted = [r.id for r in replicas if not r.ready and not r.noted]
         if routed or unrouted:
@@ -135,11 +136,6 @@ class RoutesPublisher:
                 await lease.require(tx, self._lease_of())
                 await store.record_routed(tx, table.generation, routed=routed, unrouted=unrouted)
             self._wake("replicas")
-
-    async def _next(self, name: str, above: int) -> int:
-        async with self._database.begin() as tx:
-            await lease.require(tx, self._lease_of())
-            return await routes_store.next_generation(tx, name, above)
 
     def _table(
         self, endpoints: Sequence[RoutedEndpoint], replicas: Sequence[RoutedReplica]
@@ -158,6 +154,13 @@ class RoutesPublisher:
     def _capabilities(self, endpoint: RoutedEndpoint) -> EngineCapabilities:
         engine = self._engines.get(endpoint.engine.engine)
         return EngineCapabilities() if engine is None else engine.capabilities(endpoint.engine)
+
+
+def _size(table: RouteTable | KeyTable) -> Mapping[str, int]:
+    if isinstance(table, KeyTable):
+        return {"keys": len(table.keys)}
+    replicas = sum(len(endpoint.replicas) for endpoint in table.endpoints)
+    return {"endpoints": len(table.endpoints), "replicas": replicas}
 
 
 def _replica_route(replica: RoutedReplica) -> ReplicaRoute:

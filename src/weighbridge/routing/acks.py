@@ -113,6 +113,8 @@ class WorkerAck:
     pid: int
     routes_generation: int
     keys_generation: int
+    host: str = ""
+    """Of a worker on another host; empty for this one's."""
 
 
 class GatewayView:
@@ -160,6 +162,15 @@ class GatewayView:
     def in_flight(self, slot: int) -> int:
         """Requests on this replica slot over all live workers; a dead worker's streams are gone with it."""
         return sum_slot(self.columns(), slot)
+
+    def busy_slots(self) -> dict[int, int]:
+        """Every slot with requests in flight, and how many; looks at all slots, so not often."""
+        busy: dict[int, int] = {}
+        for column in self.columns():
+            for slot, count in enumerate(column):
+                if count > 0:
+                    busy[slot] = busy.get(slot, 0) + count
+        return busy
 
 
 def sum_slot(columns: "Sequence[memoryview[int]]", slot: int) -> int:

@@ -1,17 +1,63 @@
 """Snapshots as files: written whole, fsynced and renamed into place, so a reader sees the old or the new."""
 
+import asyncio
 import fcntl
 import os
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
+import structlog
 
 from weighbridge.errors import StaleError
+from weighbridge.routing.model import KeyTable, RouteTable
 
-Snapshot = TypeVar("Snapshot", bound=msgspec.Struct)
+log = structlog.get_logger()
+
+Snapshot = TypeVar("Snapshot", RouteTable, KeyTable)
 
 SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024
+
+
+class SnapshotFile(Generic[Snapshot]):
+    """A table's file, and what it says as far as this process knows."""
+
+    def __init__(self, path: Path, kind: type[Snapshot]) -> None:
+        self._path = path
+        self._kind: type[Snapshot] = kind
+        self._seen: tuple[int, int] | None = None
+        self._table: Snapshot | None = None
+
+    async def read(self) -> Snapshot | None:
+        """What the file says; it is read again only when it is not the file that was seen last."""
+        return await asyncio.to_thread(self._read)
+
+    async def write(self, table: Snapshot) -> None:
+        """StaleError when another controller has published since `read`."""
+        await asyncio.to_thread(self._write, table)
+
+    def _read(self) -> Snapshot | None:
+        identity = self._identity()
+        if identity is None or identity != self._seen:
+            try:
+                self._table = read_snapshot(self._path, self._kind)
+            except msgspec.MsgspecError as error:
+                log.warning("snapshot.unreadable", path=self._path.name, reason=str(error))
+                self._table = None
+            self._seen = identity
+        return self._table
+
+    def _write(self, table: Snapshot) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        publish_snapshot(self._path, table, table.generation)
+        self._seen, self._table = self._identity(), table
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_mtime_ns
 
 
 class _Numbered(msgspec.Struct):

@@ -18,7 +18,7 @@ import structlog
 
 from weighbridge.errors import InvalidError, SetupError, UnavailableError, WeighbridgeError
 from weighbridge.runtimes import wire
-from weighbridge.runtimes.node import Node, Place
+from weighbridge.runtimes.node import HOST, Node, Place
 from weighbridge.runtimes.processes import become_subreaper, hold_lock
 from weighbridge.runtimes.slots import Room
 from weighbridge.settings import DataDir
@@ -35,6 +35,7 @@ PEER = struct.Struct("3i")
 def main() -> None:
     place, paths = _arguments()
     try:
+        _require_own(place.host)
         with hold_lock(paths.run / LOCK_NAME):
             asyncio.run(serve(place, paths.agent_socket))
             paths.agent_socket.unlink(missing_ok=True)
@@ -159,17 +160,35 @@ def _is_trusted(writer: asyncio.StreamWriter) -> bool:
     return PEER.unpack(credentials)[1] in (os.geteuid(), 0)
 
 
+def _require_own(host: str) -> None:
+    """SetupError unless gateways can be told to reach this machine's engines by it."""
+    try:
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            own = host not in ("", "0.0.0.0")
+    except OSError:
+        own = False
+    if not own:
+        raise SetupError(
+            f"WEIGHBRIDGE_REPLICA_HOST is {host!r}, which is no IPv4 address of this machine. Engines listen on one, "
+            "and gateways reach them by it.",
+            code="replica_host",
+        )
+
+
 def _arguments() -> tuple[Place, DataDir]:
     parser = argparse.ArgumentParser(prog="weighbridge.runtimes.agent", description=__doc__)
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--node", default="local", help="name of this machine")
     parser.add_argument("--slots", type=int, default=8, help="engine processes at once")
     parser.add_argument("--gpus", default="", help="ids of accelerators to give out, as in 0,1")
+    parser.add_argument("--host", default=HOST, help="address of this machine for the engines")
     arguments = parser.parse_args()
     paths = DataDir(arguments.data_dir.expanduser().resolve())
     devices = tuple(word for word in arguments.gpus.split(",") if word)
     room = Room(arguments.slots, devices)
-    return Place(arguments.node, paths.run, paths.logs / "replicas", room), paths
+    place = Place(arguments.node, paths.run, paths.logs / "replicas", room, arguments.host)
+    return place, paths
 
 
 if __name__ == "__main__":

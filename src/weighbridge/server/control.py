@@ -36,15 +36,12 @@ from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
 from weighbridge.replicas.store import digests_in_use
-from weighbridge.replicas.weights.prefetch import Prefetcher
 from weighbridge.rollouts import store as rollout_store
-from weighbridge.rollouts.reconciler import (
-    RolloutReconciler,
-    nothing_fetched,
-    rollout_limits,
-)
+from weighbridge.routing import published
 from weighbridge.routing.acks import GatewayView, open_acks
-from weighbridge.routing.tokens import load_pepper
+from weighbridge.routing.hosts.identity import host_identity
+from weighbridge.routing.hosts.view import AllHosts
+from weighbridge.routing.tokens import load_pepper, pepper_mark
 from weighbridge.runtimes.base import NODE_PYTHON, Runtime
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.runtimes.processes import hold_lock
@@ -53,7 +50,12 @@ from weighbridge.runtimes.ray.runtime import RayRuntime
 from weighbridge.runtimes.wire import private_listener
 from weighbridge.server.figures import FiguresWriter
 from weighbridge.server.roles.model import Role, Seat, read_seat
-from weighbridge.server.roles.pulling import cache_dir_of, prefetcher_of, weights_of
+from weighbridge.server.roles.pulling import (
+    cache_dir_of,
+    prefetcher_of,
+    rollouts_of,
+    weights_of,
+)
 from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
 from weighbridge.storage.database import Database, Transaction
@@ -167,7 +169,12 @@ async def serve(settings: Settings, seat: Seat) -> None:
             s3=S3Access(settings),
             runtime=_runtime(settings, clock, stack, keeper.epoch),
             engines=engines(session, NODE_PYTHON),
-            acks=GatewayView(open_acks(paths.acks_file)),
+            gateways=AllHosts(
+                GatewayView(open_acks(paths.acks_file)),
+                host_identity(paths).id,
+                clock.boot_s,
+                waits=Role.CONTROLLER in seat.roles,
+            ),
             probe_session=probe_session,
         )
         loops: list[Loop] = []
@@ -255,7 +262,7 @@ def _loops(
     digests = _tensor_digests(parts, keeper)
     stack.push_async_callback(digests.close)
     prefetcher = prefetcher_of(parts, wake)
-    rollouts = _rollouts(parts, wake, keeper, prefetcher)
+    rollouts = rollouts_of(parts, wake, keeper.current, prefetcher)
     replicas = ReplicaReconciler(
         database=database,
         clock=clock,
@@ -263,7 +270,7 @@ def _loops(
         runtime=parts.runtime,
         engines=parts.engines,
         store=versions,
-        acks=parts.acks,
+        gateways=parts.gateways,
         pepper=parts.pepper,
         settings=settings,
         lease_of=keeper.current,
@@ -272,15 +279,7 @@ def _loops(
         cache_dir=cache_dir_of(settings),
     )
     stack.push_async_callback(replicas.close)
-    routes = RoutesPublisher(
-        database,
-        clock,
-        wake,
-        settings.paths,
-        engines=parts.engines,
-        lease_of=keeper.current,
-        hold_s=settings.hold_s,
-    )
+    routes = _routes(parts, wake, keeper)
     usage = _usage(parts)
     sealing = _sealing(parts, keeper)
     passes = {
@@ -297,6 +296,20 @@ def _loops(
     leading = Loop("lease", partial(_lead, keeper, wake), wake)
     pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)
     return [leading, pruning, *(Loop(name, step, wake) for name, step in passes.items())]
+
+
+def _routes(parts: Parts, wake: Wake, keeper: ControllerLease) -> RoutesPublisher:
+    return RoutesPublisher(
+        parts.database,
+        parts.clock,
+        wake,
+        parts.settings.paths,
+        engines=parts.engines,
+        lease_of=keeper.current,
+        hold_s=parts.settings.hold_s,
+        pepper_mark=pepper_mark(parts.pepper),
+        tell=partial(parts.wake, published.WAKE),
+    )
 
 
 async def _lead(keeper: ControllerLease, wake: Wake) -> float:
@@ -317,19 +330,6 @@ def _in_use(database: Database) -> Callable[[], Collection[str]]:
             return await digests_in_use(tx)
 
     return lambda: asyncio.run_coroutine_threadsafe(query(), loop).result(QUERY_TIMEOUT_S)
-
-
-def _rollouts(
-    parts: Parts, wake: Wake, keeper: ControllerLease, prefetcher: Prefetcher | None
-) -> RolloutReconciler:
-    return RolloutReconciler(
-        parts.database,
-        parts.clock,
-        wake,
-        keeper.current,
-        limits=rollout_limits(parts.settings),
-        fetching=nothing_fetched if prefetcher is None else prefetcher.fetching,
-    )
 
 
 def _usage(parts: Parts) -> UsageReconciler:

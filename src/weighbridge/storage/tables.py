@@ -45,6 +45,32 @@ counters = Table(
     Column("value", BigInteger, nullable=False),
 )
 
+# The newest routing table and key table, whole, for gateways on other machines. `place` says whose loopback
+# addresses a routing table names; `pepper_mark` under which pepper both are good.
+gateway_tables = Table(
+    "gateway_tables",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("generation", BigInteger, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("pepper_mark", Text, nullable=False),
+)
+
+# What each gateway host has applied and has in flight, good until its lease ends; an epoch for each courier.
+gateway_hosts = Table(
+    "gateway_hosts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    time_column("expires_at"),
+    Column("routes_generation", BigInteger, nullable=False),
+    Column("keys_generation", BigInteger, nullable=False),
+    Column("workers", JSONB, nullable=False),
+    Column("in_flight", JSONB, nullable=False),
+)
+
 # What was answered to a request that carried an Idempotency-Key (D7).
 idempotency_keys = Table(
     "idempotency_keys",

@@ -31,15 +31,25 @@ class UsageKeep:
 
 
 class UsageReconciler:
-    """Needs no lease: a spool's offset is the guard, so two of them count nothing twice."""
+    """Needs no lease: a spool's offset is the guard, so two of them count nothing twice.
+
+    Those that do not sweep leave it to the control plane's how long rows are kept.
+    """
 
     def __init__(
-        self, database: Database, clock: Clock, directory: Path, keep: UsageKeep | None = None
+        self,
+        database: Database,
+        clock: Clock,
+        directory: Path,
+        keep: UsageKeep | None = None,
+        *,
+        sweeps: bool = True,
     ) -> None:
         self._database = database
         self._clock = clock
         self._directory = directory
         self._keep = keep or UsageKeep()
+        self._sweeps = sweeps
         self._swept_s: float | None = None
 
     async def reconcile(self) -> float:
@@ -50,7 +60,8 @@ class UsageReconciler:
             except FileNotFoundError:
                 # A gateway had to make room, and counts the loss itself; or another has counted it to its end.
                 await self._forget(path)
-        await self._sweep()
+        if self._sweeps:
+            await self._sweep()
         return LOOK_S
 
     async def _count(self, path: Path) -> None:

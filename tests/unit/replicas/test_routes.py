@@ -10,11 +10,13 @@ from toy_machine import NOW, Machine, ToyEngine, ToyGateway, ToyRuntime, ToyStor
 from toy_world import replica
 from weighbridge.accounts import service as accounts
 from weighbridge.accounts.model import KeyKind
+from weighbridge.errors import StaleError
 from weighbridge.replicas import store
 from weighbridge.replicas.model import Replica, ReplicaState
 from weighbridge.rollouts import store as rollout_store
 from weighbridge.routing.files import read_snapshot, write_snapshot
 from weighbridge.routing.model import KeyTable, RouteTable, TrafficShare
+from weighbridge.routing.published import Published, heads
 from weighbridge.settings import Settings
 from weighbridge.storage.database import Database
 from weighbridge.storage.tables import deployments
@@ -113,7 +115,7 @@ async def test_a_crash_after_the_generation_and_before_the_file_skips_a_number(
 
 
 @pytest.mark.parametrize("damage", ["lost", "torn", "replaced"])
-async def test_a_damaged_file_is_published_again_with_a_higher_generation(
+async def test_a_damaged_file_is_written_again_and_a_newer_one_is_followed_by_a_higher_generation(
     machine: Machine, damage: str
 ) -> None:
     publisher = machine.publisher()
@@ -126,8 +128,49 @@ async def test_a_damaged_file_is_published_again_with_a_higher_generation(
     else:
         write_snapshot(path, RouteTable(generation=40, endpoints=()))
     await publisher.reconcile()
-    assert table(machine).generation == (41 if damage == "replaced" else 2)
+    assert table(machine).generation == (41 if damage == "replaced" else 1)
     assert len(table(machine).endpoints[0].replicas) == 1
+
+
+async def test_a_controller_elsewhere_goes_on_from_the_newest_table_not_from_its_own_old_file(
+    machine: Machine, tmp_path: Path
+) -> None:
+    """Its file says what the rows want, but the gateways have had another table since."""
+    here, there = Settings(data_dir=tmp_path / "here"), Settings(data_dir=tmp_path / "there")
+    one = (await rows(machine))["a"]
+    await replace(machine, settings=here).publisher().reconcile()
+    there.paths.run.mkdir(parents=True)
+    for name in ("routes.json", "keys.json"):
+        (there.paths.run / name).write_bytes((here.paths.run / name).read_bytes())
+    await change(machine, one, state=S.DRAINING)
+    await replace(machine, settings=here).publisher().reconcile()
+    await change(machine, (await rows(machine))["a"], state=S.STOPPING)
+    async with machine.database.begin() as tx:
+        await tx.execute(text("UPDATE replicas SET state = 'ready', routed_generation = NULL"))
+    told: list[None] = []
+    other = replace(machine, settings=there).publisher(tell=lambda: told.append(None))
+    await other.reconcile()
+    found = read_snapshot(there.paths.routes_file, RouteTable)
+    assert found is not None
+    assert (found.generation, len(found.endpoints[0].replicas)) == (3, 1)
+    assert (await rows(machine))["a"].routed_generation == 3
+    assert len(told) == 1
+
+
+async def test_what_is_in_the_database_is_the_file_s_table_with_the_mark_of_its_pepper(
+    machine: Machine,
+) -> None:
+    await machine.publisher(pepper_mark="mine").reconcile()
+    newest = Published("routes", RouteTable)
+    async with machine.database.begin() as tx:
+        head = (await heads(tx))["routes"]
+        assert await newest.read(tx, head) == table(machine)
+    assert (head.generation, head.pepper_mark) == (1, "mine")
+    await machine.publisher(pepper_mark="another's").reconcile()
+    assert table(machine).generation == 2
+    with pytest.raises(StaleError, match="published routes meanwhile"):
+        async with machine.database.begin() as tx:
+            await newest.put(tx, RouteTable(2, ()), place="", pepper_mark="")
 
 
 async def test_an_endpoint_that_once_served_stays_known_and_a_deleted_one_goes(

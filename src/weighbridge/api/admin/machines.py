@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 from fastapi import Query
+from pydantic import Field
 
 from weighbridge.accounts.names import quoted
 from weighbridge.api.admin.router import admin_router
@@ -64,6 +65,7 @@ class Nodes(Answer):
 
 
 class Gateway(Answer):
+    host: str = Field(description="Where it runs; empty beside the process that answers.")
     pid: int
     routes_generation: int
     keys_generation: int
@@ -86,6 +88,7 @@ async def list_replicas(
         if endpoint_id is not None:
             await endpoints.get(tx, endpoint_id, org_id=None)
         found = await replicas.listing(tx, endpoint_id)
+        acks = await control.gateways.look(tx)
     nodes = await _nodes_by_replica(control.runtime)
     return Replicas(
         replicas=[
@@ -98,7 +101,7 @@ async def list_replicas(
                 reason=replica.reason,
                 node=nodes.get(replica.id),
                 # An ended replica's slot may be another's by now.
-                in_flight=0 if replica.state.final else control.acks.in_flight(replica.slot),
+                in_flight=0 if replica.state.final else acks.in_flight(replica.slot),
                 created=unix_s(replica.created_at),
                 ready=None if replica.ready_at is None else unix_s(replica.ready_at),
             )
@@ -160,7 +163,8 @@ def _amounts(resources: Resources) -> Amounts:
 @router.get("/status", operation_id="get_status")
 async def status(control: Control) -> Status:
     """Retrieve what the control plane knows of its own parts."""
-    await control.database.ping()
+    async with control.database.begin() as tx:
+        acks = await control.gateways.look(tx)
     return Status(
         version=_version(),
         database="ok",
@@ -168,11 +172,12 @@ async def status(control: Control) -> Status:
         time=unix_s(control.clock.now()),
         gateways=[
             Gateway(
+                host=ack.host,
                 pid=ack.pid,
                 routes_generation=ack.routes_generation,
                 keys_generation=ack.keys_generation,
             )
-            for ack in control.acks.workers()
+            for ack in acks.workers()
         ],
     )
 

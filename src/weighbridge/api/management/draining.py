@@ -12,6 +12,7 @@ from weighbridge.api.deps import Control, Management
 from weighbridge.replicas.model import Replica
 from weighbridge.rollouts.drains import service
 from weighbridge.rollouts.drains.service import AFTER_S_MAX
+from weighbridge.routing.hosts.view import Acks
 
 router = APIRouter(
     prefix="/management/v1", tags=["endpoints"], route_class=ManagementRoute, dependencies=[BEARER]
@@ -45,9 +46,9 @@ class ForcedDrains(Answer):
     message: str
 
     @classmethod
-    def of(cls, endpoint_id: str, forced: Sequence[Replica], control: Control) -> Self:
-        counted = control.acks.routes_acked() is not None
-        in_flight = control.acks.counter()
+    def of(cls, endpoint_id: str, forced: Sequence[Replica], acks: Acks) -> Self:
+        counted = acks.routes_acked() is not None
+        in_flight = acks.counter()
         shown = [
             DrainingReplica(
                 replica_id=one.id,
@@ -81,5 +82,6 @@ async def force_drain(
             now=control.clock.now(),
             asked_by=caller.key.id,
         )
+        acks = await control.gateways.look(tx)
     control.wake("replicas")
-    return ForcedDrains.of(endpoint_id, forced, control)
+    return ForcedDrains.of(endpoint_id, forced, acks)

@@ -1,8 +1,9 @@
-"""Forwarding to a unix socket of the control plane: its paths, its answers, untouched but for hop-by-hop fields."""
+"""Forwarding to the control plane: its paths, its answers, untouched but for hop-by-hop fields."""
 
 from collections.abc import Container, Sequence
+from urllib.parse import urlsplit
 
-from weighbridge.errors import UnavailableError, WeighbridgeError
+from weighbridge.errors import SetupError, UnavailableError, WeighbridgeError
 from weighbridge.gateway.metrics.access import AccessRecord
 from weighbridge.gateway.proxy.answering import Answering, Desk
 from weighbridge.gateway.wire.heads import AnswerHead, Fields, RequestHead
@@ -38,7 +39,9 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-_NOT_SENT = _HOP_BY_HOP | {"expect", "x-request-id"}
+FORWARDED = "x-weighbridge-forwarded"
+"""A gateway that gets a request with this field asks its own control plane or nobody, so none goes in a circle."""
+_NOT_SENT = _HOP_BY_HOP | {"expect", "x-request-id", FORWARDED}
 _NOT_PASSED_ON = _HOP_BY_HOP | {"x-request-id"}
 
 
@@ -47,36 +50,58 @@ def is_control_path(path: str) -> bool:
     return path.startswith("/") and path[1:].partition("/")[0] in SEGMENTS
 
 
-class ControlPlanes:
-    """The processes of this machine that serve the API, by their sockets; requests go to each in turn."""
+def control_addresses(urls: str) -> Sequence[Address]:
+    """Of a list with commas, as in `http://one:8080,http://two:8080`. SetupError for anything else."""
+    found = []
+    for url in filter(None, (word.strip() for word in urls.split(","))):
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
+            raise SetupError(
+                f"WEIGHBRIDGE_CONTROL_URLS holds {url!r}; each is http://host:port of a gateway beside an api.",
+                code="control_urls",
+            )
+        found.append(Address(parts.hostname, parts.port or 80))
+    return found
 
-    def __init__(self, paths: DataDir) -> None:
+
+class ControlPlanes:
+    """Who serves the API: processes of this machine, by their sockets, or gateways beside some; each in turn."""
+
+    def __init__(self, paths: DataDir, elsewhere: Sequence[Address] = ()) -> None:
         self._paths = paths
+        self._elsewhere = list(elsewhere)
         self._turn = 0
         self._shunned_until_s: dict[str, float] = {}
 
-    def addresses(self, now_s: float) -> list[Address]:
-        """Whom to try, one after the other; looked up anew, for such processes come and go."""
-        found = [str(path) for path in self._paths.api_sockets()]
+    def addresses(self, now_s: float, *, forwarded: bool = False) -> list[Address]:
+        """Whom to try, one after the other; looked up anew, for such processes come and go.
+
+        `forwarded`: by another gateway, so that no other is tried.
+        """
+        self._turn += 1
+        here = [Address(unix_path=str(path)) for path in self._paths.api_sockets()]
+        there = [] if forwarded else self._elsewhere
+        found = self._in_turn(here) + self._in_turn(there)
         if not found:
             return [Address(unix_path=str(self._paths.control_socket))]
+        names = {_name(address) for address in (*here, *self._elsewhere)}
         self._shunned_until_s = {
-            path: until_s
-            for path, until_s in self._shunned_until_s.items()
-            if path in found and until_s > now_s
+            name: until_s
+            for name, until_s in self._shunned_until_s.items()
+            if name in names and until_s > now_s
         }
-        self._turn += 1
-        first = self._turn % len(found)
-        turns = found[first:] + found[:first]
-        turns.sort(key=self._shunned_until_s.__contains__)
-        return [Address(unix_path=path) for path in turns]
+        return sorted(found, key=lambda address: _name(address) in self._shunned_until_s)
 
     def is_silent(self, address: Address, now_s: float) -> None:
         """It has taken a request and does not begin to answer."""
-        self._shunned_until_s[address.unix_path] = now_s + SHUNNED_S
+        self._shunned_until_s[_name(address)] = now_s + SHUNNED_S
 
     def answers(self, address: Address) -> None:
-        self._shunned_until_s.pop(address.unix_path, None)
+        self._shunned_until_s.pop(_name(address), None)
+
+    def _in_turn(self, found: list[Address]) -> list[Address]:
+        first = self._turn % len(found) if found else 0
+        return found[first:] + found[:first]
 
 
 class ControlVisit(Answering):
@@ -109,7 +134,9 @@ class ControlVisit(Answering):
         super().__init__(desk, client, record)
         self._upstreams = upstreams
         self._planes = planes
-        self._addresses = planes.addresses(desk.clock.monotonic())
+        self._addresses = planes.addresses(
+            desk.clock.monotonic(), forwarded=FORWARDED in head.values
+        )
         self._asked = self._addresses[0]
         self._patient = False
         self._head = head
@@ -124,6 +151,7 @@ class ControlVisit(Answering):
         head = self._head
         fields = _passable(head.fields, head.every("connection"), _NOT_SENT)
         fields += [("x-request-id", self.record.request_id), ("connection", "close")]
+        fields.append((FORWARDED, "1"))
         if body or head.length is not None or "transfer-encoding" in head.values:
             fields.append(("content-length", str(len(body))))
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
@@ -219,6 +247,10 @@ class ControlVisit(Answering):
 
     def _wait(self, idle_s: float = ANSWER_IDLE_S) -> None:
         self.client.deadline(self.desk.clock.monotonic() + idle_s)
+
+
+def _name(address: Address) -> str:
+    return address.unix_path or f"{address.host}:{address.port}"
 
 
 def _passable(fields: Fields, connection: Sequence[str], stopped: Container[str]) -> Fields:

@@ -1,6 +1,5 @@
 """`weighbridge backup`: the database of one moment in one file, whether the server runs or not."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -8,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from weighbridge.errors import SetupError
-from weighbridge.routing.tokens import load_pepper
+from weighbridge.routing.tokens import load_pepper, pepper_mark
 from weighbridge.server.rescue import programs
 from weighbridge.server.rescue.archive import FORMAT, Facts, pack, written_whole
 from weighbridge.server.supervisor import take_supervisor_lock
@@ -41,11 +40,6 @@ def backup(settings: Settings, path: Path, *, with_secrets: bool, now: datetime)
             code="backup_failed",
         ) from error
     return facts
-
-
-def pepper_mark(pepper: bytes) -> str:
-    """Tells one pepper from another, and nothing about either."""
-    return hashlib.blake2b(b"weighbridge backup", key=pepper[:64], digest_size=16).hexdigest()
 
 
 @contextmanager

@@ -13,11 +13,10 @@ from sqlalchemy.pool import NullPool
 
 from weighbridge.errors import SetupError
 from weighbridge.registry.store import NUMBERS_FLOOR
-from weighbridge.routing.tokens import load_pepper, store_pepper
+from weighbridge.routing.tokens import load_pepper, pepper_mark, store_pepper
 from weighbridge.runtimes.processes import lock_holder
 from weighbridge.server.rescue import programs
 from weighbridge.server.rescue.archive import Facts, read_facts, read_pepper, unpack_dump
-from weighbridge.server.rescue.backup import pepper_mark
 from weighbridge.server.supervisor import take_supervisor_lock
 from weighbridge.server.up import make_directories
 from weighbridge.settings import Settings
@@ -42,6 +41,9 @@ WITH floor AS (
 INSERT INTO counters (name, value) SELECT '{name}', value FROM floor
 ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 UPDATE leases SET epoch = epoch + {epochs}, expires_at = '-infinity';
+UPDATE counters SET value = value + {generations} WHERE name IN ('routes', 'keys');
+DELETE FROM gateway_tables;
+DELETE FROM gateway_hosts;
 """
 _KNOWN = text(
     """
@@ -98,7 +100,10 @@ def _put(url: str, path: Path, *, replace: bool, skip: int) -> int:
         programs.script(dump, script)
         # Each later restore of one file begins higher: a lease is taken less often than once a second.
         epochs = EPOCHS_SKIPPED + skip
-        skipping = _SKIP.format(skip=skip, known=known, name=NUMBERS_FLOOR, epochs=epochs)
+        # Gateways elsewhere may have tables of any generation that was published since.
+        skipping = _SKIP.format(
+            skip=skip, known=known, name=NUMBERS_FLOOR, epochs=epochs, generations=epochs
+        )
         head = _CLEAR if replace else ""
         # pg_dump empties the search path.
         tail = f"\nSET search_path TO public;\n{skipping}"

@@ -38,7 +38,7 @@ def services(
         found.append(
             Service(
                 "gateway",
-                [*_PYTHON, "weighbridge.gateway"],
+                [*_PYTHON, "weighbridge.gateway", *_courier(settings, roles)],
                 env=environment,
                 stop_grace_s=GATEWAY_STOP_S,
                 follow_argv=("--take-over",),
@@ -49,6 +49,13 @@ def services(
         with_url = {**environment, "WEIGHBRIDGE_DATABASE_URL": database_url}
         found.append(_control(settings, seat or Seat(), with_url))
     return found
+
+
+def _courier(settings: Settings, roles: Collection[Role]) -> list[str]:
+    """Beside its controller a gateway needs none: that one writes the tables into the same data directory."""
+    if settings.database_url is None or Role.CONTROLLER in roles:
+        return []
+    return ["--courier"]
 
 
 def _agent(settings: Settings) -> Service:
@@ -64,6 +71,8 @@ def _agent(settings: Settings) -> Service:
             str(settings.replica_slots),
             "--gpus",
             settings.gpus,
+            "--host",
+            settings.replica_host,
         ],
         stop_grace_s=AGENT_STOP_S,
         ready_check=lambda: accepts_unix(paths.agent_socket),

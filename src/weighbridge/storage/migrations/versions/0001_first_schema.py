@@ -35,6 +35,25 @@ def upgrade() -> None:
     sa.Column('value', sa.BigInteger(), nullable=False),
     sa.PrimaryKeyConstraint('name', name=op.f('pk_counters'))
     )
+    op.create_table('gateway_tables',
+    sa.Column('name', sa.Text(), nullable=False),
+    sa.Column('generation', sa.BigInteger(), nullable=False),
+    sa.Column('content', sa.LargeBinary(), nullable=False),
+    sa.Column('place', sa.Text(), nullable=False),
+    sa.Column('pepper_mark', sa.Text(), nullable=False),
+    sa.PrimaryKeyConstraint('name', name=op.f('pk_gateway_tables'))
+    )
+    op.create_table('gateway_hosts',
+    sa.Column('id', sa.Text(), nullable=False),
+    sa.Column('name', sa.Text(), nullable=False),
+    sa.Column('epoch', sa.BigInteger(), nullable=False),
+    sa.Column('expires_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('routes_generation', sa.BigInteger(), nullable=False),
+    sa.Column('keys_generation', sa.BigInteger(), nullable=False),
+    sa.Column('workers', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+    sa.Column('in_flight', postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+    sa.PrimaryKeyConstraint('id', name=op.f('pk_gateway_hosts'))
+    )
     op.create_table('leases',
     sa.Column('name', sa.Text(), nullable=False),
     sa.Column('holder', sa.Text(), nullable=False),
