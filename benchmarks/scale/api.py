@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from benchmarks.scale.fleet import ARCH, ORGS
+from weighbridge.sdk import Deployment
 
 RATE = 200.0
 WARM_S = 3.0
@@ -108,4 +109,4 @@ async def _ask(session: aiohttp.ClientSession, call: Call, due_s: float, seen: S
     if answer.status != 200:
         seen.refused.append(f"{call.method} {call.path}: {answer.status} {content[:200]!r}")
     elif call.kind == "deploy":
-        seen.deployed.append(json.loads(content)["id"])
+        seen.deployed.append(Deployment.read(json.loads(content)).id)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -27,7 +27,8 @@ LIMIT_S = 600.0
 Samples = Mapping[str, Sequence[float]]
 
 
-def run() -> list[Result]:
+def run() -> Iterator[Result]:
+    """One after the other, so that what is measured is written even if what comes next fails."""
     with tempfile.TemporaryDirectory(prefix="wb-bench-", dir="/var/tmp") as name:
         root = Path(name)
         root.chmod(0o755)
@@ -35,11 +36,12 @@ def run() -> list[Result]:
         try:
             migrate(url)
             measured = {size: _measure(url, root, Fleet(size)) for size in SIZES}
-            results = [_steady(measured), _changed(measured)]
-            results.append(serving.run(url, root / "postgres", root / "api", Fleet(max(SIZES))))
+            yield _steady(measured)
+            yield _changed(measured)
+            yield serving.run(url, root / "postgres", root / "api", Fleet(max(SIZES)))
         finally:
             embedded.stop(root / "postgres")
-    return [*results, *clusters.run()]
+    yield from clusters.run()
 
 
 def _measure(url: str, root: Path, fleet: Fleet) -> dict:
