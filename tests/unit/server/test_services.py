@@ -85,5 +85,5 @@ def test_the_last_lines_are_those_of_this_start(tmp_path):
 
 def test_a_role_that_cannot_take_over_says_so(tmp_path):
     settings = Settings(data_dir=tmp_path)
-    with pytest.raises(SetupError, match="One agent cannot take over .* A gateway can"):
+    with pytest.raises(SetupError, match=r"One agent cannot take over .* A gateway can"):
         serve(settings, {Role.AGENT}, name=None, on_event=lambda _: None, take_over=True)
