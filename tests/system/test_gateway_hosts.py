@@ -1,6 +1,7 @@
 """Gateways on hosts of their own: tables from the database, drains that wait for every host, who may die (G5, G8)."""
 
 import os
+import re
 import signal
 import ssl
 import time
@@ -146,6 +147,7 @@ def test_hosts_serve_on_without_the_database_and_take_up_again(hosts: Hosts) -> 
         for traffic in (first, second):
             traffic.wait_for_answers(24, timeout_s=30)
         until(lambda: "host.not_reported" in hosts.two.said(), 20, "that it notices")
+        lost = told(hosts.two)
         embedded.start(hosts.database)
         with hosts.control.client() as admin:
             deployment = until(lambda: hosts.control.ask_for(admin, new), 60, "the control plane")
@@ -155,6 +157,8 @@ def test_hosts_serve_on_without_the_database_and_take_up_again(hosts: Hosts) -> 
     for traffic in (first, second):
         assert traffic.tally().clean, traffic.tally()
     assert {route.version for host in hosts.both for route in routes(host).replicas} == {new}
+    assert told(hosts.two).keys() == lost.keys() == {"tables_looked", "reported"}
+    assert all(now > lost[name] > 0 for name, now in told(hosts.two).items())
 
 
 def test_a_host_that_starts_while_the_database_is_away_serves_what_its_disk_has(
@@ -279,6 +283,15 @@ def routes(host: GatewayHost):
     assert table is not None
     (endpoint,) = table.endpoints
     return endpoint
+
+
+def told(host: GatewayHost) -> dict[str, float]:
+    """What the probe port says of the courier."""
+    text = httpx.get(f"http://127.0.0.1:{host.probe_port}/metrics").text
+    found = re.findall(
+        r"^weighbridge_gateway_host_(\w+)_timestamp_seconds (\S+)$", text, re.MULTILINE
+    )
+    return {name: float(value) for name, value in found}
 
 
 def status_of(host: GatewayHost, key: str) -> int:
