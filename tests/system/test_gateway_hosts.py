@@ -152,7 +152,7 @@ def test_what_was_used_on_each_host_is_counted_once(hosts: Hosts) -> None:
         with host.client() as client:
             for _ in range(times):
                 hosts.control.say(client)
-    until(lambda: used(hosts.control) >= before + 7, 20, "the count")
+    until(lambda: used(hosts.control) >= before + 7, what="the count")
     settled(hosts.control)
     assert used(hosts.control) == before + 7
 
