@@ -1,5 +1,6 @@
 """Gateways on hosts of their own: tables from the database, drains that wait for every host, who may die (G5, G8)."""
 
+import json
 import os
 import signal
 import ssl
@@ -12,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 from gateway_hosts import GatewayHost, gateway_host, restricted
-from installation import ANSWERS, ENDPOINT, ORG, processes_of, until
+from installation import ANSWERS, ENDPOINT, LIMIT_S, ORG, processes_of, until
 from proxies import haproxy, nginx
 from separate_roles import SeparateRoles, kill_postgres, own_postgres, separate
 
@@ -94,6 +95,29 @@ def test_a_key_that_is_revoked_is_refused_by_every_host(hosts: Hosts) -> None:
         admin.admin.keys.revoke(made.id)
         for host in hosts.both:
             until(lambda host=host: status_of(host, made.key) == 401, 10, "its end")
+
+
+def test_a_host_takes_other_settings_under_load_without_a_failed_stream_or_a_word_of_its_absence(
+    hosts: Hosts,
+) -> None:
+    host = hosts.one
+    before, row = host.process, host.row()
+    with host.client() as client, hosts.control.traffic(client) as traffic:
+        traffic.wait_for_answers(8, timeout_s=30)
+        host.env["WEIGHBRIDGE_GATEWAY_WORKERS"] = "2"
+        host.spawn("--take-over")
+        facts = host.paths.run / "gateway.json"
+
+        def followed() -> bool:
+            assert host.row() is not None
+            return json.loads(facts.read_text())["pid"] == host.process.pid
+
+        until(followed, what="the gateway that follows")
+        traffic.wait_for_answers(16, timeout_s=30)
+    assert traffic.tally().clean, traffic.tally()
+    assert before.wait(LIMIT_S) == 0  # its callers have gone
+    until(lambda: len(host.row()["workers"]) == 2, what="the new workers alone")
+    assert host.row()["epoch"] > row["epoch"]
 
 
 def test_a_rolling_update_fails_no_stream_on_any_host(hosts: Hosts) -> None:
