@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import random
 import time
 from collections import defaultdict
@@ -15,7 +16,8 @@ import aiohttp
 from benchmarks.scale.fleet import ARCH, ORGS
 from weighbridge.sdk import Deployment
 
-RATE = 200.0
+RATE_USUAL = 200.0
+RATE = float(os.environ.get("BENCH_API_RATE", str(RATE_USUAL)))
 WARM_S = 3.0
 LASTS_S = 20.0
 LIMIT_S = 30.0
@@ -24,8 +26,8 @@ KINDS = {
     "version status": 0.25,
     "deployments of an endpoint": 0.15,
     "versions of an architecture": 0.10,
-    "endpoints of an org (50)": 0.09,
-    "deploy": 0.01,
+    "endpoints of an org (50)": 0.0975,
+    "deploy": 0.0025,
 }
 
 
