@@ -112,6 +112,32 @@ async def test_a_pull_that_cannot_be_says_why_and_one_that_waits_can_be_stopped(
     assert (await state(runtime, "r2", RuntimeState.EXITED)).reason == "stopped before it started"
 
 
+async def fetched(runtime: RayRuntime, weights: Weights) -> dict[str, str]:
+    """By node what was said at the end; of nodes that live."""
+    deadline_s = time.monotonic() + LIMIT_S
+    while True:
+        found = await runtime.fetch(weights, ["n1", "n2", "n9"])
+        if all(one.done for one in found):
+            return {one.node: one.words for one in found}
+        assert time.monotonic() < deadline_s, found
+
+
+async def test_nodes_bring_a_version_ahead_of_the_replica_that_will_need_it(
+    cluster, runtime, weights, given
+):
+    manifest = publish(weights.store, {**FILES, "config.json": b'{"ahead": 1}'})
+    wish = pulling("r1", weights, manifest)
+    assert await fetched(runtime, wish.weights) == {"n1": "", "n2": ""}
+    assert all(manifest.digest in cached(cluster, name) for name in ("n1", "n2"))
+    given.clear()
+    await runtime.launch(wish)
+    await state(runtime, "r1", RuntimeState.RUNNING)
+    assert given == []
+    absent = replace(wish.weights, digest="0" * 64)
+    ends = await fetched(runtime, absent)
+    assert all("(weights_token_wrong)" in words for words in ends.values()), ends
+
+
 @pytest.fixture(scope="module")
 def site(cluster: Machines, make_public_directory: Callable[[], Path]) -> Iterator[Installation]:
     """Serves version 1 on each of two nodes, which have nothing of the server's in common."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import ssl
 import time
@@ -151,7 +152,7 @@ def test_what_was_used_on_each_host_is_counted_once(hosts: Hosts) -> None:
         with host.client() as client:
             for _ in range(times):
                 hosts.control.say(client)
-    until(lambda: used(hosts.control) >= before + 7, 20, "the count")
+    until(lambda: used(hosts.control) >= before + 7, what="the count")
     settled(hosts.control)
     assert used(hosts.control) == before + 7
 
@@ -170,6 +171,7 @@ def test_hosts_serve_on_without_the_database_and_take_up_again(hosts: Hosts) -> 
         for traffic in (first, second):
             traffic.wait_for_answers(24, timeout_s=30)
         until(lambda: "host.not_reported" in hosts.two.said(), 20, "that it notices")
+        lost = told(hosts.two)
         embedded.start(hosts.database)
         with hosts.control.client() as admin:
             deployment = until(lambda: hosts.control.ask_for(admin, new), 60, "the control plane")
@@ -179,6 +181,8 @@ def test_hosts_serve_on_without_the_database_and_take_up_again(hosts: Hosts) -> 
     for traffic in (first, second):
         assert traffic.tally().clean, traffic.tally()
     assert {route.version for host in hosts.both for route in routes(host).replicas} == {new}
+    assert told(hosts.two).keys() == lost.keys() == {"tables_looked", "reported"}
+    assert all(now > lost[name] > 0 for name, now in told(hosts.two).items())
 
 
 def test_a_host_that_starts_while_the_database_is_away_serves_what_its_disk_has(
@@ -303,6 +307,15 @@ def routes(host: GatewayHost):
     assert table is not None
     (endpoint,) = table.endpoints
     return endpoint
+
+
+def told(host: GatewayHost) -> dict[str, float]:
+    """What the probe port says of the courier."""
+    text = httpx.get(f"http://127.0.0.1:{host.probe_port}/metrics").text
+    found = re.findall(
+        r"^weighbridge_gateway_host_(\w+)_timestamp_seconds (\S+)$", text, re.MULTILINE
+    )
+    return {name: float(value) for name, value in found}
 
 
 def status_of(host: GatewayHost, key: str) -> int:

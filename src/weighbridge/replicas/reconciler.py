@@ -23,7 +23,7 @@ from weighbridge.replicas.store import Watched
 from weighbridge.replicas.telling import step_events
 from weighbridge.replicas.weights.ways import VersionStore, WeightsOf, on_path
 from weighbridge.routing.hosts.view import Acks, Gateways
-from weighbridge.runtimes.base import ReplicaStatus, Runtime, RuntimeState
+from weighbridge.runtimes.base import PLACED, ReplicaStatus, Runtime, RuntimeState
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
@@ -355,7 +355,7 @@ class ReplicaReconciler:
                 return self._limits.probe_period_s
             case ReplicaState.DRAINING:
                 return ACK_POLL_S if replica.drain_deadline is None else DRAIN_POLL_S
-            case ReplicaState.PENDING if replica.reason:
+            case ReplicaState.PENDING if replica.reason not in ("", PLACED):
                 return PLACE_POLL_S
             case state if state.final:
                 return IDLE_S
