@@ -54,8 +54,8 @@ bench-gateway: $(STAMP) ## Measure the gateway beside the proxies installed here
 bench-ingest: $(STAMP) ## Compare weight syncs with other S3 clients, into benchmarks/results/
 	@$(CLEAN) $(BIN)/python -m benchmarks ingest
 
-bench-scale: $(STAMP) ## Measure a fleet of 1,000 endpoints, and a Ray cluster where ray is installed
-	@$(CLEAN) $(BIN)/python -m benchmarks scale
+bench-scale: $(STAMP) ## Measure a fleet of 1,000 endpoints, weights to nodes, and a Ray cluster where ray is installed
+	@$(CLEAN) $(BIN)/python -m benchmarks scale distribution
 
 simulate: $(STAMP) ## Play SEEDS worlds of the deterministic simulation, or replay SEED with its log
 	@$(CLEAN) $(BIN)/python -m simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),2000))

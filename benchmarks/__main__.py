@@ -18,6 +18,7 @@ NAMES = (
     "planner",
     "affinity",
     "scale",
+    "distribution",
 )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 import random
 import time
 from collections import defaultdict
@@ -13,8 +14,10 @@ from pathlib import Path
 import aiohttp
 
 from benchmarks.scale.fleet import ARCH, ORGS
+from weighbridge.sdk import Deployment
 
-RATE = 200.0
+RATE_USUAL = 200.0
+RATE = float(os.environ.get("BENCH_API_RATE", str(RATE_USUAL)))
 WARM_S = 3.0
 LASTS_S = 20.0
 LIMIT_S = 30.0
@@ -23,8 +26,8 @@ KINDS = {
     "version status": 0.25,
     "deployments of an endpoint": 0.15,
     "versions of an architecture": 0.10,
-    "endpoints of an org (50)": 0.09,
-    "deploy": 0.01,
+    "endpoints of an org (50)": 0.0975,
+    "deploy": 0.0025,
 }
 
 
@@ -108,4 +111,4 @@ async def _ask(session: aiohttp.ClientSession, call: Call, due_s: float, seen: S
     if answer.status != 200:
         seen.refused.append(f"{call.method} {call.path}: {answer.status} {content[:200]!r}")
     elif call.kind == "deploy":
-        seen.deployed.append(json.loads(content)["id"])
+        seen.deployed.append(Deployment.read(json.loads(content)).id)

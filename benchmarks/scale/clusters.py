@@ -30,16 +30,17 @@ SETTINGS = {"WEIGHBRIDGE_HOLD_S": "0"}
 """A caller that is held would be answered later than the first token could come."""
 
 
-def run() -> list[Result]:
+def run() -> Iterator[Result]:
     if importlib.util.find_spec("ray") is None:
         print("ray is not installed here: its times are not measured (pip install '.[ray]')")
-        return []
+        return
     # The cluster and the installations are those of the tests.
     sys.path += [str(TESTS), str(TESTS / "system"), str(TESTS / "cluster")]
     from ray_machines import running_cluster  # noqa: PLC0415 - only where ray is
 
     with running_cluster(nodes=2, base=60) as machines:
-        return [_first_tokens(machines), _losses(machines)]
+        yield _first_tokens(machines)
+        yield _losses(machines)
 
 
 def _first_tokens(machines: "Machines") -> Result:
@@ -77,7 +78,7 @@ def _deploy_to_first_token(site: "Installation", endpoint: str) -> float:
         took_s = time.monotonic() - began_s
         until(lambda: client.endpoints.get(endpoint).deployed_models[0].final, what="its end")
         client.admin.endpoints.delete(endpoint)
-        until(lambda: not client.admin.replicas.list(endpoint) or _ended(client, endpoint))
+        until(lambda: _ended(client, endpoint), LIMIT_S, "the end of its replica")
     return took_s
 
 
@@ -91,9 +92,9 @@ def _first_token(client: Client, endpoint: str) -> bool:
 
 
 def _ended(client: Client, endpoint: str) -> bool:
-    return all(
-        one.state in ("stopped", "failed", "lost") for one in client.admin.replicas.list(endpoint)
-    )
+    """Also of an endpoint that is deleted."""
+    found = [one for one in client.admin.replicas.list() if one.endpoint_id == endpoint]
+    return all(one.state in ("stopped", "failed", "lost") for one in found)
 
 
 def _losses(machines: "Machines") -> Result:

@@ -34,17 +34,19 @@ from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing.acks import GatewayView, open_acks
-from weighbridge.routing.hosts.view import OneHost
+from weighbridge.routing.hosts.view import AllHosts
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
 from weighbridge.telemetry.logs import configure_logs
 
-PASSES = 5
+PASSES = 7
 CHANGES = 3
 SETTLE_S = 2.1
 """More than a probe period, so that each pass asks every replica."""
+PAUSE_S = 1.2
+"""More than the pause before what was lost is replaced."""
 WHOLE_LIMIT_S = 120.0
 REST_S = 10.0
 PROBES = 2_000
@@ -74,7 +76,9 @@ class Control:
             runtime=ProcessRuntime(settings.paths.agent_socket, epoch_of=lambda: held.epoch),
             engines=known,
             store=Weights(),
-            gateways=OneHost(GatewayView(open_acks(settings.paths.acks_file))),
+            gateways=AllHosts(
+                GatewayView(open_acks(settings.paths.acks_file)), "bench", clock.boot_s, waits=True
+            ),
             pepper=b"p" * 32,
             settings=settings,
             lease_of=lambda: held,
@@ -140,18 +144,16 @@ class Course:
             await control.once()
             await control.rest()
             await asyncio.sleep(SETTLE_S)
-        idle = [await self._pass() for _ in range(PASSES)]
+        idle, connections = [], []
+        for _ in range(PASSES):
+            idle.append(await self._pass())
+            connections.append(await self._connections())
         share = await self._rest_percent()
         changed, whole_s = [], []
         for number in range(CHANGES):
             cost, took_s = await self._lose_nodes(number)
             changed.append(cost)
             whole_s.append(took_s)
-        async with control.database.begin() as tx:
-            query = text(
-                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'weighbridge'"
-            )
-            connections = (await tx.execute(query)).scalar_one()
         now_mib, peak_mib = memory_mib()
         return {
             "idle": [asdict(cost) for cost in idle],
@@ -164,6 +166,13 @@ class Course:
             "probe_ms": await probe_ms(self.machines.port),
         }
 
+    async def _connections(self) -> float:
+        async with self.control.database.begin() as tx:
+            query = text(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'weighbridge'"
+            )
+            return float((await tx.execute(query)).scalar_one())
+
     async def _pass(self) -> Cost:
         cost = await self.meter.measure(self.control.once)
         await self.control.rest()
@@ -171,12 +180,16 @@ class Course:
         return cost
 
     async def _lose_nodes(self, number: int) -> tuple[Cost, float]:
-        """One pass that finds nodes lost; then the loops run until every replica is replaced and routed."""
+        """The pass that finds nodes lost and the one that asks for replacements; then the loops run until every
+        replica is replaced and routed to.
+        """
         count = self.fleet.nodes_lost
         lost = [f"node-{(number * count + k) % NODES:03}" for k in range(count)]
         self.machines.lose(lost)
         began_s = time.monotonic()
         cost = await self.meter.measure(self.control.once)
+        await asyncio.sleep(PAUSE_S)
+        cost += await self.meter.measure(self.control.once)
         with self.control.looping():
             while await self.control.ready() < self.fleet.replicas:
                 await asyncio.sleep(0.1)

@@ -65,11 +65,17 @@ def database_cpu_ms(postgres: Path) -> float:
     return sum(map(_run_ms, [postmaster, *child_pids(postmaster)]))
 
 
-def _run_ms(pid: int) -> float:
+def _run_ms(task: int | Path) -> float:
     try:
-        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e6
+        return int(Path(f"/proc/{task}/schedstat").read_text().split()[0]) / 1e6
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
+
+
+def process_cpu_ms(pid: int) -> float:
+    """Of all its threads that live."""
+    threads = [one.name for one in Path(f"/proc/{pid}/task").iterdir()]
+    return sum(_run_ms(Path(f"{pid}/task/{thread}")) for thread in threads)
 
 
 def memory_mib(pid: int | None = None) -> tuple[float, float]:

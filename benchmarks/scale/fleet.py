@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
-from weighbridge.storage.database import Transaction
+from weighbridge.storage.database import Database, driver_url
 
 REPLICAS = 10
 NODES = 200
@@ -18,7 +18,7 @@ CHANGED_SHARE = 0.01
 
 _ROWS = """
 TRUNCATE orgs, architectures, model_versions, endpoints, deployments, replicas, receipts, leases,
-    counters, idempotency_keys, usage_requests CASCADE;
+    counters, idempotency_keys, usage_requests, gateway_tables, gateway_hosts CASCADE;
 
 INSERT INTO orgs (id, name, s3_external_id, created_at)
   SELECT 'o' || o, 'org-' || o, 'x' || o, now()
@@ -88,7 +88,8 @@ def replica_ids(endpoints: int) -> list[str]:
     ]
 
 
-async def fill(tx: Transaction, fleet: Fleet) -> None:
+async def fill(url: str, fleet: Fleet) -> None:
+    """Nothing else is in the database afterwards, and its planner knows what is."""
     values = {
         ":endpoints": str(fleet.endpoints),
         ":replicas": str(REPLICAS),
@@ -97,8 +98,16 @@ async def fill(tx: Transaction, fleet: Fleet) -> None:
         ":past": str(DEPLOYMENTS_PAST),
         ":week": str(WEEK),
     }
-    for statement in _ROWS.split(";"):
-        # Written into the text: PostgreSQL cannot tell which integers parameters are.
-        for name, value in values.items():
-            statement = statement.replace(name, value)  # noqa: PLW2901
-        await tx.execute(text(statement))
+    database = Database(url)
+    async with database.begin() as tx:
+        await tx.execute(text("SET LOCAL statement_timeout = 0"))
+        for statement in _ROWS.split(";"):
+            # Written into the text: PostgreSQL cannot tell which integers parameters are.
+            for name, value in values.items():
+                statement = statement.replace(name, value)  # noqa: PLW2901
+            await tx.execute(text(statement))
+    await database.close()
+    engine = create_engine(driver_url(url), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+    engine.dispose()

@@ -6,18 +6,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-
-from sqlalchemy import create_engine, text
 
 from benchmarks.harness import Candidate, Fact, Result
 from benchmarks.scale import clusters, serving
 from benchmarks.scale.fleet import DEPLOYMENTS_PAST, NODES, REPLICAS, WEEK, Fleet, fill
 from benchmarks.scale.growth import fit
 from weighbridge.storage import embedded
-from weighbridge.storage.database import Database, driver_url
 from weighbridge.storage.migrate import migrate
 
 SIZES = tuple(map(int, os.environ.get("BENCH_FLEETS", "125,250,500,1000").split(",")))
@@ -27,7 +24,8 @@ LIMIT_S = 600.0
 Samples = Mapping[str, Sequence[float]]
 
 
-def run() -> list[Result]:
+def run() -> Iterator[Result]:
+    """One after the other, so that what is measured is written even if what comes next fails."""
     with tempfile.TemporaryDirectory(prefix="wb-bench-", dir="/var/tmp") as name:
         root = Path(name)
         root.chmod(0o755)
@@ -35,15 +33,16 @@ def run() -> list[Result]:
         try:
             migrate(url)
             measured = {size: _measure(url, root, Fleet(size)) for size in SIZES}
-            results = [_steady(measured), _changed(measured)]
-            results.append(serving.run(url, root / "postgres", root / "api", Fleet(max(SIZES))))
+            yield _steady(measured)
+            yield _changed(measured)
+            yield serving.run(url, root / "postgres", root / "api", Fleet(max(SIZES)))
         finally:
             embedded.stop(root / "postgres")
-    return [*results, *clusters.run()]
+    yield from clusters.run()
 
 
 def _measure(url: str, root: Path, fleet: Fleet) -> dict:
-    asyncio.run(_fill(url, fleet))
+    asyncio.run(fill(url, fleet))
     given = {
         "url": url,
         "postgres": str(root / "postgres"),
@@ -68,18 +67,6 @@ def _words(found: Mapping) -> str:
         f"CPU of a pass {median(idle):.0f} ms, with changes {median(changed):.0f} ms, "
         f"{found['memory_mib']:.0f} MiB"
     )
-
-
-async def _fill(url: str, fleet: Fleet) -> None:
-    database = Database(url)
-    async with database.begin() as tx:
-        await tx.execute(text("SET LOCAL statement_timeout = 0"))
-        await fill(tx, fleet)
-    await database.close()
-    engine = create_engine(driver_url(url), isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text("VACUUM ANALYZE"))
-    engine.dispose()
 
 
 def _steady(measured: Mapping[int, dict]) -> Result:
@@ -114,7 +101,7 @@ def _steady_row(found: Mapping) -> Samples:
         "rows": [one["rows"] for one in idle],
         "rest_percent": [found["rest"]["controller_percent"]],
         "database_rest_percent": [found["rest"]["database_percent"]],
-        "connections": [float(found["connections"])],
+        "connections": found["connections"],
         "memory_mib": [found["memory_mib"]],
         "memory_peak_mib": [found["memory_peak_mib"]],
     }
@@ -131,7 +118,7 @@ def _changed(measured: Mapping[int, dict]) -> Result:
     }
     return Result(
         name="scale_changed",
-        title=f"endpoints × {REPLICAS} replicas, a pass that finds 1 % of them lost",
+        title=f"endpoints × {REPLICAS} replicas, two passes: 1 % of them are found lost, and replacements asked for",
         command=COMMAND,
         candidates=[Candidate(f"{size:,}", row) for size, row in rows.items()],
         facts=_growth(rows, ("cpu_ms", "database_cpu_ms", "statements", "rows")),

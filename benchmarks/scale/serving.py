@@ -13,8 +13,17 @@ from pathlib import Path
 from sqlalchemy import text
 
 from benchmarks.harness import Candidate, Fact, Result
-from benchmarks.scale.api import KINDS, LASTS_S, RATE, WARM_S, Callers, Seen, paced
-from benchmarks.scale.counting import memory_mib
+from benchmarks.scale.api import (
+    KINDS,
+    LASTS_S,
+    RATE,
+    RATE_USUAL,
+    WARM_S,
+    Callers,
+    Seen,
+    paced,
+)
+from benchmarks.scale.counting import memory_mib, process_cpu_ms
 from benchmarks.scale.fleet import ORGS, Fleet, fill
 from weighbridge.accounts import service as accounts
 from weighbridge.accounts.model import KeyKind
@@ -24,6 +33,7 @@ from weighbridge.server.services import accepts_unix
 from weighbridge.settings import DataDir
 from weighbridge.storage.database import Database
 
+COMMAND = "python -m benchmarks scale"
 RUNS = 3
 START_LIMIT_S = 60.0
 
@@ -32,8 +42,7 @@ async def measure(url: str, postgres: Path, data: Path, fleet: Fleet) -> Result:
     database = Database(url)
     runs: list[Seen] = []
     try:
-        async with database.begin() as tx:
-            await fill(tx, fleet)
+        await fill(url, fleet)
         keys = await _keys(database, DataDir(data).secrets)
         given = {"url": url, "postgres": str(postgres), "data": str(data), "lead": True}
         with _child([*_module("benchmarks.scale.controller"), _json(given, fleet)]) as leader:
@@ -53,7 +62,9 @@ async def measure(url: str, postgres: Path, data: Path, fleet: Fleet) -> Result:
                 _wait_for(socket, api)
                 callers = Callers(keys, fleet.endpoints, seed=1)
                 await paced(socket, callers, WARM_S)
+                cpu_ms = -process_cpu_ms(api.pid)
                 runs += [await paced(socket, callers, LASTS_S) for _ in range(RUNS)]
+                cpu_ms += process_cpu_ms(api.pid)
                 memory = memory_mib(api.pid)[0]
                 api.terminate()
             told, _ = leader.communicate(timeout=60)
@@ -64,18 +75,19 @@ async def measure(url: str, postgres: Path, data: Path, fleet: Fleet) -> Result:
     finally:
         await database.close()
     refused = [words for run in runs for words in run.refused]
-    assert not refused, refused[:5]
+    assert not refused, f"{len(refused)} refused: {refused[:3]}"
     assert {one for run in runs for one in run.deployed} <= kept
-    return _result(fleet, runs, shares, memory)
+    return _result(fleet, runs, [*shares.values(), memory, cpu_ms])
 
 
-def _result(fleet: Fleet, runs: list[Seen], shares: Mapping[str, float], memory: float) -> Result:
+def _result(fleet: Fleet, runs: list[Seen], measured: list[float]) -> Result:
+    controller, database, memory, cpu_ms = measured
     rows = {kind: [run.took_ms[kind] for run in runs] for kind in KINDS}
     rows["all"] = [[ms for took in run.took_ms.values() for ms in took] for run in runs]
     return Result(
         name="scale_api",
         title=f"the api at {RATE:g} requests/s, {fleet.endpoints:,} endpoints × 10 replicas",
-        command="python -m benchmarks scale",
+        command=COMMAND if RATE == RATE_USUAL else f"BENCH_API_RATE={RATE:g} {COMMAND}",
         candidates=[
             Candidate(
                 kind,
@@ -89,8 +101,9 @@ def _result(fleet: Fleet, runs: list[Seen], shares: Mapping[str, float], memory:
             for kind, taken in rows.items()
         ],
         facts=[
-            Fact("controller meanwhile", "% of a core", [shares["controller_percent"]]),
-            Fact("database meanwhile", "% of a core", [shares["database_percent"]]),
+            Fact("CPU of the api per request", "ms", [cpu_ms / sum(map(len, rows["all"]))]),
+            Fact("controller meanwhile", "% of a core", [controller]),
+            Fact("database meanwhile", "% of a core", [database]),
             Fact("api process, resident", "MiB", [memory]),
         ],
         notes=[

@@ -15,12 +15,15 @@ from test_ray_runtime import until as until_listed
 from test_ray_site import engines, ready_nodes, streams, total
 
 from s3 import running_s3
+from weighbridge.replicas.weights.prefetch import ON_THEIR_WAY
 from weighbridge.runtimes.base import Placement, ReplicaSpec, ReplicaStatus, RuntimeState, Weights
 from weighbridge.runtimes.processes import lock_holder
 from weighbridge.runtimes.ray.runtime import RayRuntime
 from weighbridge.sdk import wait_for_deployment
 from weighbridge.weights.digest import HASH_PART_BYTES
+from weighbridge.weights.filesystem import FilesystemStore
 from weighbridge.weights.manifest import Manifest
+from weighbridge.weights.node.holds import Holds
 from weighbridge.weights.node.pull import PULLING
 from weighbridge.weights.served import server as server_module
 from weight_site import WeightSite, content, publish, running_weights
@@ -109,6 +112,32 @@ async def test_a_pull_that_cannot_be_says_why_and_one_that_waits_can_be_stopped(
     assert (await state(runtime, "r2", RuntimeState.EXITED)).reason == "stopped before it started"
 
 
+async def fetched(runtime: RayRuntime, weights: Weights) -> dict[str, str]:
+    """By node what was said at the end; of nodes that live."""
+    deadline_s = time.monotonic() + LIMIT_S
+    while True:
+        found = await runtime.fetch(weights, ["n1", "n2", "n9"])
+        if all(one.done for one in found):
+            return {one.node: one.words for one in found}
+        assert time.monotonic() < deadline_s, found
+
+
+async def test_nodes_bring_a_version_ahead_of_the_replica_that_will_need_it(
+    cluster, runtime, weights, given
+):
+    manifest = publish(weights.store, {**FILES, "config.json": b'{"ahead": 1}'})
+    wish = pulling("r1", weights, manifest)
+    assert await fetched(runtime, wish.weights) == {"n1": "", "n2": ""}
+    assert all(manifest.digest in cached(cluster, name) for name in ("n1", "n2"))
+    given.clear()
+    await runtime.launch(wish)
+    await state(runtime, "r1", RuntimeState.RUNNING)
+    assert given == []
+    absent = replace(wish.weights, digest="0" * 64)
+    ends = await fetched(runtime, absent)
+    assert all("(weights_token_wrong)" in words for words in ends.values()), ends
+
+
 @pytest.fixture(scope="module")
 def site(cluster: Machines, make_public_directory: Callable[[], Path]) -> Iterator[Installation]:
     """Serves version 1 on each of two nodes, which have nothing of the server's in common."""
@@ -162,3 +191,41 @@ def test_nobody_is_drained_while_the_weights_of_the_target_do_not_come(site, clu
         groups[0].wait_for_answers(2, timeout_s=LIMIT_S)
     assert total(groups).clean, total(groups)
     assert sorted(ready_nodes(site).values()) == ["n1", "n2"]
+
+
+def forget_unused(cluster: Machines) -> None:
+    """Each node keeps only the version that it serves."""
+    for node in cluster.nodes.values():
+        kept = Holds(node.directory / "weights/used").held()
+        store = FilesystemStore(node.directory / "weights/store")
+        for digest in store.published() - kept:
+            store.delete_version(digest)
+
+
+def test_without_a_surge_the_weights_are_on_the_nodes_before_anybody_is_drained(site, cluster):
+    server = lock_holder(site.run_dir / "weights.lock")
+    forget_unused(cluster)
+    before = ready_nodes(site)
+    assert sorted(before.values()) == ["n1", "n2"]
+    with streams(site, count=1) as groups, site.client() as client:
+        client.admin.endpoints.update(ENDPOINT, max_surge=0, max_unavailable=1)
+        (shape,) = client.admin.endpoints.list()
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            asked = site.ask_for(client, 2 if shape.serving == "1" else 1)
+            until(
+                lambda: ON_THEIR_WAY in client.deployments.get(asked.id).reason,
+                LIMIT_S,
+                "weights on their way",
+            )
+            held_s = time.monotonic() + HELD_S
+            while time.monotonic() < held_s:
+                assert ready_nodes(site) == before
+            assert [len(cached(cluster, name)) for name in ("n1", "n2")] == [1, 1]
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        until(lambda: ready_nodes(site) != before, LIMIT_S, "the first drain")
+        assert [len(cached(cluster, name)) for name in ("n1", "n2")] == [2, 2]
+        wait_for_deployment(client, ENDPOINT, asked.id, timeout_s=180)
+        groups[0].wait_for_answers(2, timeout_s=LIMIT_S)
+    assert total(groups).clean, total(groups)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from weighbridge.weights.manifest import Manifest
+from weighbridge.weights.served import server as server_module
 from weighbridge.weights.served.requests import HEAD_BYTES_MAX
 from weight_site import MIB, WeightSite, content, publish, running_weights
 
@@ -191,3 +192,22 @@ def test_a_peer_that_takes_nothing_is_cut_and_its_place_given_to_another(site, m
     finally:
         for one in lazy:
             one.close()
+
+
+def test_without_a_thread_for_it_a_connection_is_told_to_come_again(site, manifest, monkeypatch):
+    token = site.token(manifest.digest)
+
+    class NoThread:
+        def __init__(self, **_: object) -> None: ...
+
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server_module, "Thread", NoThread)
+        seen = []
+        for _ in range(20):
+            with contextlib.suppress(ConnectionError):
+                seen.append(code_of(ask(site, blob_path(manifest), token)))
+    assert set(seen) == {(503, "weights_busy")}
+    assert ask(site, blob_path(manifest), token, Range="bytes=0-0")[0] == 206

@@ -62,10 +62,10 @@ class GatewayHost:
         (secrets / "pepper").write_bytes((self.site.paths.secrets / "pepper").read_bytes())
         (secrets / "pepper").chmod(0o600)
 
-    def spawn(self) -> subprocess.Popen:
+    def spawn(self, *options: str) -> subprocess.Popen:
         with (self.root / "gateway.stderr").open("ab") as sink:
             self.process = subprocess.Popen(
-                [*PROGRAM, "serve", "--roles", "gateway"],
+                [*PROGRAM, "serve", "--roles", "gateway", *options],
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=sink,

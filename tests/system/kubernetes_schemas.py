@@ -82,6 +82,7 @@ _CONTAINER = closed(
     startupProbe=_PROBE,
     readinessProbe=_PROBE,
     livenessProbe=_PROBE,
+    lifecycle=closed({"preStop": closed({"exec": closed({"command": several(TEXT)})})}),
     volumeMounts=several(
         closed(
             {"name": NAME, "mountPath": {"type": "string", "pattern": "^/"}},
@@ -96,6 +97,12 @@ _VOLUME = {
             {
                 "name": NAME,
                 "emptyDir": closed({}, medium=one_of("Memory"), sizeLimit=QUANTITY),
+            }
+        ),
+        closed(
+            {
+                "name": NAME,
+                "secret": closed({"secretName": NAME, "defaultMode": {"enum": [0o400, 0o440]}}),
             }
         ),
         closed({"name": NAME, "persistentVolumeClaim": closed({"claimName": NAME})}),
@@ -140,7 +147,19 @@ SCHEMAS = {
                 "replicas": COUNT,
                 "selector": SELECTOR,
                 "template": _TEMPLATE,
-                "strategy": closed({"type": one_of("Recreate", "RollingUpdate")}),
+                "strategy": {
+                    "oneOf": [
+                        closed({"type": {"const": "Recreate"}}),
+                        closed(
+                            {
+                                "type": {"const": "RollingUpdate"},
+                                "rollingUpdate": closed(
+                                    {"maxUnavailable": COUNT, "maxSurge": COUNT}
+                                ),
+                            }
+                        ),
+                    ]
+                },
             }
         ),
     ),
@@ -179,7 +198,8 @@ SCHEMAS = {
                 "ports": several(
                     closed({"name": PORT_NAME, "port": PORT, "targetPort": PORT_NAME})
                 ),
-            }
+            },
+            clusterIP={"const": "None"},
         ),
     ),
     "PersistentVolumeClaim": _object(

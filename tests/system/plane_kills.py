@@ -115,8 +115,9 @@ class Report:
             ),
             "",
             (
-                f"{self.receipts} receipts verified; {self.calls_repeated} management calls were made again, with "
-                "their `Idempotency-Key`, after a plane had died in the middle. Real PostgreSQL, gateway, node agent "
+                f"{self.receipts} receipts verified; {self.calls_repeated:,} times a management call was made "
+                "again, with its `Idempotency-Key`, because a plane died with it or none was there. Real "
+                "PostgreSQL, gateway, node agent "
                 f"and llama.cpp engines on {os.cpu_count()} cores; load {document['conditions']['load_average_1m']} "
                 "at the end."
             ),

@@ -1,6 +1,8 @@
 """Gateways on hosts of their own: tables from the database, drains that wait for every host, who may die (G5, G8)."""
 
+import json
 import os
+import re
 import signal
 import ssl
 import time
@@ -12,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from gateway_hosts import GatewayHost, gateway_host, restricted
-from installation import ANSWERS, ENDPOINT, ORG, processes_of, until
+from installation import ANSWERS, ENDPOINT, LIMIT_S, ORG, processes_of, until
 from proxies import haproxy, nginx
 from separate_roles import SeparateRoles, kill_postgres, own_postgres, separate
 
@@ -96,6 +98,29 @@ def test_a_key_that_is_revoked_is_refused_by_every_host(hosts: Hosts) -> None:
             until(lambda host=host: status_of(host, made.key) == 401, 10, "its end")
 
 
+def test_a_host_takes_other_settings_under_load_without_a_failed_stream_or_a_word_of_its_absence(
+    hosts: Hosts,
+) -> None:
+    host = hosts.one
+    before, row = host.process, host.row()
+    with host.client() as client, hosts.control.traffic(client) as traffic:
+        traffic.wait_for_answers(8, timeout_s=30)
+        host.env["WEIGHBRIDGE_GATEWAY_WORKERS"] = "2"
+        host.spawn("--take-over")
+        facts = host.paths.run / "gateway.json"
+
+        def followed() -> bool:
+            assert host.row() is not None
+            return json.loads(facts.read_text())["pid"] == host.process.pid
+
+        until(followed, what="the gateway that follows")
+        traffic.wait_for_answers(16, timeout_s=30)
+    assert traffic.tally().clean, traffic.tally()
+    assert before.wait(LIMIT_S) == 0  # its callers have gone
+    until(lambda: len(host.row()["workers"]) == 2, what="the new workers alone")
+    assert host.row()["epoch"] > row["epoch"]
+
+
 def test_a_rolling_update_fails_no_stream_on_any_host(hosts: Hosts) -> None:
     new = hosts.other_version()
     with (
@@ -127,7 +152,7 @@ def test_what_was_used_on_each_host_is_counted_once(hosts: Hosts) -> None:
         with host.client() as client:
             for _ in range(times):
                 hosts.control.say(client)
-    until(lambda: used(hosts.control) >= before + 7, 20, "the count")
+    until(lambda: used(hosts.control) >= before + 7, what="the count")
     settled(hosts.control)
     assert used(hosts.control) == before + 7
 
@@ -146,6 +171,7 @@ def test_hosts_serve_on_without_the_database_and_take_up_again(hosts: Hosts) -> 
         for traffic in (first, second):
             traffic.wait_for_answers(24, timeout_s=30)
         until(lambda: "host.not_reported" in hosts.two.said(), 20, "that it notices")
+        lost = told(hosts.two)
         embedded.start(hosts.database)
         with hosts.control.client() as admin:
             deployment = until(lambda: hosts.control.ask_for(admin, new), 60, "the control plane")
@@ -155,6 +181,8 @@ def test_hosts_serve_on_without_the_database_and_take_up_again(hosts: Hosts) -> 
     for traffic in (first, second):
         assert traffic.tally().clean, traffic.tally()
     assert {route.version for host in hosts.both for route in routes(host).replicas} == {new}
+    assert told(hosts.two).keys() == lost.keys() == {"tables_looked", "reported"}
+    assert all(now > lost[name] > 0 for name, now in told(hosts.two).items())
 
 
 def test_a_host_that_starts_while_the_database_is_away_serves_what_its_disk_has(
@@ -279,6 +307,15 @@ def routes(host: GatewayHost):
     assert table is not None
     (endpoint,) = table.endpoints
     return endpoint
+
+
+def told(host: GatewayHost) -> dict[str, float]:
+    """What the probe port says of the courier."""
+    text = httpx.get(f"http://127.0.0.1:{host.probe_port}/metrics").text
+    found = re.findall(
+        r"^weighbridge_gateway_host_(\w+)_timestamp_seconds (\S+)$", text, re.MULTILINE
+    )
+    return {name: float(value) for name, value in found}
 
 
 def status_of(host: GatewayHost, key: str) -> int:

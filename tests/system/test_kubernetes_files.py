@@ -13,7 +13,8 @@ from kubernetes_schemas import SCHEMAS
 from test_deployment_files import assert_command
 
 from weighbridge.gateway.proxy.probes import ProbeSite
-from weighbridge.settings import Settings
+from weighbridge.server.roles.processes import GATEWAY_STOP_S
+from weighbridge.settings import DataDir, Settings
 
 pytestmark = pytest.mark.system
 
@@ -102,30 +103,43 @@ def test_what_is_applied_is_every_file_but_the_example_of_a_secret() -> None:
     assert {one["image"] for _, one in containers()} == {item["name"] for item in applied["images"]}
 
 
-def test_each_setting_is_one_and_has_a_value_that_it_may_have() -> None:
-    env = environment(container("weighbridge"))
+def secrets() -> dict[str, dict[str, str]]:
+    return {one["metadata"]["name"]: one["stringData"] for one in of_kind("Secret")}
+
+
+@pytest.mark.parametrize(
+    ("name", "url", "runtime"),
+    [("weighbridge", "database-url", "ray"), ("gateway", "gateway-database-url", "local")],
+)
+def test_each_setting_is_one_and_has_a_value_that_it_may_have(
+    name: str, url: str, runtime: str
+) -> None:
+    env = environment(container(name))
     settings = {name.removeprefix(PREFIX).lower(): value for name, value in env.items()}
     assert settings.keys() <= set(Settings.model_fields)
     values = {name: value for name, value in settings.items() if isinstance(value, str)}
-    (secret,) = of_kind("Secret")
-    texts = secret["stringData"]
-    more = {"database_url": texts["database-url"], "ray_auth_token": texts["ray-auth-token"]}
-    of_the_pod = dict.fromkeys(("ray_node_ip", "weights_host"), "10.0.0.1")
+    texts = secrets()["weighbridge"]
+    hidden = {"database_url": texts[url], "ray_auth_token": texts["ray-auth-token"]}
+    more = {key: value for key, value in hidden.items() if key in settings}
+    assert env["WEIGHBRIDGE_DATABASE_URL"]["secretKeyRef"]["key"] == url
+    of_the_pod = {key: "10.0.0.1" for key in ("ray_node_ip", "weights_host") if key in settings}
     assert settings.keys() == {*values, *more, *of_the_pod}
-    assert Settings.model_validate({**values, **more, **of_the_pod}).ray_auth == "token"
-    for _, one in containers():
-        ours = {name for name in environment(one) if name.startswith(PREFIX)}
-        assert one["name"] == "weighbridge" or ours <= {NODE_DIR}
+    found = Settings.model_validate({**values, **more, **of_the_pod})
+    assert (found.runtime, found.ray_auth) == (runtime, "token")
+
+
+def test_a_ray_node_has_no_setting_of_a_server() -> None:
+    for name in ("ray-head", "ray-worker", "ray-node"):
+        ours = {one for one in environment(container(name)) if one.startswith(PREFIX)}
+        assert ours <= {NODE_DIR}
 
 
 def test_no_secret_is_written_down_and_each_one_is_there() -> None:
-    (secret,) = of_kind("Secret")
     for _, one in containers():
         for name, value in environment(one).items():
             if re.search("TOKEN|PASSWORD|SECRET|DATABASE_URL", name):
                 reference = value["secretKeyRef"]
-                assert reference["name"] == secret["metadata"]["name"]
-                assert reference["key"] in secret["stringData"]
+                assert reference["key"] in secrets()[reference["name"]]
 
 
 def test_every_node_asks_for_the_token_and_waits_for_its_head_equally_long() -> None:
@@ -136,8 +150,9 @@ def test_every_node_asks_for_the_token_and_waits_for_its_head_equally_long() -> 
     assert len({env["RAY_gcs_rpc_server_reconnect_timeout_s"] for env in nodes}) == 1
 
 
-def test_the_servers_command_is_one_of_ours() -> None:
-    program, *words = container("weighbridge")["command"]
+@pytest.mark.parametrize("name", ["weighbridge", "gateway"])
+def test_a_servers_command_is_one_of_ours(name: str) -> None:
+    program, *words = container(name)["command"]
     assert program == "weighbridge"
     assert_command(words)
 
@@ -159,18 +174,31 @@ def test_addresses_and_ports_are_those_that_somebody_listens_on() -> None:
         "probe": int(server["WEIGHBRIDGE_PROBE_PORT"]),
         "weights": int(server["WEIGHBRIDGE_WEIGHTS_PORT"]),
     }
+    gateway = environment(container("gateway"))
+    assert ports["gateway"] == {
+        "http": int(gateway["WEIGHBRIDGE_PORT"]),
+        "probe": int(gateway["WEIGHBRIDGE_PROBE_PORT"]),
+    }
     assert ports["ray-head"] == {"gcs": int(head["rayStartParams"]["port"])}
     (worker,) = cluster["spec"]["workerGroupSpecs"]
     assert ports["ray-worker"] == {"raylet": int(worker["rayStartParams"]["node-manager-port"])}
     raylet = ports["ray-node"]["raylet"]
     assert f"--node-manager-port={raylet}" in container("ray-node")["command"]
+    chosen: dict[str, set[str]] = {}
     for service in of_kind("Service"):
-        for port in service["spec"]["ports"]:
-            assert ports["weighbridge"][port["targetPort"]] == port["port"]
-        assert any(
-            service["spec"]["selector"].items() <= labels.items() for _, labels in templates()
-        )
-    assert urlsplit(f"//{address}").port == 6379
+        spec, name = service["spec"], service["metadata"]["name"]
+        pods = [pod for pod, labels in templates() if spec["selector"].items() <= labels.items()]
+        chosen[name] = {pod["containers"][0]["name"] for pod in pods}
+        for port in spec["ports"]:
+            assert all(ports[one][port["targetPort"]] == port["port"] for one in chosen[name])
+    assert chosen == {
+        "weighbridge": {"weighbridge"},
+        "weighbridge-gateway": {"gateway"},
+        "weighbridge-probe": {"weighbridge", "gateway"},
+    }
+    control = urlsplit(gateway["WEIGHBRIDGE_CONTROL_URLS"])
+    assert chosen[control.hostname] == {"weighbridge"}
+    assert control.port == ports["weighbridge"]["http"]
 
 
 def test_each_container_is_probed_at_a_port_of_its_own_and_a_path_that_answers(
@@ -187,7 +215,7 @@ def test_each_container_is_probed_at_a_port_of_its_own_and_a_path_that_answers(
             assert asked["port"] in names
             if "path" in asked:
                 ProbeSite(tmp_path).visit(SimpleNamespace(path=asked["path"]), caller).start(b"")
-    assert len(statuses) == 3
+    assert len(statuses) == 6
     assert 404 not in statuses
 
 
@@ -199,6 +227,8 @@ def test_what_is_mounted_is_there_and_the_data_is_the_servers_alone() -> None:
             volume = volumes[mount["name"]]
             if claim := volume.get("persistentVolumeClaim"):
                 assert claim["claimName"] in claims
+            if secret := volume.get("secret"):
+                assert secret["secretName"] in secrets()
     data = {
         (one["name"], mount["subPath"], mount["mountPath"])
         for _, one in containers()
@@ -206,12 +236,23 @@ def test_what_is_mounted_is_there_and_the_data_is_the_servers_alone() -> None:
         if mount["name"] == "data"
     }
     root = environment(container("weighbridge"))["WEIGHBRIDGE_DATA_DIR"]
-    assert data == {
-        ("weighbridge", name, f"{root}/{name}") for name in ("store", "cache", "secrets", "usage")
-    }
+    assert data == {("weighbridge", name, f"{root}/{name}") for name in ("store", "cache", "usage")}
     assert environment(container("ray-worker"))[NODE_DIR] in {
         mount["mountPath"] for mount in container("ray-worker")["volumeMounts"]
     }
+
+
+def test_server_and_gateways_have_the_same_pepper_and_nobody_else_has_it() -> None:
+    having = {
+        (one["name"], mount["mountPath"], mount["readOnly"])
+        for pod, one in containers()
+        for mount in one.get("volumeMounts", [])
+        for volume in pod["volumes"]
+        if volume["name"] == mount["name"] and "secret" in volume
+    }
+    directory = DataDir(Path("/var/lib/weighbridge")).secrets
+    assert having == {(name, str(directory), True) for name in ("weighbridge", "gateway")}
+    assert secrets()["weighbridge-pepper"].keys() == {"pepper"}
 
 
 def test_the_server_and_its_ray_node_see_each_others_sockets_memory_and_processes() -> None:
@@ -246,14 +287,17 @@ def test_policies_cover_every_pod_and_only_the_gateway_and_its_figures_are_open_
     for spec in policies:
         assert any(matches(spec["podSelector"], labels) for _, labels in templates())
     opened = {
-        port["port"]
+        (pod["containers"][0]["name"], port["port"])
         for spec in policies
         for rule in spec.get("ingress", [])
         if any("namespaceSelector" in source for source in rule["from"])
         for port in rule["ports"]
+        for pod, labels in templates()
+        if matches(spec["podSelector"], labels)
     }
-    server = environment(container("weighbridge"))
-    assert opened == {int(server["WEIGHBRIDGE_PORT"]), int(server["WEIGHBRIDGE_PROBE_PORT"])}
+    gateway = environment(container("gateway"))
+    public, probe = (int(gateway[f"WEIGHBRIDGE_{name}PORT"]) for name in ("", "PROBE_"))
+    assert opened == {("gateway", public), ("gateway", probe), ("weighbridge", probe)}
 
 
 def test_a_budget_is_for_pods_that_there_are_and_leaves_a_worker_to_drain() -> None:
@@ -267,9 +311,15 @@ def test_a_budget_is_for_pods_that_there_are_and_leaves_a_worker_to_drain() -> N
     assert counts["weighbridge-ray-workers"] == workers["replicas"] - 1
 
 
-def test_the_deployment_selects_its_own_pods_and_gives_its_streams_time() -> None:
-    (server,) = of_kind("Deployment")
-    template = server["spec"]["template"]
-    assert matches(server["spec"]["selector"], template["metadata"]["labels"])
-    assert server["spec"]["strategy"] == {"type": "Recreate"}
-    assert template["spec"]["terminationGracePeriodSeconds"] >= 150
+def test_a_deployment_selects_its_own_pods_and_gives_its_streams_time() -> None:
+    found = {one["metadata"]["name"]: one["spec"] for one in of_kind("Deployment")}
+    for spec in found.values():
+        assert matches(spec["selector"], spec["template"]["metadata"]["labels"])
+    server, gateway = found["weighbridge"], found["weighbridge-gateway"]
+    assert server["strategy"] == {"type": "Recreate"}
+    assert server["template"]["spec"]["terminationGracePeriodSeconds"] >= 150
+    assert gateway["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    waits_s = int(container("gateway")["lifecycle"]["preStop"]["exec"]["command"][1])
+    grace_s = gateway["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace_s >= waits_s + GATEWAY_STOP_S
+    assert gateway["replicas"] > 1

@@ -64,6 +64,27 @@ async def test_a_launched_replica_serves_at_its_url(machine):
     assert await machine.runtime.list({"endpoint": "e2"}) == []
 
 
+async def test_an_engine_listens_where_the_node_is_told_and_nowhere_else(tmp_path):
+    machine = Machine(tmp_path, 1, "--host", "127.0.0.2")
+    await machine.start()
+    try:
+        status, _ = await launched(machine, "r1")
+        host, _, port = status.url.removeprefix("http://").partition(":")
+        assert host == "127.0.0.2"
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", int(port))) != 0
+    finally:
+        machine.close()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "203.0.113.7", "no.such.host.invalid"])
+def test_an_address_that_is_not_this_machine_s_is_refused(tmp_path, host):
+    command = [*Machine(tmp_path, 1).command, "--host", host]
+    refused = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LIMIT_S)
+    assert refused.returncode == os.EX_CONFIG
+    assert "WEIGHBRIDGE_REPLICA_HOST" in refused.stderr
+
+
 async def test_secrets_reach_the_engine_and_nothing_else(machine):
     status, _ = await launched(machine, "r1")
     environment = environment_of(status.pid)

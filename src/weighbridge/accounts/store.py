@@ -52,6 +52,11 @@ _LIVE_INFERENCE = (
 )
 
 
+# Asked with each call of the API.
+_ORG = select(orgs).where(orgs.c.id == bindparam("org"))
+_KEY = select(api_keys).where(api_keys.c.id == bindparam("key"))
+
+
 async def insert_org(tx: Transaction, org: Org) -> bool:
     """False when the name is taken."""
     result = await tx.execute(
@@ -79,7 +84,7 @@ async def org_by_name(tx: Transaction, name: str) -> Org | None:
 
 
 async def org_by_id(tx: Transaction, org_id: str) -> Org | None:
-    row = (await tx.execute(select(orgs).where(orgs.c.id == org_id))).one_or_none()
+    row = (await tx.execute(_ORG, {"org": org_id})).one_or_none()
     return None if row is None else _org(row)
 
 
@@ -113,7 +118,7 @@ async def insert_key(tx: Transaction, key: ApiKey, digest: bytes) -> None:
 
 
 async def key_with_digest(tx: Transaction, key_id: str) -> tuple[ApiKey, bytes] | None:
-    row = (await tx.execute(select(api_keys).where(api_keys.c.id == key_id))).one_or_none()
+    row = (await tx.execute(_KEY, {"key": key_id})).one_or_none()
     return None if row is None else (_key(row), bytes(row.digest))
 
 

@@ -100,9 +100,22 @@ def consumer_of(request: Request) -> Consumer:
     return caller
 
 
-Control = Annotated[Parts, Depends(parts_of)]
-Management = Annotated[Member, Depends(member_of)]
-Inference = Annotated[Consumer, Depends(consumer_of)]
+# FastAPI gives each one that is no coroutine to a thread, which costs more than what it does.
+async def _control(request: Request) -> Parts:
+    return parts_of(request)
+
+
+async def _management(request: Request) -> Member:
+    return member_of(request)
+
+
+async def _inference(request: Request) -> Consumer:
+    return consumer_of(request)
+
+
+Control = Annotated[Parts, Depends(_control)]
+Management = Annotated[Member, Depends(_management)]
+Inference = Annotated[Consumer, Depends(_inference)]
 
 Answered = TypeVar("Answered", bound=BaseModel)
 

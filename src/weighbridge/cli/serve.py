@@ -22,6 +22,14 @@ DataDirectory = Annotated[
     typer.Option(help="What the server keeps; else WEIGHBRIDGE_DATA_DIR or ~/.weighbridge."),
 ]
 
+TakeOver = Annotated[
+    bool,
+    typer.Option(
+        "--take-over",
+        help="Follow what runs here: only what has changed is replaced, and no request fails.",
+    ),
+]
+
 
 def up(  # noqa: PLR0917 - each is an option of the command line
     data_dir: DataDirectory = None,
@@ -33,13 +41,7 @@ def up(  # noqa: PLR0917 - each is an option of the command line
             "--save-key", help="Store the first admin key in the profile file, do not print it."
         ),
     ] = False,
-    take_over: Annotated[
-        bool,
-        typer.Option(
-            "--take-over",
-            help="Follow the `up` that runs here: only what has changed is replaced, and no request fails.",
-        ),
-    ] = False,
+    take_over: TakeOver = False,
     as_json: AsJson = False,
 ) -> None:
     """Start a server here and stay; Ctrl-C stops it.
@@ -79,6 +81,7 @@ def serve(
         typer.Option(help="Of the api or controller, where a data directory has several."),
     ] = None,
     data_dir: DataDirectory = None,
+    take_over: TakeOver = False,
     as_json: AsJson = False,
 ) -> None:
     """Run some roles of a server here and stay; the others run elsewhere on the same database."""
@@ -90,7 +93,13 @@ def serve(
         from weighbridge.server.roles.serve import serve as run  # noqa: PLC0415
 
         news = _News(output, "", save=False)
-        code = run(settings, read_roles(roles), name=name, on_event=news.progress)
+        code = run(
+            settings,
+            read_roles(roles),
+            name=name,
+            on_event=news.progress,
+            take_over=take_over,
+        )
     raise typer.Exit(code)
 
 

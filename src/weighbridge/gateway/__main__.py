@@ -15,6 +15,7 @@ import structlog
 from weighbridge.clock import Clock
 from weighbridge.errors import SetupError
 from weighbridge.gateway.courier.child import CourierChild
+from weighbridge.gateway.courier.figures import forget_courier_figures
 from weighbridge.gateway.metrics.figures import read_figures
 from weighbridge.gateway.options import EXIT_SETUP, Options, read_options
 from weighbridge.gateway.port import DataDirLock, PortReservation, bound, listen
@@ -190,6 +191,7 @@ class Parent:
     async def _courier(self) -> AsyncIterator[None]:
         """It begins before the workers and ends after them, or when the successor's is there."""
         if not self._options.courier:
+            forget_courier_figures(self._options.data_dir.run)
             yield
             return
         courier = CourierChild(self._options)

@@ -1,11 +1,13 @@
 """What to start for a replica: its engine's command and its place in the weight store."""
 
 import asyncio
+from functools import lru_cache
 
 from weighbridge.engines.base import Engine, EngineLaunch, EngineSettings, served_name
 from weighbridge.errors import InvalidError
 from weighbridge.replicas.store import Watched
 from weighbridge.replicas.weights.ways import WeightsOf
+from weighbridge.routing.model import SLOTS_MAX
 from weighbridge.routing.tokens import replica_token
 from weighbridge.runtimes.base import (
     GROUP_LABEL,
@@ -26,10 +28,16 @@ def engine_launch(watched: Watched, pepper: bytes, cache_dir: str) -> EngineLaun
         replica_id=replica.id,
         digest=replica.digest,
         served_name=served_name(replica.id, replica.digest),
-        token=replica_token(pepper, replica.id),
+        token=_token(pepper, replica.id),
         settings=watched.engine,
         cache_dir=cache_dir,
     )
+
+
+@lru_cache(maxsize=SLOTS_MAX)
+def _token(pepper: bytes, replica_id: str) -> str:
+    """Each probe needs it."""
+    return replica_token(pepper, replica_id)
 
 
 async def replica_spec(

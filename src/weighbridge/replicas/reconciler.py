@@ -23,7 +23,7 @@ from weighbridge.replicas.store import Watched
 from weighbridge.replicas.telling import step_events
 from weighbridge.replicas.weights.ways import VersionStore, WeightsOf, on_path
 from weighbridge.routing.hosts.view import Acks, Gateways
-from weighbridge.runtimes.base import ReplicaStatus, Runtime, RuntimeState
+from weighbridge.runtimes.base import PLACED, ReplicaStatus, Runtime, RuntimeState
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database
@@ -117,7 +117,13 @@ class ReplicaReconciler:
             seen = self._see(one, world, guarded, acked=acked, in_flight=in_flight)
             steps.append((one, plan(one.replica, seen, now, self._limits)))
         steps = [(one, await self._prepare(one, step, now)) for one, step in steps]
-        stale = await self._record(steps, now)
+        # Most stay the very same object: thousands need not be compared member by member.
+        changed = [
+            (one, step)
+            for one, step in steps
+            if step.after is not one.replica and step.after != one.replica
+        ]
+        stale = await self._record(changed, now)
         for one, step in steps:
             if step.command is Command.STOP and one.replica.id not in stale:
                 await self._stop(one.replica.id)
@@ -125,7 +131,7 @@ class ReplicaReconciler:
         await self._probe(after, world, guarded, acks)
         if not world.away:
             await self._sweep({one.replica.id for one in watched}, world)
-        self._announce(steps, stale)
+        self._announce(changed, stale)
         if stale:
             return 0.0
         return min((self._pause_s(replica) for _, replica in after), default=IDLE_S)
@@ -213,28 +219,21 @@ class ReplicaReconciler:
             return ""
 
     async def _record(self, steps: Sequence[tuple[Watched, Step]], now: datetime) -> frozenset[str]:
-        """Write what changed in one transaction, by id; the replicas that somebody else changed meanwhile."""
-        changes = {
-            one.replica.id: (one.replica, step.after)
-            for one, step in steps
-            if step.after != one.replica
-        }
-        step_of = {one.replica.id: step for one, step in steps}
+        """Write these changes in one transaction, by id; the replicas that somebody else changed meanwhile."""
+        changes = {one.replica.id: (one.replica, step) for one, step in steps}
         stale: set[str] = set()
         told: dict[str, list[receipts.Payload]] = {}
         if changes:
             async with self._database.begin() as tx:
                 self._check_lease()
                 await lease.require(tx, self._lease_of())
-                for replica_id, (before, after) in sorted(changes.items()):
+                for replica_id, (before, step) in sorted(changes.items()):
                     try:
-                        await store.save(tx, before, after)
+                        await store.save(tx, before, step.after)
                     except StaleError:
                         stale.add(replica_id)
                         continue
-                    told.setdefault(before.endpoint_id, []).extend(
-                        step_events(before, step_of[replica_id], now)
-                    )
+                    told.setdefault(before.endpoint_id, []).extend(step_events(before, step, now))
                 for endpoint_id, events in sorted(told.items()):
                     await receipts.tell_of_replicas(tx, endpoint_id, events)
         return frozenset(stale)
@@ -324,7 +323,7 @@ class ReplicaReconciler:
         moved = False
         for one, step in steps:
             before, after = one.replica, step.after
-            if before.id in stale or before == after:
+            if before.id in stale:
                 continue
             moved = moved or after.routed_at != before.routed_at
             if after.state is not before.state:
@@ -356,7 +355,7 @@ class ReplicaReconciler:
                 return self._limits.probe_period_s
             case ReplicaState.DRAINING:
                 return ACK_POLL_S if replica.drain_deadline is None else DRAIN_POLL_S
-            case ReplicaState.PENDING if replica.reason:
+            case ReplicaState.PENDING if replica.reason not in ("", PLACED):
                 return PLACE_POLL_S
             case state if state.final:
                 return IDLE_S

@@ -1,7 +1,7 @@
 """Which replicas to adopt, remove and start on the way to one version, within an endpoint's limits. Pure."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from weighbridge.replicas.model import Replica, ReplicaState
@@ -79,6 +79,11 @@ class Moves:
     drain_blocks: bool
     settled_at: datetime | None
     next_at: tuple[datetime, ...]
+
+    def without_drains(self) -> "Moves":
+        """Those that take nobody away who serves; what waits for it is not complete."""
+        kept = tuple(action for action in self.actions if not isinstance(action, DrainReplica))
+        return replace(self, actions=kept, complete=self.complete and kept == self.actions)
 
 
 def available_at(replica: Replica, limits: RolloutLimits) -> datetime | None:

@@ -49,6 +49,8 @@ class Seen:
     """Whether the version was deleted, or is no longer whole; it matters before the start."""
     figures: Mapping[int, VersionFigures] = field(default_factory=dict)
     """By version number, how its requests ended; of the base also from before the rollout."""
+    fetching: str = ""
+    """What of the target's weights is on its way to the nodes of the replicas that it replaces; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +138,15 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
         share=deployment.canary_replicas if deployment.canary else None,
     )
     moves = converge(aim, seen.replicas, now, limits)
+    if seen.fetching:
+        moves = moves.without_drains()
     updated = moves.available
     # Waiting for a place has a limit of its own, waiting for a promotion or for the base's replicas has none.
     stands = deployment.canary and moves.complete
     held = held_for_base(deployment, updated)
-    excused = stands or held or moves.drain_blocks or bool(pending(seen.replicas, deployment))
+    fetches = bool(seen.fetching) and not due(deployment.started_at, limits.capacity_s, now)
+    waits = moves.drain_blocks or bool(pending(seen.replicas, deployment))
+    excused = stands or held or waits or fetches
     progress = updated > deployment.updated_max or (
         excused and due(deployment.progress_at, limits.drain_credit_s, now)
     )
@@ -174,7 +180,7 @@ def _advance(seen: Seen, now: datetime, limits: RolloutLimits) -> Plan:
 def _told(seen: Seen, deployment: Deployment, updated: int, *, held: bool) -> Deployment:
     """With what it waits for."""
     waiting = waiting_words(seen.replicas, deployment)
-    more = waiting or _failure_words(deployment)
+    more = waiting or seen.fetching or _failure_words(deployment)
     if held and seen.base is not None and not waiting:
         waiting = waiting_words(seen.replicas, seen.base)
         more = f"held until version {seen.base.version_number} has its replicas again"

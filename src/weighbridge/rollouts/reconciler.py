@@ -1,6 +1,6 @@
 """Carry rollouts forward: load, plan and apply in one short transaction per endpoint; no network, no processes."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -24,6 +24,7 @@ from weighbridge.rollouts.moves import (
     DrainReplica,
     StartReplica,
     StopReplica,
+    runs,
 )
 from weighbridge.rollouts.plan import Plan, Seen, plan
 from weighbridge.rollouts.steady import steady_plan
@@ -44,6 +45,14 @@ GATE_ROWS_MAX = 5_000
 """Requests of one version that are looked at in one pass: the newest."""
 GATE_LOOK_S = 2.0
 """How long at most until the requests of an active rollout are looked at again."""
+
+
+Fetching = Callable[[str, str, Collection[str]], str]
+"""Told of a rollout, its digest and the replicas it replaces, says what of its weights is on the way to their nodes."""
+
+
+def nothing_fetched(_deployment_id: str, _digest: str, _replica_ids: Collection[str]) -> str:
+    return ""
 
 
 def rollout_limits(settings: Settings) -> RolloutLimits:
@@ -78,7 +87,9 @@ class RolloutReconciler:
         lease_of: Callable[[], lease.Lease],
         *,
         limits: RolloutLimits,
+        fetching: Fetching = nothing_fetched,
     ) -> None:
+        self._fetching = fetching
         self._database = database
         self._clock = clock
         self._wake = wake
@@ -115,6 +126,7 @@ class RolloutReconciler:
                     raise StaleError("another controller has led since this pass began")
                 await lease.require(tx, held)
                 step = await _Step.load(tx, endpoint_id, self._clock, self._limits, slots)
+                step = replace(step, fetching=step.ask(self._fetching))
                 moved, next_at = await step.take(tx)
             if moved:
                 self._wake("replicas")
@@ -157,6 +169,15 @@ class _Step:
     now: datetime
     limits: RolloutLimits
     slots: _Slots
+    fetching: str = ""
+
+    def ask(self, fetching: Fetching) -> str:
+        """What is on its way to the nodes of replicas that serve and are to be replaced."""
+        active = self.active
+        if active is None or active.status is not RolloutStatus.IN_PROGRESS:
+            return ""
+        ready = (r for r in self.replicas.values() if r.state is ReplicaState.READY)
+        return fetching(active.id, active.digest, [r.id for r in ready if not runs(r, active)])
 
     @staticmethod
     async def load(
@@ -193,6 +214,7 @@ class _Step:
             replicas=tuple(self.replicas.values()),
             withdrawn=self.withdrawn,
             figures=self.figures,
+            fetching=self.fetching,
         )
         decision = plan(seen, self.now, self.limits)
         await store.save(tx, self.active, decision.after, self.now)

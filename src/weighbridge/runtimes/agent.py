@@ -141,6 +141,8 @@ class Agent:
             case wire.Logs(name=name, tail_bytes=tail_bytes):
                 limit = min(max(0, tail_bytes), wire.LOG_TAIL_BYTES_MAX)
                 return wire.Reply(text=self._node.logs(name, limit))
+            case wire.Fetch():
+                raise InvalidError("the replicas of one machine load from its weight store")
             case wire.Capacity():
                 return wire.Reply(nodes=[self._node.capacity()])
         return wire.Reply()

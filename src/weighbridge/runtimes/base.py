@@ -121,6 +121,15 @@ class NodeInfo:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class FetchStatus:
+    """How far a node is with a version asked for ahead: `words` say it, or once it is `done` what went wrong."""
+
+    node: str
+    done: bool
+    words: str
+
+
 class Runtime(Protocol):
     """Every call is idempotent by name and raises UnavailableError when the runtime is away."""
 

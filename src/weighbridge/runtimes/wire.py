@@ -15,7 +15,7 @@ from weighbridge.errors import (
     UnavailableError,
     WeighbridgeError,
 )
-from weighbridge.runtimes.base import NodeInfo, ReplicaSpec, ReplicaStatus
+from weighbridge.runtimes.base import FetchStatus, NodeInfo, ReplicaSpec, ReplicaStatus, Weights
 
 REQUEST_BYTES_MAX = 1024 * 1024
 REPLY_BYTES_MAX = 32 * 1024 * 1024
@@ -60,7 +60,15 @@ class Capacity(msgspec.Struct, tag="capacity", tag_field="call", frozen=True):
     pass
 
 
-Request = Launch | List | Stop | Forget | Logs | Capacity
+class Fetch(msgspec.Struct, tag="fetch", tag_field="call", frozen=True):
+    """Only of a cluster: bring a version to these nodes, ahead of the replicas that will need it there."""
+
+    weights: Weights
+    nodes: Sequence[str]
+    epoch: int = 0
+
+
+Request = Launch | List | Stop | Forget | Logs | Capacity | Fetch
 
 
 class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -70,6 +78,7 @@ class Reply(msgspec.Struct, frozen=True, omit_defaults=True):
     error_message: str = ""
     replicas: Sequence[ReplicaStatus] = ()
     nodes: Sequence[NodeInfo] = ()
+    fetches: Sequence[FetchStatus] = ()
     text: str = ""
 
 

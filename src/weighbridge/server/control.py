@@ -36,15 +36,13 @@ from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
 from weighbridge.replicas.store import digests_in_use
-from weighbridge.replicas.weights.ways import WeightsOf, pulled, sources
 from weighbridge.rollouts import store as rollout_store
-from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
 from weighbridge.routing import published
 from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.hosts.identity import host_identity
 from weighbridge.routing.hosts.view import AllHosts
 from weighbridge.routing.tokens import load_pepper, pepper_mark
-from weighbridge.runtimes.base import NODE_CACHE, NODE_PYTHON, Runtime
+from weighbridge.runtimes.base import NODE_PYTHON, Runtime
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.runtimes.processes import hold_lock
 from weighbridge.runtimes.ray.options import RayOptions
@@ -52,6 +50,12 @@ from weighbridge.runtimes.ray.runtime import RayRuntime
 from weighbridge.runtimes.wire import private_listener
 from weighbridge.server.figures import FiguresWriter
 from weighbridge.server.roles.model import Role, Seat, read_seat
+from weighbridge.server.roles.pulling import (
+    cache_dir_of,
+    prefetcher_of,
+    rollouts_of,
+    weights_of,
+)
 from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
 from weighbridge.storage.database import Database, Transaction
@@ -257,9 +261,8 @@ def _loops(
     stack.push_async_callback(ingest.close)
     digests = _tensor_digests(parts, keeper)
     stack.push_async_callback(digests.close)
-    rollouts = RolloutReconciler(
-        database, clock, wake, keeper.current, limits=rollout_limits(settings)
-    )
+    prefetcher = prefetcher_of(parts, wake)
+    rollouts = rollouts_of(parts, wake, keeper.current, prefetcher)
     replicas = ReplicaReconciler(
         database=database,
         clock=clock,
@@ -272,8 +275,8 @@ def _loops(
         settings=settings,
         lease_of=keeper.current,
         examiner=None if parts.probe_session is None else Examiner(parts.probe_session, wake),
-        weights_of=_weights_of(parts),
-        cache_dir=NODE_CACHE if _pulls(settings) else None,
+        weights_of=weights_of(parts),
+        cache_dir=cache_dir_of(settings),
     )
     stack.push_async_callback(replicas.close)
     routes = _routes(parts, wake, keeper)
@@ -288,6 +291,7 @@ def _loops(
         "usage": usage.reconcile,
         "figures": _figures(parts, ingest).reconcile,
         "receipts": sealing.reconcile,
+        **({} if prefetcher is None else {"prefetch": prefetcher.reconcile}),
     }
     leading = Loop("lease", partial(_lead, keeper, wake), wake)
     pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)
@@ -331,18 +335,6 @@ def _in_use(database: Database) -> Callable[[], Collection[str]]:
 def _usage(parts: Parts) -> UsageReconciler:
     keep = UsageKeep(requests_s=parts.settings.usage_requests_keep_s)
     return UsageReconciler(parts.database, parts.clock, parts.settings.paths.usage, keep)
-
-
-def _pulls(settings: Settings) -> bool:
-    return settings.runtime == "ray" and settings.ray_weights == "pull"
-
-
-def _weights_of(parts: Parts) -> WeightsOf | None:
-    """None where replicas load from where this process has a version."""
-    if not _pulls(parts.settings):
-        return None
-    wall_s = lambda: parts.clock.now().timestamp()  # noqa: E731
-    return pulled(parts.store.manifest, sources(parts.settings, parts.pepper, wall_s))
 
 
 def _tensor_digests(parts: Parts, keeper: ControllerLease) -> TensorDigestReconciler:

@@ -7,12 +7,21 @@ from contextlib import asynccontextmanager
 
 import psycopg
 from psycopg import sql
-from sqlalchemy import text
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy import event, text
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
+from weighbridge.clock import monotonic_s
 from weighbridge.errors import SetupError, UnavailableError
 
 POOL_CONNECTIONS = 8
@@ -22,6 +31,8 @@ STATEMENT_TIMEOUT_MS = 30_000
 LOCK_TIMEOUT_MS = 10_000
 IDLE_TIMEOUT_MS = 10_000
 """A process that is frozen within a transaction loses its locks after this time: less than a lease lasts."""
+PING_IDLE_S = 1.0
+_IDLE_SINCE = "idle_since_s"
 LISTEN_PING_S = 20.0
 PING_TIMEOUT_S = 5.0
 CONNECTION = {
@@ -91,9 +102,9 @@ class Database:
             pool_size=POOL_CONNECTIONS,
             max_overflow=POOL_OVERFLOW,
             pool_timeout=POOL_WAIT_S,
-            pool_pre_ping=True,
             connect_args={"options": options, **CONNECTION},
         )
+        _ask_idle_connections(self._engine.sync_engine)
 
     @asynccontextmanager
     async def begin(self) -> AsyncIterator[Transaction]:
@@ -147,6 +158,25 @@ class Database:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+def _ask_idle_connections(engine: Engine) -> None:
+    """Before one is used again, its server has to answer; one that was in use a moment ago is not asked."""
+
+    def given_back(_connection: object, record: ConnectionPoolEntry) -> None:
+        record.info[_IDLE_SINCE] = monotonic_s()
+
+    def taken(connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
+        since_s = record.info.get(_IDLE_SINCE)
+        if since_s is None or monotonic_s() - since_s < PING_IDLE_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except psycopg.Error as error:
+            raise DisconnectionError("its server is gone") from error
+
+    event.listen(engine, "checkin", given_back)
+    event.listen(engine, "checkout", taken)
 
 
 def _unavailable(*, committing: bool) -> UnavailableError:

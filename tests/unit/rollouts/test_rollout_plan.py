@@ -43,8 +43,10 @@ def decide(
     base: Deployment | None = BASE,
     limits: RolloutLimits = LIMITS,
     deleted: bool = False,
+    fetching: str = "",
 ) -> Plan:
-    return plan(Seen(one, base, endpoint(2, 0, 1), deleted, replicas), at, limits)
+    seen = Seen(one, base, endpoint(2, 0, 1), deleted, replicas, fetching=fetching)
+    return plan(seen, at, limits)
 
 
 def test_every_status_has_a_row_and_every_final_one_can_be_reached() -> None:
@@ -217,6 +219,29 @@ def test_weights_on_their_way_are_no_want_of_capacity_and_have_the_same_limit() 
     step = decide(running(), *old, pulls, at=after(60))
     assert step.after.status is RolloutStatus.ERROR
     assert step.after.error_message == f"the weights were not on the node within 60 s: {words}"
+
+
+def test_nobody_is_drained_while_the_weights_come_to_the_nodes_of_what_is_replaced() -> None:
+    old = (serving("a"), serving("b"))
+    one_down = running(max_surge=0, max_unavailable=1)
+    words = "weights on their way: n1 pulling 3.1 of 15.0 GB"
+    step = decide(one_down, *old, fetching=words)
+    assert step.actions == ()
+    assert step.after.reason == f"0/2 replicas ready on version 2; {words}"
+    assert [type(one) for one in decide(one_down, *old).actions] == [DrainReplica]
+    new = (serving("n", **V2), serving("m", **V2))
+    held = decide(running(), *old, *new, fetching=words)
+    assert held.after.status is RolloutStatus.IN_PROGRESS
+    assert not [one for one in held.actions if isinstance(one, DrainReplica)]
+
+
+def test_weights_on_their_way_hold_a_rollout_no_longer_than_a_wait_for_a_place() -> None:
+    old = (serving("a"), serving("b"))
+    began = running(max_surge=0, max_unavailable=1, started_at=NOW, progress_at=NOW)
+    excused = decide(began, *old, fetching="weights on their way", at=after(59))
+    assert excused.after.progress_at == after(59)
+    late = decide(began, *old, fetching="weights on their way", at=after(60))
+    assert late.after.progress_at == NOW
 
 
 def test_a_replica_with_a_place_waits_for_nothing_and_the_runtime_is_no_capacity() -> None:

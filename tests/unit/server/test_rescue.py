@@ -16,6 +16,12 @@ from weighbridge.engines.base import EngineSettings
 from weighbridge.errors import SetupError
 from weighbridge.registry import service as registry
 from weighbridge.registry.store import next_number
+from weighbridge.replicas.routes_store import next_generation
+from weighbridge.routing.hosts import store as hosts
+from weighbridge.routing.hosts.identity import HostIdentity
+from weighbridge.routing.hosts.model import HostReport
+from weighbridge.routing.model import RouteTable
+from weighbridge.routing.published import ROUTES, Published, heads
 from weighbridge.routing.tokens import load_pepper, store_pepper
 from weighbridge.server.rescue.backup import backup
 from weighbridge.server.rescue.programs import environment
@@ -105,6 +111,36 @@ async def test_no_number_given_after_the_backup_is_given_again(
     again = restore(target, tmp_path / "b.backup", replace=True, now=LATER)
     assert again.numbers_floor >= max(fresh)
     assert min(await numbers(urls[1], 3)) > max(fresh)
+
+
+async def test_gateways_elsewhere_take_the_tables_that_are_published_after_a_restore(
+    urls: list[str], tmp_path: Path
+) -> None:
+    """Whatever generation they had by then: the next one is above it."""
+    source = settings_of(urls[0], tmp_path / "a")
+    database = Database(urls[0])
+    newest, host = Published(ROUTES, RouteTable), HostIdentity("one", "one")
+
+    async def publish(times: int) -> int:
+        for _ in range(times):
+            async with database.begin() as tx:
+                table = RouteTable(await next_generation(tx, ROUTES, 0), ())
+                await newest.put(tx, table, place="", pepper_mark="")
+        return table.generation
+
+    await publish(2)
+    async with database.begin() as tx:
+        await hosts.enter(tx, host, HostReport(2, 2, (), {}))
+    backup(source, tmp_path / "b.backup", with_secrets=False, now=NOON)
+    had = await publish(40)
+    await database.close()
+    restore(source, tmp_path / "b.backup", replace=True, now=LATER)
+    database = Database(urls[0])
+    async with database.begin() as tx:
+        assert await heads(tx) == {}
+        assert await hosts.hosts(tx) == []
+    assert await publish(1) > had
+    await database.close()
 
 
 def test_a_backup_is_of_one_moment_and_for_its_owner_alone(urls: list[str], tmp_path: Path) -> None:

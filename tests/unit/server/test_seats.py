@@ -62,6 +62,21 @@ def test_the_weight_server_runs_where_nodes_of_a_cluster_come_for_versions(tmp_p
         assert "weights" not in [one.name for one in services(other, URL)]
 
 
+def test_a_gateway_has_a_courier_where_it_has_a_database_and_no_controller_beside_it(
+    tmp_path: Path,
+) -> None:
+    def argv(*roles: Role, **changes: object) -> list[str]:
+        settings = Settings(data_dir=tmp_path, **changes)
+        found = {one.name: one for one in services(settings, None, roles)}
+        return list(found["gateway"].argv)
+
+    assert argv(Role.GATEWAY, database_url=URL)[-1] == "--courier"
+    assert "--courier" in argv(Role.GATEWAY, Role.AGENT, database_url=URL)
+    assert "--courier" not in argv(Role.GATEWAY)
+    assert "--courier" not in argv(*Role, database_url=URL)
+    assert URL not in argv(Role.GATEWAY, database_url=URL)
+
+
 def test_each_api_has_a_socket_of_its_own(tmp_path: Path) -> None:
     paths = Settings(data_dir=tmp_path).paths
     paths.run.mkdir()

@@ -1,6 +1,11 @@
 """When a service is started again, whether it is the same one, and its log."""
 
+import pytest
+
+from weighbridge.errors import SetupError
+from weighbridge.server.roles.model import Role
 from weighbridge.server.roles.processes import services
+from weighbridge.server.roles.serve import serve
 from weighbridge.server.service_logs import cap_log, last_lines
 from weighbridge.server.services import RestartPolicy, Service, fingerprint
 from weighbridge.settings import Settings
@@ -76,3 +81,9 @@ def test_the_last_lines_are_those_of_this_start(tmp_path):
     assert last_lines(path, 5, from_byte=4) == ["new 1", "new 2"]
     assert last_lines(path, 1, from_byte=0) == ["new 2"]
     assert last_lines(tmp_path / "absent.log", 1, 0) == []
+
+
+def test_a_role_that_cannot_take_over_says_so(tmp_path):
+    settings = Settings(data_dir=tmp_path)
+    with pytest.raises(SetupError, match=r"One agent cannot take over .* A gateway can"):
+        serve(settings, {Role.AGENT}, name=None, on_event=lambda _: None, take_over=True)

@@ -63,6 +63,37 @@ async def test_a_commit_whose_answer_is_lost_is_not_called_undone(database: Data
     await database.ping()
 
 
+async def end_idle_connections(database: Database, other: Database) -> None:
+    """As a server that was started anew leaves them: in the pool, and dead."""
+    async with database.begin() as tx:
+        pid = (await tx.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    async with other.begin() as tx:
+        await tx.execute(text("SELECT pg_terminate_backend(:pid, 1000)"), {"pid": pid})
+
+
+async def test_a_connection_that_died_while_it_lay_idle_is_replaced_without_a_word(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PING_IDLE_S", 0.0)
+    pooled = Database(database_url)
+    for _ in range(2):
+        await end_idle_connections(pooled, database)
+        await pooled.ping()
+    await pooled.close()
+
+
+async def test_one_that_was_in_use_a_moment_ago_is_not_asked_and_tells_of_its_end_once(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PING_IDLE_S", 60.0)
+    pooled = Database(database_url)
+    await end_idle_connections(pooled, database)
+    with pytest.raises(UnavailableError, match="nothing was changed"):
+        await pooled.ping()
+    await pooled.ping()
+    await pooled.close()
+
+
 async def test_a_database_that_is_not_there_is_unavailable() -> None:
     absent = Database(ABSENT)
     with pytest.raises(UnavailableError) as caught:

@@ -166,12 +166,8 @@ async def register(body: ArchitectureRequest, control: Control) -> ArchitectureA
 
 def check_engine(parts: Parts, settings: EngineSettings) -> None:
     """InvalidError when no such engine is here or it cannot be started with these settings."""
-    if settings.nodes > 1 and parts.settings.runtime == "local":
-        raise InvalidError(
-            f"A replica over {settings.nodes} nodes needs a Ray cluster (WEIGHBRIDGE_RUNTIME=ray); this server runs "
-            "replicas on its own machine.",
-            param="engine.nodes",
-        )
+    if settings.nodes > 1:
+        _check_nodes(parts, settings)
     find_engine(parts.engines, settings.engine).command(
         EngineLaunch(
             replica_id="check",
@@ -182,6 +178,21 @@ def check_engine(parts: Parts, settings: EngineSettings) -> None:
             cache_dir=str(parts.settings.paths.cache),
         )
     )
+
+
+def _check_nodes(parts: Parts, settings: EngineSettings) -> None:
+    needs = f"A replica over {settings.nodes} nodes needs"
+    if parts.settings.runtime == "local":
+        raise InvalidError(
+            f"{needs} a Ray cluster (WEIGHBRIDGE_RUNTIME=ray); this server runs replicas on its own machine.",
+            param="engine.nodes",
+        )
+    if parts.settings.ray_weights != "path":
+        raise InvalidError(
+            f"{needs} its weights at the same path on all of them (WEIGHBRIDGE_RAY_WEIGHTS=path); here each node pulls "
+            "a version for itself when a replica starts on it.",
+            param="engine.nodes",
+        )
 
 
 def keep_files(store: WeightStore, files: Mapping[str, bytes]) -> str:

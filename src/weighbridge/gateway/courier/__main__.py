@@ -19,6 +19,7 @@ from weighbridge.control.announce import SharedWake
 from weighbridge.control.loop import Loop, backoff_s
 from weighbridge.control.wake import Wake
 from weighbridge.errors import SetupError, StaleError, UnavailableError
+from weighbridge.gateway.courier.figures import write_courier_figures
 from weighbridge.gateway.courier.reports import Reports
 from weighbridge.gateway.courier.tables import Tables
 from weighbridge.gateway.options import EXIT_SETUP, Options, read_options
@@ -94,6 +95,9 @@ class Courier:
         paths, clock = options.data_dir, Clock()
         self._database = database
         self._url = url
+        self._run = paths.run
+        self._unix_s = clock.unix_s
+        self._looked_unix_s = self._reported_unix_s = 0.0
         self._admitted = False
         self._wake = Wake()
         self._shared = SharedWake(database, self._wake, clock.new_short_id())
@@ -146,6 +150,8 @@ class Courier:
             try:
                 await self._admit()
                 await self._tables.bring()
+                self._looked_unix_s = self._unix_s()
+                self._tell()
                 if failures:
                     log.info("tables.brought_again", routes=self._tables.routes_generation)
                 failures = 0
@@ -156,6 +162,12 @@ class Courier:
                     log.warning("tables.not_brought", reason=str(error))
             await self._wake.wait(WAKE, pause_s)
 
+    def _tell(self) -> None:
+        """Each second, while the database answers."""
+        write_courier_figures(
+            self._run, looked_unix_s=self._looked_unix_s, reported_unix_s=self._reported_unix_s
+        )
+
     async def _report(self) -> None:
         failures = 0
         while True:
@@ -164,6 +176,7 @@ class Courier:
                 continue
             try:
                 await self._reports.send()
+                self._reported_unix_s = self._unix_s()
                 failures = 0
             except StaleError as error:
                 self._reports.enter_anew(error)

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from weighbridge.errors import WeighbridgeError
+from weighbridge.gateway.courier.figures import read_courier_figures
 from weighbridge.gateway.errors import error_answer
 from weighbridge.gateway.metrics.figures import prometheus_text, read_figures
 from weighbridge.gateway.wire.heads import RequestHead
@@ -46,8 +47,8 @@ class _ProbeVisit:
         elif self._path == "/readyz":
             self._client.answer(503, _TEXT, b"no worker has loaded its tables yet\n")
         elif self._path == "/metrics":
-            text = prometheus_text(workers).encode() + _control_figures(self._run)
-            self._client.answer(200, _PROMETHEUS, text)
+            text = prometheus_text(workers).encode() + read_courier_figures(self._run)
+            self._client.answer(200, _PROMETHEUS, text + _control_figures(self._run))
         else:
             self._client.answer(404, _TEXT, b"")
 

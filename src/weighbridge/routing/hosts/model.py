@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from weighbridge.routing.acks import WorkerAck
 
@@ -9,10 +10,13 @@ HOST_LEASE_S = 15.0
 """A host that has not reported for this long may be taken for gone."""
 REPORT_S = 3.0
 """At most between two reports."""
-GAP_MAX_S = HOST_LEASE_S / 2
+RETURN_S = 6.5
+"""How long a host may take to report again once the database is back: a pause, and a connection that is slow."""
+GAP_MAX_S = 5.0
 """Between two looks at the hosts that still count as looking without a break.
 
-A database that was away for less leaves each host, whose report may be `REPORT_S` old, the time to report.
+A database that was away for less leaves each host the time to report: its last report may be `REPORT_S` old, its next
+may take `RETURN_S`, and all that is less than a lease.
 """
 
 
@@ -32,24 +36,31 @@ class HostReport:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """`expired`: its lease has ended by the database's clock."""
+    """`expired`: its lease has ended by the database's clock; every report moves `expires_at`."""
 
     id: str
     name: str
+    expires_at: datetime
     expired: bool
     report: HostReport
 
 
-def counted(hosts: Iterable[Host], own_id: str, watched_s: float) -> Sequence[Host]:
+def counted(
+    hosts: Iterable[Host], own_id: str, watched_s: float, gone: Mapping[str, datetime]
+) -> Sequence[Host]:
     """The other hosts that may still route by what they reported last.
 
     One whose lease has ended counts until the looker has watched the hosts for a lease's length without a
-    break: after an outage of the database all leases have ended, and nobody is gone.
+    break: after an outage of the database all leases have ended, and nobody is gone. `gone` are those, with the end
+    of their lease, that did not count before: nor do they until they report again.
     """
     return [
         host
         for host in hosts
-        if host.id != own_id and not (host.expired and watched_s >= HOST_LEASE_S)
+        if host.id != own_id
+        and not (
+            host.expired and (watched_s >= HOST_LEASE_S or gone.get(host.id) == host.expires_at)
+        )
     ]
 
 

@@ -41,7 +41,7 @@ _LEAVE = text("DELETE FROM gateway_hosts WHERE id = :id AND epoch = :epoch")
 _FORGET = text("DELETE FROM gateway_hosts WHERE expires_at < clock_timestamp() - interval '1 day'")
 _HOSTS = text(
     """
-    SELECT id, name,
+    SELECT id, name, expires_at,
            expires_at < clock_timestamp()
                -- written before the server's clock was set back
                OR expires_at > clock_timestamp() + make_interval(secs => :ttl) AS expired,
@@ -77,6 +77,7 @@ async def hosts(tx: Transaction) -> Sequence[Host]:
         Host(
             row.id,
             row.name,
+            row.expires_at,
             row.expired,
             HostReport(
                 row.routes_generation,

@@ -1,7 +1,8 @@
 """The gateways as the control plane sees them: this data directory's by shared memory, the others' by their reports."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Protocol
 
@@ -53,11 +54,15 @@ class AllHosts:
         self._boot_s = boot_s
         self._waits = waits
         self._watch = Watch()
+        self._gone: Mapping[str, datetime] = {}
 
     async def look(self, tx: Transaction) -> Acks:
         found = await store.hosts(tx)
         watched_s = self._watch.look(self._boot_s()) if self._waits else HOST_LEASE_S
-        return HostsSeen(self._view, counted(found, self._own_id, watched_s))
+        seen = counted(found, self._own_id, watched_s, self._gone)
+        others = (host for host in found if host not in seen)
+        self._gone = {host.id: host.expires_at for host in others}
+        return HostsSeen(self._view, seen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,8 @@ class Driver:
             case wire.Logs(name=name, tail_bytes=tail_bytes):
                 limit = min(max(0, tail_bytes), wire.LOG_TAIL_BYTES_MAX)
                 return wire.Reply(text=await self._fleet.logs(name, limit))
+            case wire.Fetch(weights=weights, nodes=nodes, epoch=epoch):
+                return wire.Reply(fetches=await self._fleet.fetch(weights, nodes, epoch))
             case wire.Capacity():
                 return wire.Reply(nodes=await self._fleet.capacity())
         return wire.Reply()

@@ -17,16 +17,19 @@ import ray.exceptions
 from weighbridge.errors import UnavailableError
 from weighbridge.runtimes.base import (
     PLACED,
+    FetchStatus,
     NodeInfo,
     ReplicaSpec,
     ReplicaStatus,
     RuntimeState,
     Spread,
+    Weights,
 )
 from weighbridge.runtimes.ray.actor import decode_status
 from weighbridge.runtimes.ray.cluster import Actor, Cluster, incarnation_of
 from weighbridge.runtimes.ray.fence.epochs import followed
 from weighbridge.runtimes.ray.placement import choose, waiting_words
+from weighbridge.runtimes.ray.prefetch.fetches import Fetches, start_fetch
 from weighbridge.runtimes.ray.records.entry import Entry, never_started, words_of
 from weighbridge.runtimes.ray.wire import AWAY_CODE
 
@@ -60,6 +63,7 @@ class Fleet:
         self._has_found = False
         self._nodes: Mapping[str, NodeInfo] = {}
         self._lock = asyncio.Lock()
+        self._fetches = Fetches(self._start_fetch, monotonic)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="cluster")
         self._stuck: asyncio.Task[None] | None = None
 
@@ -159,6 +163,18 @@ class Fleet:
     async def capacity(self) -> Sequence[NodeInfo]:
         await self._look_at_nodes()
         return sorted(self._nodes.values(), key=lambda node: node.name)
+
+    async def fetch(
+        self, weights: Weights, names: Sequence[str], epoch: int = 0
+    ) -> Sequence[FetchStatus]:
+        """How far the nodes are, of those that live; those that have not begun to pull begin now."""
+        async with self._led(epoch):
+            await self._look_at_nodes()
+            nodes = self._nodes
+        return await self._fetches.fetch(weights, names, nodes)
+
+    async def _start_fetch(self, node_id: str) -> Actor:
+        return await self._ask(partial(start_fetch, node_id))
 
     @asynccontextmanager
     async def _led(self, epoch: int) -> AsyncIterator[None]:

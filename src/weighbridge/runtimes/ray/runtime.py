@@ -10,7 +10,7 @@ import structlog
 
 from weighbridge.errors import UnavailableError
 from weighbridge.runtimes import wire
-from weighbridge.runtimes.base import NodeInfo, ReplicaSpec, ReplicaStatus
+from weighbridge.runtimes.base import FetchStatus, NodeInfo, ReplicaSpec, ReplicaStatus, Weights
 from weighbridge.runtimes.ray.child import DriverChild
 from weighbridge.runtimes.ray.options import RayOptions
 from weighbridge.runtimes.ray.wire import AWAY_CODE
@@ -68,6 +68,10 @@ class RayRuntime:
 
     async def capacity(self) -> Sequence[NodeInfo]:
         return (await self._call(wire.Capacity())).nodes
+
+    async def fetch(self, weights: Weights, nodes: Sequence[str]) -> Sequence[FetchStatus]:
+        """How far the nodes are with a version, of those that live; with the first call they begin to pull it."""
+        return (await self._call(wire.Fetch(weights, nodes, self._epoch()))).fetches
 
     async def close(self) -> None:
         if self._starting is not None:

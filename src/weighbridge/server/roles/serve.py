@@ -9,7 +9,7 @@ from weighbridge.server.database import OnText
 from weighbridge.server.roles.model import CONTROL_ROLES, Role, seat_for
 from weighbridge.server.roles.processes import public_url, services
 from weighbridge.server.services import Service
-from weighbridge.server.supervisor import Supervisor, take_supervisor_lock
+from weighbridge.server.supervisor import Supervisor, ask_to_leave, take_supervisor_lock
 from weighbridge.server.telling import Telling
 from weighbridge.server.up import make_directories
 from weighbridge.settings import Settings
@@ -17,13 +17,19 @@ from weighbridge.storage.migrate import require_schema
 
 
 def serve(
-    settings: Settings, roles: Collection[Role], *, name: str | None, on_event: OnText
+    settings: Settings,
+    roles: Collection[Role],
+    *,
+    name: str | None,
+    on_event: OnText,
+    take_over: bool = False,
 ) -> int:
     """Run these roles until SIGTERM or SIGINT; returns the exit code.
 
     A single process takes the place of this one, so that a service manager has no other between it and
-    what it manages; several are supervised as `up` does it. Raises SetupError when this machine, its settings
-    or the database's schema do not allow it.
+    what it manages; several are supervised as `up` does it. With `take_over` it follows the gateway, or the supervisor,
+    that runs on this data directory with other settings or another version. Raises SetupError when this machine,
+    its settings or the database's schema do not allow it.
     """
     seat = seat_for(roles, name) if CONTROL_ROLES & set(roles) else None
     url = None
@@ -41,7 +47,9 @@ def serve(
             code="no_role",
         )
     if len(parts) == 1:
-        _become(parts[0])
+        _become(parts[0], take_over=take_over)
+    if take_over:
+        ask_to_leave(settings.paths.run)
     return _supervise(settings, parts, on_event)
 
 
@@ -56,8 +64,14 @@ def database_url(settings: Settings) -> str:
     return settings.database_url.get_secret_value()
 
 
-def _become(service: Service) -> None:
-    os.execve(service.argv[0], list(service.argv), {**os.environ, **service.env})  # noqa: S606
+def _become(service: Service, *, take_over: bool) -> None:
+    if take_over and not service.follow_argv:
+        raise SetupError(
+            f"One {service.name} cannot take over from another: stop that one first. A gateway can.",
+            code="cannot_take_over",
+        )
+    argv = [*service.argv, *(service.follow_argv if take_over else ())]
+    os.execve(argv[0], argv, {**os.environ, **service.env})  # noqa: S606
 
 
 def _supervise(settings: Settings, parts: list[Service], on_event: OnText) -> int:

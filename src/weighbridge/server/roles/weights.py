@@ -41,12 +41,21 @@ def _serve(settings: Settings) -> None:
     with _listener(host, port) as listener:
         store = FilesystemStore(settings.paths.store)
         server = WeightServer(store, load_pepper(settings.paths.secrets), listener)
-        thread = Thread(target=server.serve, name="accept", daemon=True)
+        thread = Thread(target=_answer, args=(server,), name="accept", daemon=True)
         thread.start()
         log.info("weights.ready", host=host, port=port)
         signal.sigwait(stops)
         server.close()
         thread.join()
+
+
+def _answer(server: WeightServer) -> None:
+    """Whatever ends it unasked ends the process, which is then started again."""
+    try:
+        server.serve()
+    except BaseException:
+        log.exception("weights.broke")
+        os._exit(1)
 
 
 def _listener(host: str, port: int) -> socket.socket:

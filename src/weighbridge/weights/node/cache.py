@@ -23,12 +23,14 @@ from weighbridge.weights.filesystem import TEMPORARY_PREFIX, FilesystemStore
 from weighbridge.weights.manifest import FileEntry, Manifest
 from weighbridge.weights.node.fetch import (
     JOURNAL_SUFFIX,
+    PARTS_PARALLEL,
     WrongBytesError,
     allocate,
     allocated_bytes,
     fetch_blob,
     forget_parts,
 )
+from weighbridge.weights.node.part_file import Buffers
 from weighbridge.weights.node.source import BlobSource, Check, StoppedError
 
 log = structlog.get_logger()
@@ -122,6 +124,7 @@ class NodeCache:
                     allocate(self._staged(entry), entry.size_bytes)
             here = {e.digest: e.size_bytes for e in manifest.files if e.digest not in missing}
             found(sum(here.values()))
+            buffers = Buffers(PARTS_PARALLEL)
             for entry in missing.values():
                 # One filler per blob among all processes here; whoever waited finds it done.
                 with self._turn(entry, going):
@@ -129,7 +132,7 @@ class NodeCache:
                         _drop_staged(self._staged(entry))
                         found(entry.size_bytes)
                     else:
-                        self._fetch(entry, source, check=going, came=came, found=found)
+                        self._fetch(entry, source, buffers, check=going, came=came, found=found)
             self.local.publish(manifest)
             self.hold(manifest.digest)
         if missing:
@@ -219,12 +222,19 @@ class NodeCache:
             lock.release()
 
     def _fetch(
-        self, entry: FileEntry, source: BlobSource, *, check: Check, came: Told, found: Told
+        self,
+        entry: FileEntry,
+        source: BlobSource,
+        buffers: Buffers,
+        *,
+        check: Check,
+        came: Told,
+        found: Told,
     ) -> None:
         staged = self._staged(entry)
         for attempt in range(1, FETCHES_MAX + 1):
             try:
-                fetch_blob(source, entry, staged, check=check, came=came, kept=found)
+                fetch_blob(source, entry, staged, buffers, check=check, came=came, kept=found)
                 break
             except FileNotFoundError as error:
                 raise MissingBlobError(entry.digest) from error

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TypeVar
 
 from weighbridge.weights.digest import HASH_PART_BYTES, combine, part_count, part_digest
 from weighbridge.weights.manifest import FileEntry
+from weighbridge.weights.node.part_file import Buffers, PartFile
 from weighbridge.weights.node.source import BlobSource, Check
 
 PARTS_PARALLEL = 4
@@ -35,6 +35,7 @@ def fetch_blob(
     source: BlobSource,
     entry: FileEntry,
     target: Path,
+    buffers: Buffers,
     *,
     check: Check,
     came: Callable[[int], None] = lambda _: None,
@@ -46,33 +47,31 @@ def fetch_blob(
     the bytes of each part; `check` may raise to stop.
     """
     size = entry.size_bytes
-    buffers: SimpleQueue[bytearray] = SimpleQueue()
-    for _ in range(PARTS_PARALLEL):
-        buffers.put(bytearray(min(size, HASH_PART_BYTES)))
 
     def bring(index: int) -> bytes:
         check()
         start = index * HASH_PART_BYTES
-        buffer = buffers.get()
+        count = min(HASH_PART_BYTES, size - start)
+        buffer = buffers.free.get()
         try:
-            content = memoryview(buffer)[: min(HASH_PART_BYTES, size - start)]
-            digest = _read_again(descriptor, content, start, noted.get(index))
-            if digest is not None:
-                kept(len(content))
-                return digest
-            source.read_into(entry.digest, start, content, check)
-            digest = part_digest(content)
-            _write_all(descriptor, content, start)
-            os.write(journal, b"%d %s\n" % (index, digest.hex().encode()))
-            came(len(content))
-            return digest
+            with memoryview(buffer)[:count] as content:
+                digest = noted.get(index)
+                if digest and file.read(buffer, count, start) and part_digest(content) == digest:
+                    kept(count)
+                    return digest
+                source.read_into(entry.digest, start, content, check)
+                digest = part_digest(content)
+            file.write(buffer, count, start)
         finally:
-            buffers.put(buffer)
+            buffers.free.put(buffer)
+        os.write(journal, b"%d %s\n" % (index, digest.hex().encode()))
+        came(count)
+        return digest
 
-    with _opened(target, os.O_RDWR | os.O_CREAT) as descriptor, _journal(target) as journal:
+    with PartFile(target, size) as file, _journal(target) as journal:
         noted = _noted(journal)
         digests = in_parallel(bring, range(part_count(size)))
-        os.ftruncate(descriptor, size)
+        file.finish()
     if (found := combine(digests)) != entry.digest:
         forget_parts(target)
         raise WrongBytesError(entry.digest, found)
@@ -116,15 +115,6 @@ def allocated_bytes(path: Path) -> int:
         return 0
 
 
-def _read_again(
-    descriptor: int, content: memoryview, start: int, noted: bytes | None
-) -> bytes | None:
-    """The digest of a part that lies there as it was noted; else None."""
-    if noted is None or os.preadv(descriptor, [content], start) != len(content):
-        return None
-    return noted if part_digest(content) == noted else None
-
-
 def _noted(journal: int) -> dict[int, bytes]:
     """By part; a line that was cut short is as none."""
     content = os.pread(journal, JOURNAL_BYTES_MAX, 0)
@@ -136,12 +126,6 @@ def _journal(target: Path) -> Iterator[int]:
     with _opened(journal_of(target), os.O_RDWR | os.O_CREAT | os.O_APPEND) as descriptor:
         os.write(descriptor, b"\n")  # a line that was cut short must not swallow the next one
         yield descriptor
-
-
-def _write_all(descriptor: int, content: memoryview, at: int) -> None:
-    while content:
-        written = os.pwrite(descriptor, content, at)
-        content, at = content[written:], at + written
 
 
 @contextmanager

@@ -99,7 +99,11 @@ class WeightServer:
                 continue
             with self._lock:
                 self._open.add(peer)
-            Thread(target=self._converse, args=(peer,), name="weights", daemon=True).start()
+            try:
+                Thread(target=self._converse, args=(peer,), name="weights", daemon=True).start()
+            except RuntimeError:  # the system gives no thread now
+                self._forget(peer)
+                _refuse_busy(peer)
 
     def close(self) -> None:
         """No connection is answered any more; nodes go on elsewhere, or here with the next server."""
@@ -125,9 +129,12 @@ class WeightServer:
         except Exception:
             log.exception("weights.connection_failed")
         finally:
-            with self._lock:
-                self._open.discard(peer)
-            self._room.release()
+            self._forget(peer)
+
+    def _forget(self, peer: socket.socket) -> None:
+        with self._lock:
+            self._open.discard(peer)
+        self._room.release()
 
     def _answer(self, peer: socket.socket, head: bytes) -> bool:
         """Whether the connection goes on: only for who had a right token, and asked for what there is."""
@@ -293,3 +300,10 @@ def _refuse_busy(peer: socket.socket) -> None:
     with contextlib.suppress(OSError), peer:
         peer.settimeout(0.2)
         _send_refusal(peer, refusal, 503)
+        peer.shutdown(socket.SHUT_WR)
+        peer.setblocking(False)
+        for _ in range(
+            LINGER_READS_MAX
+        ):  # as `_hang_up`, but nobody waits for what is still to come
+            if not peer.recv(HEAD_BYTES_MAX):
+                return

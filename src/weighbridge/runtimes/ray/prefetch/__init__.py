@@ -1,0 +1,1 @@
+"""Versions brought to nodes before a replica asks for them."""
