@@ -363,13 +363,17 @@ def check_plan(seen: Seen, decision: Plan, now: datetime, limits: RolloutLimits)
 
 
 def _check_worth(seen: Seen, decision: Plan, available: set[str]) -> None:
-    """Who counts as available does not go while another one of the same goal stays that does not; done is the end."""
+    """Who is available does not go while another of the same goal stays that is not, nor before the weights are
+    on the nodes; done is the end.
+    """
     goals = {
         RolloutStatus.IN_PROGRESS: seen.deployment,
         RolloutStatus.DONE: seen.deployment,
         RolloutStatus.ROLLING_BACK: seen.base,
     }
     goal = goals.get(decision.after.status)
+    if seen.fetching and goal is seen.deployment:
+        assert not any(isinstance(action, DrainReplica) for action in decision.actions)
     if goal is None:
         return
     removed = {a.replica_id for a in decision.actions if isinstance(a, DrainReplica | StopReplica)}

@@ -73,6 +73,7 @@ def worlds(draw: st.DrawFn) -> Seen:
         endpoint(*shape),
         endpoint_deleted=draw(st.sampled_from((False, False, False, True))),
         replicas=tuple(draw(replicas(number)) for number in range(count)),
+        fetching=draw(st.sampled_from(("", "", "weights on their way"))),
     )
 
 
