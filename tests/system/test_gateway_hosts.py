@@ -73,7 +73,7 @@ def test_a_host_answers_by_the_tables_of_the_database_and_says_so(hosts: Hosts) 
     with hosts.control.client() as admin:
         shown = {gateway["host"] for gateway in admin.admin.status().gateways}
     assert {host.row()["name"] for host in hosts.both} | {""} == shown
-    assert [len(host.row()["workers"]) for host in hosts.both] == [1, 2]
+    until(lambda: [len(host.row()["workers"]) for host in hosts.both] == [1, 2])
     for host in hosts.both:
         with host.client() as client:
             assert hosts.control.say(client) in ANSWERS.values()
