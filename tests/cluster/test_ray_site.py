@@ -206,3 +206,6 @@ def test_a_frozen_node_is_given_up_and_its_old_engine_gets_no_request_again(site
         for group in groups:
             group.wait_for_answers(2, timeout_s=LIMIT_S)
     assert total(groups).clean, total(groups)
+    # Its cluster has given it up for good: it comes back as a new one.
+    cluster.nodes["n2"].kill()
+    cluster.start_node("n2", "--labels", "rack=r2", "--num-gpus", "2")

@@ -43,6 +43,23 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WeightSite]:
         yield found
 
 
+def forget_unused(cluster: Machines) -> None:
+    """Each node keeps only the version that it serves."""
+    for node in cluster.nodes.values():
+        if not (node.directory / "weights").exists():
+            continue
+        kept = Holds(node.directory / "weights/used").held()
+        store = FilesystemStore(node.directory / "weights/store")
+        for digest in store.published() - kept:
+            store.delete_version(digest)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_leftovers(cluster: Machines) -> None:
+    """Other tests' replicas had the same versions."""
+    forget_unused(cluster)
+
+
 @pytest.fixture
 def given(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """The bytes of each answer with a blob; while it begins with -1, none is given."""
@@ -191,15 +208,6 @@ def test_nobody_is_drained_while_the_weights_of_the_target_do_not_come(site, clu
         groups[0].wait_for_answers(2, timeout_s=LIMIT_S)
     assert total(groups).clean, total(groups)
     assert sorted(ready_nodes(site).values()) == ["n1", "n2"]
-
-
-def forget_unused(cluster: Machines) -> None:
-    """Each node keeps only the version that it serves."""
-    for node in cluster.nodes.values():
-        kept = Holds(node.directory / "weights/used").held()
-        store = FilesystemStore(node.directory / "weights/store")
-        for digest in store.published() - kept:
-            store.delete_version(digest)
 
 
 def test_without_a_surge_the_weights_are_on_the_nodes_before_anybody_is_drained(site, cluster):
