@@ -70,9 +70,12 @@ def test_a_host_answers_by_the_tables_of_the_database_and_says_so(hosts: Hosts) 
         route.url.rpartition(":")[0] for host in hosts.both for route in routes(host).replicas
     }
     assert replicas == {f"http://{REPLICAS_AT}"}
+    names = {host.row()["name"] for host in hosts.both} | {""}
     with hosts.control.client() as admin:
-        shown = {gateway["host"] for gateway in admin.admin.status().gateways}
-    assert {host.row()["name"] for host in hosts.both} | {""} == shown
+        until(
+            lambda: {gateway["host"] for gateway in admin.admin.status().gateways} == names,
+            what="the workers of each host",
+        )
     until(lambda: [len(host.row()["workers"]) for host in hosts.both] == [1, 2])
     for host in hosts.both:
         with host.client() as client:
