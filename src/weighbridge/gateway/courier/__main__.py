@@ -19,6 +19,7 @@ from weighbridge.control.announce import SharedWake
 from weighbridge.control.loop import Loop, backoff_s
 from weighbridge.control.wake import Wake
 from weighbridge.errors import SetupError, StaleError, UnavailableError
+from weighbridge.gateway.courier.child import READY
 from weighbridge.gateway.courier.figures import write_courier_figures
 from weighbridge.gateway.courier.reports import Reports
 from weighbridge.gateway.courier.tables import Tables
@@ -34,7 +35,6 @@ from weighbridge.usage.reconciler import UsageReconciler
 
 log = structlog.get_logger()
 
-READY = "ready"
 LOOK_S = 1.0
 """The tables are looked at this often where no wake-up comes; also the longest pause after a failure."""
 TICK_S = 0.1

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from weighbridge.ingest.pump.buffers import Buffer
 from weighbridge.ingest.s3.faults import Retry, SourceError
+from weighbridge.weights.disk.space import is_full
 
 _REFUSALS = frozenset([errno.EINVAL, errno.EOPNOTSUPP])
 """What a file system answers that does not do O_DIRECT, or not with this alignment."""
@@ -104,10 +105,6 @@ def disk_full(needed_bytes: int, free_bytes: int, *, what: str = "these weights"
         code="DISK_FULL",
         retry=Retry.DISK,
     )
-
-
-def is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_fault(error: OSError) -> SourceError:

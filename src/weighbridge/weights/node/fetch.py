@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from weighbridge.weights.digest import HASH_PART_BYTES, combine, part_count, part_digest
+from weighbridge.weights.disk.space import opened_file
 from weighbridge.weights.manifest import FileEntry
 from weighbridge.weights.node.part_file import Buffers, PartFile
 from weighbridge.weights.node.source import BlobSource, Check
@@ -100,21 +101,6 @@ def in_parallel(call: Callable[[int], Result], numbers: Sequence[int]) -> list[R
     return [results[number] for number in numbers]
 
 
-def allocate(path: Path, size: int) -> None:
-    """Take the space now; OSError ENOSPC where there is none."""
-    with _opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
-        if size:
-            os.posix_fallocate(descriptor, 0, size)
-
-
-def allocated_bytes(path: Path) -> int:
-    """What the file takes of its disk; 0 when it is not there."""
-    try:
-        return path.stat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
-
-
 def _noted(journal: int) -> dict[int, bytes]:
     """By part; a line that was cut short is as none."""
     content = os.pread(journal, JOURNAL_BYTES_MAX, 0)
@@ -123,15 +109,6 @@ def _noted(journal: int) -> dict[int, bytes]:
 
 @contextmanager
 def _journal(target: Path) -> Iterator[int]:
-    with _opened(journal_of(target), os.O_RDWR | os.O_CREAT | os.O_APPEND) as descriptor:
+    with opened_file(journal_of(target), os.O_RDWR | os.O_CREAT | os.O_APPEND) as descriptor:
         os.write(descriptor, b"\n")  # a line that was cut short must not swallow the next one
         yield descriptor
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
