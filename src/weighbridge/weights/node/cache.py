@@ -25,11 +25,11 @@ from weighbridge.weights.manifest import FileEntry, Manifest
 from weighbridge.weights.node.fetch import (
     JOURNAL_SUFFIX,
     PARTS_PARALLEL,
+    Buffers,
     WrongBytesError,
     fetch_blob,
     forget_parts,
 )
-from weighbridge.weights.node.part_file import Buffers
 from weighbridge.weights.node.source import BlobSource, Check, StoppedError
 
 log = structlog.get_logger()
