@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from weighbridge.weights.digest import HASH_PART_BYTES, content_digest
-from weighbridge.weights.manifest import FileEntry, Manifest
 from weighbridge.weights.disk import uncached
+from weighbridge.weights.manifest import FileEntry, Manifest
 from weighbridge.weights.node.fetch import (
     PARTS_PARALLEL,
     Buffers,
