@@ -23,6 +23,8 @@ from weighbridge.usage.model import NO_VERSION, UsageEvent
 
 RETRIES_MAX = 2
 FIRST_BYTE_S = 0.05
+FIRST_BYTE_MAX_S = 0.5
+"""A replica that says nothing for so long is given up."""
 DONE = 200
 STATUSES = {"done": DONE, "unknown": 404, "cut": 502, "failed": 503, "unavailable": 503}
 """By the end of a request; one that ends with its worker leaves no record."""
@@ -58,6 +60,10 @@ class Failed(Enum):
     """Another is there, or it broke off before its first byte."""
     SILENT = 3
     ERROR = 4
+
+
+GONE = frozenset({Failed.UNREACHABLE, Failed.GONE})
+"""After these another replica is waited for, as `gateway.proxy.failures.is_gone` has it."""
 
 
 class SimGatewayView(GatewayView):
@@ -364,7 +370,7 @@ class Request:
         if failed is Failed.UNREACHABLE:
             # Nothing was sent, so it was no attempt that could have done anything.
             self._attempts -= 1
-        gone = failed in (Failed.UNREACHABLE, Failed.GONE) and self._attempts <= RETRIES_MAX
+        gone = failed in GONE and self._attempts <= RETRIES_MAX
         if not gone and failed is not Failed.NOT:
             self._end(outcome)
             return
@@ -413,7 +419,9 @@ class Request:
         elif engine.spec.name != route.replica_id:
             self._refused(Failed.GONE)
         elif not gateway.machines.serves(engine):
-            gateway.later(0.5, self._refused_by, engine)
+            self._engine = engine
+            engine.streams[self] = None
+            gateway.later(FIRST_BYTE_MAX_S, self._silent, engine)
         else:
             manner = self._manner = gateway.manners.get(engine.spec.weights.digest, ALIKE)
             if manner.errors and gateway.sharing.random() < manner.errors:
@@ -428,15 +436,18 @@ class Request:
                 max(manner.first_token_s, min(FIRST_BYTE_S, self._duration_s)), self._first_byte
             )
 
-    def _refused_by(self, engine: Engine) -> None:
-        if not self.over:
+    def _silent(self, engine: Engine) -> None:
+        """As long as it is there: a process that ends breaks its connections off."""
+        if not self.over and self._engine is engine:
+            self._engine = None
+            engine.streams.pop(self, None)
             self._refused(Failed.SILENT)
 
     def _refused(self, how: "Failed") -> None:
         self._let_go()
         self._failed = how
         if self._worker.line is not None and self._route is not None:
-            self._worker.line.failed(self._route.replica_id)
+            self._worker.line.failed(self._route.replica_id, gone=how in GONE)
         self._try(self._worker.tables.endpoints.get(self.endpoint_id))
 
     def _first_byte(self) -> None:
@@ -500,7 +511,9 @@ class Request:
         line = self._worker.line
         if line is None or outcome != "unavailable":
             return {}
-        would = {} if self.held is not None else line.would_hold(self)
+        # Who has met a silent replica is not held, by design: waiting anew would only double the wait.
+        by_line = self.held is None and retry_after_s is not None
+        would = line.would_hold(self) if by_line else {}
         return {"held": self.held is not None, "retry_after_s": retry_after_s, **would}
 
     def _count(self, outcome: str) -> None:

@@ -20,6 +20,7 @@ from weighbridge.control.announce import SharedWake
 from weighbridge.control.loop import Loop
 from weighbridge.control.wake import Wake
 from weighbridge.errors import SetupError, StaleError, UnavailableError
+from weighbridge.gateway.courier.child import READY
 from weighbridge.gateway.courier.figures import write_courier_figures
 from weighbridge.gateway.courier.reports import Reports
 from weighbridge.gateway.courier.rounds import Courier
@@ -35,7 +36,6 @@ from weighbridge.usage.reconciler import UsageReconciler
 
 log = structlog.get_logger()
 
-READY = "ready"
 LAST_LOOK_S = 5.0
 PARENT_POLL_S = 0.5
 
