@@ -5,7 +5,12 @@ from dataclasses import dataclass, field
 
 from simulation.history.log import Event
 from simulation.history.story import Commit, Story, at_end, became, drained
+from simulation.memory.store import Change
 from simulation.memory.tables import Row
+from weighbridge.replicas.weights.prefetch import ON_THEIR_WAY
+
+WAIT_MAX_S = 45.0
+"""For a controller that leads, the longest pull, and the looks at it."""
 
 
 @dataclass(slots=True)
@@ -67,6 +72,24 @@ def nobody_is_drained_for_weights_that_are_on_their_way(
                     if node := nodes.without(replica, rollout, since_s):
                         words = f"{rollout['id']} drains while its weights are not on {node}"
                         yield commit.first, words
+
+
+@at_end("prefetch")
+def no_rollout_waits_for_weights_for_ever(story: Story) -> Iterator[tuple[Event, str]]:
+    """Once all misfortune is over: what can be pulled is there soon, and the rest is not waited for."""
+    waits: dict[object, float] = {}
+    for event in story.log.of("row"):
+        change = event.facts["change"]
+        assert isinstance(change, Change)
+        if change.table != "deployments" or change.after is None:
+            continue
+        since_s = waits.pop(change.key, None)
+        if since_s is not None:
+            story.counts["prefetch"] += 1
+            if event.at_s > max(since_s, story.calm_at_s) + WAIT_MAX_S:
+                yield event, f"{change.key[0]} has waited for weights since {since_s:.0f} s"
+        if ON_THEIR_WAY in str(change.after["reason"]):
+            waits[change.key] = event.at_s if since_s is None else since_s
 
 
 def _first_drains(commit: Commit, began: Container[object]) -> Iterator[Row]:

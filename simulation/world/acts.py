@@ -3,6 +3,7 @@
 Drawn from streams of their own, so that worlds without stay as they are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -43,8 +44,8 @@ HOSTS_ACTIVE_MIN_S = 40.0
 
 
 PULLS_SHARE = 0.2
-PULLS_BEGIN_S = 8.0
-"""Until then the first version is brought everywhere."""
+FIRST_WISH_S = 8.0
+"""Until then the first version comes up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +127,7 @@ def draw_hosts(chance: Random, acts: Acts, plot: Plot) -> tuple[Acts, Plot]:
         (chance.uniform(3.0, active_s), chance.choice(HOST_KINDS))
         for _ in range(chance.randint(1, 6))
     )
-    beside = (at_s + chance.uniform(-6.0, 6.0) for at_s, _ in faults if chance.random() < 0.7)
-    wishes = (*plot.wishes, *(at_s for at_s in beside if 8.0 < at_s < active_s))
+    wishes = (*plot.wishes, *_beside(chance, faults, active_s))
     workers = tuple(chance.randint(1, 2) for _ in range(chance.choice((1, 1, 2, 3))))
     apart = chance.random() < APART_SHARE
     plot = replace(
@@ -139,15 +139,26 @@ def draw_hosts(chance: Random, acts: Acts, plot: Plot) -> tuple[Acts, Plot]:
     return replace(acts, hosts=workers, faults=(*acts.faults, *faults)), plot
 
 
-def draw_pulls(chance: Random, acts: Acts, plot: Plot) -> Acts:
-    """With nodes that pull, and what befalls them."""
+def draw_pulls(chance: Random, acts: Acts, plot: Plot) -> tuple[Acts, Plot]:
+    """With several nodes that pull, and with rollouts about the time of what befalls them."""
     if chance.random() >= PULLS_SHARE:
-        return acts
+        return acts, plot
     faults = sorted(
-        (chance.uniform(PULLS_BEGIN_S, plot.active_s), chance.choice(PULL_KINDS))
+        (chance.uniform(FIRST_WISH_S, plot.active_s), chance.choice(PULL_KINDS))
         for _ in range(chance.randint(0, 4))
     )
-    return replace(acts, pulls=True, faults=(*acts.faults, *faults))
+    nodes = plot.nodes if len(plot.nodes) > 1 else plot.nodes * 2
+    wishes = (*plot.wishes, *_beside(chance, faults, plot.active_s))
+    plot = replace(plot, nodes=nodes, wishes=tuple(sorted(wishes)))
+    return replace(acts, pulls=True, faults=(*acts.faults, *faults)), plot
+
+
+def _beside(
+    chance: Random, faults: Sequence[tuple[float, str]], active_s: float
+) -> Sequence[float]:
+    """When somebody wishes for something about the time of a fault."""
+    moments = (at_s + chance.uniform(-6.0, 6.0) for at_s, _ in faults if chance.random() < 0.7)
+    return [at_s for at_s in moments if FIRST_WISH_S < at_s < active_s]
 
 
 def _or_good(character: Character | None, chance: Random) -> Character | None:

@@ -326,7 +326,14 @@ _HOST_FAULTS: dict[str, Callable[[Misfortune, Random], Undo]] = {
 """Where there are further machines with a gateway."""
 _ALL = {**_FAULTS, **_HOST_FAULTS, "weights away": _weights_away}
 KINDS = tuple(_FAULTS)
-PULL_KINDS = ("weights away", "weights away", "node lost", "node lost", "crash now", "calls lost")
+PULL_KINDS = (
+    "weights away",
+    "machines away",
+    "machines away",
+    "node lost",
+    "node lost",
+    "crash now",
+)
 """Where nodes pull."""
 HOST_KINDS = (
     *_HOST_FAULTS,

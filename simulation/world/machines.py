@@ -112,11 +112,17 @@ class Machines:
             self.pulls.bring(engine.node, engine.spec.weights.digest, there)
 
     def _room(self) -> Node | None:
+        """The first that has any; where nodes pull, the one with the fewest replicas, so that several have to."""
+        found: Node | None = None
+        least = 0
         for node in self.nodes.values():
             held = sum(e.held and e.node == node.name for e in self.engines.values())
             if node.alive and held + node.taken < node.slots:
-                return node
-        return None
+                if self.pulls is None:
+                    return node
+                if found is None or held < least:
+                    found, least = node, held
+        return found
 
     def _later(self, delay_s: float, engine: Engine, act: Callable[[Engine], None]) -> None:
         def due() -> None:

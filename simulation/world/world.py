@@ -79,7 +79,7 @@ class World:
         if plot is None:
             self.acts, self.plot = draw_acts(acting, self.plot)
             self.acts, self.plot = draw_hosts(Random(f"{seed} hosts"), self.acts, self.plot)
-            self.acts = draw_pulls(Random(f"{seed} pulls"), self.acts, self.plot)
+            self.acts, self.plot = draw_pulls(Random(f"{seed} pulls"), self.acts, self.plot)
         steps = Steps(point, self._restart)
         self.loop = loop = SimLoop(chance)  # type: ignore[abstract]  # nobody asks for the rest
         self.wall_offset_s = 0.0
