@@ -65,11 +65,14 @@ class Line:
         self._worker = worker
         self._current = current
         self._cooling: dict[str, float] = {}
+        self._gone: dict[str, float] = {}
         self._looking = False
         self.holds = Holds(plan.limits, current, self._ready, Clock(now=now, monotonic=loop.time))
 
-    def failed(self, replica_id: str) -> None:
-        self._cooling[replica_id] = self._loop.time() + COOLING_S
+    def failed(self, replica_id: str, *, gone: bool) -> None:
+        until_s = self._cooling[replica_id] = self._loop.time() + COOLING_S
+        if gone:
+            self._gone[replica_id] = until_s
 
     def cooling(self) -> set[str]:
         now_s = self._loop.time()
@@ -78,7 +81,8 @@ class Line:
     def _ready(self, endpoint_id: str) -> bool:
         endpoint = self._current.tables.endpoints.get(endpoint_id)
         replicas = () if endpoint is None else endpoint.replicas
-        return not {replica.replica_id for replica in replicas} <= self.cooling()
+        now_s = self._loop.time()
+        return any(self._gone.get(one.replica_id, 0.0) <= now_s for one in replicas)
 
     def enter(self, request: Waiting) -> None:
         """Also again, after a replica that failed. Raises NotReadyError."""

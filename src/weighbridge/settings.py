@@ -330,6 +330,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
+    def nodes_pull(self) -> bool:
+        """Whether nodes of a cluster bring versions into caches of their own."""
+        return self.runtime == "ray" and self.ray_weights == "pull"
+
+    @property
     def paths(self) -> DataDir:
         return DataDir(self.data_dir.expanduser().resolve())
 

@@ -1,14 +1,20 @@
 """A cluster whose head is lost and comes back with its records."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from installation import ENDPOINT
+from installation import until as until_seen
 from ray_machines import Machines, running_cluster
 from test_ray_runtime import LIMIT_S, answers, spec, state, until
+from test_ray_site import DEPLOYED_S, STREAMS_ENDED, serving, streams, total
 
 from weighbridge.errors import UnavailableError
 from weighbridge.runtimes.base import RuntimeState
 from weighbridge.runtimes.ray.runtime import RayRuntime
+from weighbridge.sdk import wait_for_deployment
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +51,25 @@ async def test_while_the_head_is_away_replicas_serve_and_then_all_is_found_again
         await state(runtime, "r2", RuntimeState.RUNNING)
     finally:
         await runtime.close()
+
+
+def test_while_the_head_is_away_no_stream_ends_and_a_rollout_waits_for_it(
+    lasting: Machines, make_public_directory: Callable[[], Path]
+) -> None:
+    with (
+        serving(lasting, make_public_directory(), "lasting") as site,
+        site.client() as client,
+        streams(site, count=2) as groups,
+    ):
+        asked = site.ask_for(client, 2)
+        until_seen(lambda: len(client.admin.replicas.list(ENDPOINT)) > 2, what="a new replica")
+        lasting.head.kill()
+        for group in groups:
+            group.wait_for_answers(STREAMS_ENDED, timeout_s=LIMIT_S)
+        assert not client.deployments.get(asked.id).final
+        lasting.start_head()
+        wait_for_deployment(client, ENDPOINT, asked.id, timeout_s=DEPLOYED_S)
+        for group in groups:
+            group.wait_for_answers(2, timeout_s=LIMIT_S)
+        assert total(groups).answered.keys() == {"1", "2"}
+    assert total(groups).clean, total(groups)

@@ -32,20 +32,26 @@ DEPLOYED_S = 180.0
 """Each old replica drains its streams first, and all share the machine with the new ones."""
 
 
-@pytest.fixture(scope="module")
-def site(cluster: Machines, make_public_directory: Callable[[], Path]) -> Iterator[Installation]:
-    """Serves version 1 by a replica on each of two nodes."""
+@contextmanager
+def serving(cluster: Machines, root: Path, namespace: str) -> Iterator[Installation]:
+    """Version 1, by a replica on each of two nodes; they have ended when this does."""
     settings = {
         f"WEIGHBRIDGE_{name.upper()}": str(value)
-        for name, value in cluster.settings(ray_namespace="site").items()
+        for name, value in cluster.settings(ray_namespace=namespace).items()
     }
-    with running_s3() as s3, installed(make_public_directory(), s3, **settings) as found:
+    with running_s3() as s3, installed(root, s3, **settings) as found:
         found.prepare(spread="prefer")
         found.deploy(1)
         yield found
         with found.client() as client:
             client.admin.endpoints.delete(ENDPOINT)
         until(lambda: not engines(cluster), what="the end of its replicas")
+
+
+@pytest.fixture(scope="module")
+def site(cluster: Machines, make_public_directory: Callable[[], Path]) -> Iterator[Installation]:
+    with serving(cluster, make_public_directory(), "site") as found:
+        yield found
 
 
 def engines(cluster: Machines) -> list[int]:

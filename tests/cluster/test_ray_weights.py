@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from installation import ANSWERS, ENDPOINT, Installation, installed, until
+from installation import ANSWERS, ENDPOINT, Installation, until
 from ray_machines import Machines
 from test_ray_runtime import answers, runtime, spec, state
 from test_ray_runtime import until as until_listed
-from test_ray_site import engines, ready_nodes, streams, total
+from test_ray_site import ready_nodes, serving, streams, total
 
-from s3 import running_s3
 from weighbridge.replicas.weights.prefetch import ON_THEIR_WAY
 from weighbridge.runtimes.base import Placement, ReplicaSpec, ReplicaStatus, RuntimeState, Weights
 from weighbridge.runtimes.processes import lock_holder
@@ -157,18 +156,9 @@ async def test_nodes_bring_a_version_ahead_of_the_replica_that_will_need_it(
 
 @pytest.fixture(scope="module")
 def site(cluster: Machines, make_public_directory: Callable[[], Path]) -> Iterator[Installation]:
-    """Serves version 1 on each of two nodes, which have nothing of the server's in common."""
-    settings = {
-        f"WEIGHBRIDGE_{name.upper()}": str(value)
-        for name, value in cluster.settings(ray_namespace="weights").items()
-    }
-    with running_s3() as s3, installed(make_public_directory(), s3, **settings) as found:
-        found.prepare(spread="prefer")
-        found.deploy(1)
+    """Its nodes have nothing of the server's in common."""
+    with serving(cluster, make_public_directory(), "weights") as found:
         yield found
-        with found.client() as client:
-            client.admin.endpoints.delete(ENDPOINT)
-        until(lambda: not engines(cluster), what="the end of its replicas")
 
 
 def cached(cluster: Machines, name: str) -> set[str]:

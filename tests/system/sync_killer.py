@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 
+import pytest
 from sqlalchemy import text
 
 from ingest_world import World
@@ -127,8 +128,10 @@ def content_of(number: int) -> dict[str, bytes]:
 
 @contextmanager
 def weights_of(count: int) -> Iterator[S3Stub]:
-    """A server with `count` uploads of their own bytes, `s3://acme/p<number>`."""
-    with running_stub() as server:
+    """A server with `count` uploads of their own bytes, `s3://acme/p<number>`, for this process's own identity."""
+    with running_stub() as server, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ACCESS_KEY_ID", "own")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "own-secret")
         for number in range(count):
             for name, content in content_of(number).items():
                 server.objects[f"p{number}/{name}"] = content

@@ -53,9 +53,7 @@ POINTS = points_of(STEPS)
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Stub]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "own")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "own-secret")
+def stub() -> Iterator[S3Stub]:
     with weights_of(len(POINTS)) as server:
         yield server
 

@@ -100,16 +100,13 @@ async def supervise(options: Options) -> None:
     columns = Columns(
         open_acks(options.data_dir.acks_file), inheritance.columns if inheritance else ()
     )
-    if inheritance is None:
-        holdings = await _take(options, columns)
-    else:
-        holdings = inheritance.holdings
+    holdings = inheritance.holdings if inheritance else await _take(options, columns)
     try:
         if inheritance is not None:
             _move(options, holdings)
         await Parent(options, holdings, columns).run(inheritance)
     finally:
-        holdings.close()
+        (inheritance or holdings).close()
 
 
 async def _take(options: Options, columns: Columns) -> Holdings:

@@ -9,8 +9,8 @@ import structlog
 
 from weighbridge.gateway.table import CurrentTables, Tables
 from weighbridge.routing.acks import WorkerColumn
-from weighbridge.routing.files import Snapshot, read_snapshot
-from weighbridge.routing.model import KeyTable, RouteTable
+from weighbridge.routing.files import read_snapshot
+from weighbridge.routing.model import KeyTable, RouteTable, Table
 
 log = structlog.get_logger()
 
@@ -91,7 +91,7 @@ class Snapshots:
         return tables
 
 
-def _read(path: Path, kind: type[Snapshot]) -> Snapshot | None:
+def _read(path: Path, kind: type[Table]) -> Table | None:
     try:
         return read_snapshot(path, kind)
     except (msgspec.MsgspecError, OSError, ValueError) as error:

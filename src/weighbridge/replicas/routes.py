@@ -21,9 +21,9 @@ from weighbridge.replicas.routes_store import RoutedEndpoint, RoutedReplica
 from weighbridge.routing import published
 from weighbridge.routing.files import SnapshotFile
 from weighbridge.routing.hosts.identity import place
-from weighbridge.routing.model import EndpointRoute, KeyTable, ReplicaRoute, RouteTable
+from weighbridge.routing.model import EndpointRoute, KeyTable, ReplicaRoute, RouteTable, Table
 from weighbridge.routing.options import hold_of
-from weighbridge.routing.published import KEYS, ROUTES, Head, Published, Table
+from weighbridge.routing.published import KEYS, ROUTES, Head, Published
 from weighbridge.settings import DataDir
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database

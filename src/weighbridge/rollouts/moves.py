@@ -67,10 +67,9 @@ class Shape:
 class Moves:
     """The next moves, and what they were decided from.
 
-    `complete` says that every wanted replica is an available one of the goal; then nothing keeps the others
-    above the floor, and the same actions let all of them go. `drain_blocks` says that only a
-    drain keeps the next replica from starting. `next_at` is when the clock alone changes the
-    answer.
+    `complete` says that every wanted replica is an available one of the goal; then no floor keeps the others, and
+    the same actions let all of them go. `drain_blocks` says that only a drain keeps the next replica from
+    starting. `next_at` is when the clock alone changes the answer.
     """
 
     actions: tuple[Action, ...]

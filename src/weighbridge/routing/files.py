@@ -4,39 +4,37 @@ import asyncio
 import fcntl
 import os
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic
 
 import msgspec
 import structlog
 
 from weighbridge.errors import StaleError
-from weighbridge.routing.model import KeyTable, RouteTable
+from weighbridge.routing.model import Table
 
 log = structlog.get_logger()
-
-Snapshot = TypeVar("Snapshot", RouteTable, KeyTable)
 
 SNAPSHOT_BYTES_MAX = 256 * 1024 * 1024
 
 
-class SnapshotFile(Generic[Snapshot]):
+class SnapshotFile(Generic[Table]):
     """A table's file, and what it says as far as this process knows."""
 
-    def __init__(self, path: Path, kind: type[Snapshot]) -> None:
+    def __init__(self, path: Path, kind: type[Table]) -> None:
         self._path = path
-        self._kind: type[Snapshot] = kind
+        self._kind: type[Table] = kind
         self._seen: tuple[int, int] | None = None
-        self._table: Snapshot | None = None
+        self._table: Table | None = None
 
-    async def read(self) -> Snapshot | None:
+    async def read(self) -> Table | None:
         """What the file says; it is read again only when it is not the file that was seen last."""
         return await asyncio.to_thread(self._read)
 
-    async def write(self, table: Snapshot) -> None:
+    async def write(self, table: Table) -> None:
         """StaleError when another controller has published since `read`."""
         await asyncio.to_thread(self._write, table)
 
-    def _read(self) -> Snapshot | None:
+    def _read(self) -> Table | None:
         identity = self._identity()
         if identity is None or identity != self._seen:
             try:
@@ -47,7 +45,7 @@ class SnapshotFile(Generic[Snapshot]):
             self._seen = identity
         return self._table
 
-    def _write(self, table: Snapshot) -> None:
+    def _write(self, table: Table) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         publish_snapshot(self._path, table, table.generation)
         self._seen, self._table = self._identity(), table
@@ -104,7 +102,7 @@ def write_snapshot(path: Path, snapshot: msgspec.Struct) -> None:
         os.close(directory)
 
 
-def read_snapshot(path: Path, kind: type[Snapshot]) -> Snapshot | None:
+def read_snapshot(path: Path, kind: type[Table]) -> Table | None:
     """None when there is no file yet; raises msgspec.MsgspecError for a file that is not a snapshot."""
     try:
         with path.open("rb") as file:

@@ -1,5 +1,7 @@
 """The routing table and the key table as values, and their one encoding (JSON)."""
 
+from typing import TypeVar
+
 import msgspec
 
 from weighbridge.routing.limits import NO_LIMITS, UsageLimits
@@ -89,6 +91,8 @@ class KeyTable(msgspec.Struct, frozen=True):
     generation: int
     keys: tuple[KeyEntry, ...]
 
+
+Table = TypeVar("Table", RouteTable, KeyTable)
 
 EMPTY_ROUTES = RouteTable(generation=0, endpoints=())
 EMPTY_KEYS = KeyTable(generation=0, keys=())

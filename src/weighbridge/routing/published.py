@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic
 
 import msgspec
 from sqlalchemy import text
 
 from weighbridge.errors import StaleError
-from weighbridge.routing.model import KeyTable, RouteTable
+from weighbridge.routing.model import Table
 from weighbridge.storage.database import Transaction
 
 ROUTES, KEYS = "routes", "keys"
 WAKE = "tables"
 """What hosts are woken by, through the database, when there is a newer one."""
-Table = TypeVar("Table", RouteTable, KeyTable)
 
 _HEADS = text("SELECT name, generation, place, pepper_mark FROM gateway_tables ORDER BY name")
 _CONTENT = text("SELECT content FROM gateway_tables WHERE name = :name")

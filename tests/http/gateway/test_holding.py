@@ -10,6 +10,7 @@ import pytest
 
 from gateway_process import ENDPOINT, KEY, ORG, GatewayProcess, until
 from weighbridge.gateway.metrics.figures import HoldFigures, read_figures
+from weighbridge.gateway.proxy.choosing import COOLING_S
 
 BODY = {"model": ENDPOINT, "messages": [{"role": "user", "content": "hi"}]}
 HOLD_S = 20.0
@@ -216,6 +217,19 @@ async def test_a_replica_that_only_stumbled_is_asked_again_after_a_moment(site):
     assert answer.status == 200
     await until(lambda: bool(ended(site)), site.gateway)
     assert ended(site)[0]["attempts"] == 2
+
+
+async def test_a_replica_that_answers_wrongly_is_there_and_keeps_nobody_waiting(site):
+    """One at a time, so each of the four finds one that has failed somebody a moment ago."""
+    await site.route(hold_s=HOLD_S)
+    held = [asyncio.create_task(site.post(BODY)) for _ in range(4)]
+    await waiting(site, 4)
+    site.engines[1].mode = "500"
+    await site.route(1, hold_s=HOLD_S, in_flight_max=1)
+    start_s = time.monotonic()
+    assert [(await task)[0].status for task in held] == [503] * 4
+    assert time.monotonic() - start_s < 2 * COOLING_S
+    assert len(site.engines[1].bodies) == 4
 
 
 async def test_a_request_that_kills_whoever_it_meets_is_given_up(site):

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from weighbridge.ingest.pump.buffers import ALIGNMENT_BYTES, TOTAL_BYTES_MAX, Buffer, buffer_bytes
+from weighbridge.ingest.pump.buffers import TOTAL_BYTES_MAX, Buffer, buffer_bytes
 from weighbridge.ingest.pump.writer import StagedWriter
 from weighbridge.ingest.s3.faults import SourceError
+from weighbridge.weights.disk.uncached import ALIGNMENT_BYTES
 
 SIZE_BYTES = 2 * ALIGNMENT_BYTES + 77
 CONTENT = os.urandom(SIZE_BYTES)
@@ -51,7 +52,7 @@ def test_a_file_system_that_refuses_the_open_is_written_through_the_cache(
             raise OSError(errno.EINVAL, "no O_DIRECT here")
         return opened(path, flags, mode)
 
-    monkeypatch.setattr("weighbridge.ingest.pump.writer.os.open", refusing)
+    monkeypatch.setattr("weighbridge.weights.disk.uncached.os.open", refusing)
     writer = write(tmp_path / "file")
     assert not writer.direct
     monkeypatch.undo()
@@ -70,7 +71,7 @@ def test_a_file_system_that_refuses_a_write_is_written_through_the_cache(
             raise OSError(errno.EINVAL, "another alignment")
         return written(descriptor, content, at)
 
-    monkeypatch.setattr("weighbridge.ingest.pump.writer.os.pwrite", refusing)
+    monkeypatch.setattr("weighbridge.weights.disk.uncached.os.pwrite", refusing)
     writer = StagedWriter(tmp_path / "file")
     was_direct = writer.direct
     if not was_direct:
@@ -85,7 +86,7 @@ def test_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(errno.ENOSPC, "full")
 
     writer = StagedWriter(tmp_path / "file")
-    monkeypatch.setattr("weighbridge.ingest.pump.writer.os.pwrite", full)
+    monkeypatch.setattr("weighbridge.weights.disk.uncached.os.pwrite", full)
     with pytest.raises(SourceError) as refusal:
         writer.write(filled(b"x"), 0)
     writer.close()

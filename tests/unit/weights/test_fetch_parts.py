@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 from weighbridge.weights.digest import HASH_PART_BYTES, content_digest
+from weighbridge.weights.disk import uncached
 from weighbridge.weights.manifest import FileEntry, Manifest
-from weighbridge.weights.node import part_file
 from weighbridge.weights.node.fetch import (
     PARTS_PARALLEL,
+    Buffers,
     WrongBytesError,
     fetch_blob,
     forget_parts,
     journal_of,
 )
-from weighbridge.weights.node.part_file import Buffers
 
 CONTENT = os.urandom(2 * HASH_PART_BYTES + 4097)
 SIZES = (0, 1, 4095, 4096, 4097, HASH_PART_BYTES - 1, HASH_PART_BYTES, HASH_PART_BYTES + 1)
@@ -65,9 +65,9 @@ def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         return real_write(descriptor, content, at)
 
     if request.param == "no direct files":
-        monkeypatch.setattr(part_file.os, "open", never)
+        monkeypatch.setattr(uncached.os, "open", never)
     if request.param == "no direct writes":
-        monkeypatch.setattr(part_file.os, "pwrite", once)
+        monkeypatch.setattr(uncached.os, "pwrite", once)
 
 
 @pytest.mark.parametrize("size", [*SIZES, len(CONTENT)])
@@ -109,6 +109,6 @@ def test_a_disk_that_fails_is_no_file_system_without_direct_writes(
     def fails(*_: object) -> int:
         raise OSError(errno.EIO, "the disk fails")
 
-    monkeypatch.setattr(part_file.os, "pwrite", fails)
+    monkeypatch.setattr(uncached.os, "pwrite", fails)
     with pytest.raises(OSError, match="the disk fails"):
         fetch(Memory(CONTENT), CONTENT, tmp_path / "w")

@@ -187,7 +187,7 @@ def _check_nodes(parts: Parts, settings: EngineSettings) -> None:
             f"{needs} a Ray cluster (WEIGHBRIDGE_RUNTIME=ray); this server runs replicas on its own machine.",
             param="engine.nodes",
         )
-    if parts.settings.ray_weights != "path":
+    if parts.settings.nodes_pull:
         raise InvalidError(
             f"{needs} its weights at the same path on all of them (WEIGHBRIDGE_RAY_WEIGHTS=path); here each node pulls "
             "a version for itself when a replica starts on it.",

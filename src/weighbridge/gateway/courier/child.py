@@ -12,7 +12,8 @@ from weighbridge.gateway.succession.events import first_of
 
 log = structlog.get_logger()
 
-READY = b"ready\n"
+READY = "ready"
+"""What a courier says first, where nothing stands in its way."""
 READY_WAIT_S = 30.0
 """For an interpreter on a busy machine and a database that does not answer; then the workers start without it."""
 RESTART_PAUSE_S = 1.0
@@ -35,7 +36,7 @@ class CourierChild:
         with suppress(TimeoutError):
             async with asyncio.timeout(READY_WAIT_S):
                 line = await process.stdout.readline()
-        if line == READY:
+        if line == f"{READY}\n".encode():
             return
         if line and await process.wait() == EXIT_SETUP:
             raise SetupError(line.decode(errors="replace").strip())

@@ -10,6 +10,7 @@ from weighbridge.clock import monotonic_s
 from weighbridge.errors import LimitError, WeighbridgeError
 from weighbridge.gateway.affinity.rendezvous import pick_by_key
 from weighbridge.gateway.balance import groups, pick
+from weighbridge.gateway.proxy.failures import is_gone
 from weighbridge.gateway.table import CurrentTables
 from weighbridge.routing.acks import GatewayView, sum_slot
 from weighbridge.routing.model import EndpointRoute, ReplicaRoute, TrafficShare
@@ -21,7 +22,7 @@ COOLING_S = 1.0
 
 
 class Choice:
-    """Holds the two things a choice depends on besides the tables: load columns and cooling replicas.
+    """Holds what a choice depends on besides the tables: load columns, and replicas that have failed a moment ago.
 
     A replica that has just failed gets nothing for `cooling_s` while another is there: it has no requests in
     flight, so the least-loaded rule alone would send it every one.
@@ -35,6 +36,7 @@ class Choice:
         self._cooling_s = cooling_s
         self._load: Callable[[int], int]
         self._cooling: dict[str, float] = {}
+        self._gone: dict[str, float] = {}
         self._look()
 
     def refresh(self) -> None:
@@ -42,10 +44,13 @@ class Choice:
         self._look()
         now_s = monotonic_s()
         self._cooling = {name: until for name, until in self._cooling.items() if until > now_s}
+        self._gone = {name: until for name, until in self._gone.items() if until > now_s}
 
     def failed(self, replica: ReplicaRoute, why: WeighbridgeError) -> None:
         log.warning("replica.failed", replica_id=replica.replica_id, reason=why.message)
-        self._cooling[replica.replica_id] = monotonic_s() + self._cooling_s
+        until_s = self._cooling[replica.replica_id] = monotonic_s() + self._cooling_s
+        if is_gone(why):
+            self._gone[replica.replica_id] = until_s
 
     def replica(
         self, endpoint: EndpointRoute, tried: Collection[str], affinity: str | None = None
@@ -79,11 +84,11 @@ class Choice:
         return chosen
 
     def ready(self, endpoint_id: str) -> bool:
-        """Whether the endpoint has a replica that has not failed a moment ago."""
+        """Whether the endpoint has a replica that was not gone a moment ago; one that has answered wrongly is there."""
         newest = self._current.tables.endpoints.get(endpoint_id)
         now_s = monotonic_s()
         return newest is not None and any(
-            self._cooling.get(replica.replica_id, 0.0) <= now_s for replica in newest.replicas
+            self._gone.get(replica.replica_id, 0.0) <= now_s for replica in newest.replicas
         )
 
     def _look(self) -> None:

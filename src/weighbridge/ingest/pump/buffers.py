@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-ALIGNMENT_BYTES = 4096
-"""What O_DIRECT asks of memory, offset and length on every disk in use today; mmap gives it."""
+from weighbridge.weights.disk.uncached import ALIGNMENT_BYTES, aligned
+
 TOTAL_BYTES_MAX = 64 * 1024 * 1024
 BUFFER_BYTES_MAX = 4 * 1024 * 1024
 BUFFER_BYTES_MIN = 256 * 1024
@@ -41,7 +41,7 @@ class Buffer:
 
     def padded(self) -> memoryview:
         """The content, with zeros up to the next aligned length."""
-        end = -(-self._filled // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        end = aligned(self._filled)
         self._memory[self._filled : end] = bytes(end - self._filled)
         return self._memory[:end]
 

@@ -1,12 +1,12 @@
 """Takes this node's disk for the files of a sync before they are read (W9): for all at once, or for those under way."""
 
-import os
 from collections.abc import Sequence
 
 from weighbridge.ingest.pump.buffers import BUFFER_BYTES_MIN
 from weighbridge.ingest.pump.staged import FetchOrder
-from weighbridge.ingest.pump.writer import disk_fault, disk_full, is_full
+from weighbridge.ingest.pump.writer import disk_fault, disk_full
 from weighbridge.weights.base import WeightStore
+from weighbridge.weights.disk.space import allocate, allocated_bytes, is_full
 
 SMALL_BYTES_MAX = BUFFER_BYTES_MIN
 """Files up to this size are fetched and made durable many at a time, without a journal or room of their own."""
@@ -59,21 +59,12 @@ def reserve(orders: Sequence[FetchOrder], *, free_bytes: int, keep_free_bytes: i
 
 
 def _missing(order: FetchOrder) -> int:
-    try:
-        allocated = order.staged.stat().st_blocks * 512
-    except FileNotFoundError:
-        allocated = 0
-    return max(0, order.file.size_bytes - allocated)
+    return max(0, order.file.size_bytes - allocated_bytes(order.staged))
 
 
 def _allocate(order: FetchOrder, missing: int, free_bytes: int) -> None:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
-        descriptor = os.open(order.staged, flags, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, order.file.size_bytes)
-        finally:
-            os.close(descriptor)
+        allocate(order.staged, order.file.size_bytes)
     except OSError as error:
         full = is_full(error)
         raise (disk_full(missing, free_bytes) if full else disk_fault(error)) from error

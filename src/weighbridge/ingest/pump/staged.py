@@ -8,13 +8,14 @@ from typing import Protocol
 
 from weighbridge.ingest.model import PinnedFile
 from weighbridge.ingest.pulse import Pulse
-from weighbridge.ingest.pump.buffers import ALIGNMENT_BYTES, Buffer
+from weighbridge.ingest.pump.buffers import Buffer
 from weighbridge.ingest.pump.journal import Journal
 from weighbridge.ingest.pump.sums import Part, Stated, Sums
 from weighbridge.ingest.pump.throttle import Throttle
 from weighbridge.ingest.pump.writer import StagedWriter, write_small
 from weighbridge.ingest.s3.faults import SourceError
 from weighbridge.weights.digest import HASH_PART_BYTES, combine, part_count
+from weighbridge.weights.disk.uncached import ALIGNMENT_BYTES
 
 
 class RangeReader(Protocol):

@@ -1,41 +1,29 @@
-"""A staged file that is written past the page cache where the file system allows it, and through it elsewhere."""
+"""A staged file as a sync writes it: what the disk refuses becomes a fault of the sync."""
 
-import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from weighbridge.ingest.pump.buffers import Buffer
 from weighbridge.ingest.s3.faults import Retry, SourceError
-
-_REFUSALS = frozenset([errno.EINVAL, errno.EOPNOTSUPP])
-"""What a file system answers that does not do O_DIRECT, or not with this alignment."""
+from weighbridge.weights.disk.space import is_full, opened_file
+from weighbridge.weights.disk.uncached import UncachedFile
 
 
 class StagedWriter:
     """Threads may write different places of one file. Places start at multiples of the alignment."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = _open(path, direct=True)
+        self._file = UncachedFile(path)
 
     @property
     def direct(self) -> bool:
-        return bool(fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & os.O_DIRECT)
+        return self._file.direct
 
     def write(self, buffer: Buffer, at: int) -> None:
         """All of the buffer's content at `at`. What is written past the end of the file is cut by `finish`."""
-        left = buffer.padded() if self.direct else buffer.content
         try:
-            while left:
-                try:
-                    count = os.pwrite(self._descriptor, left, at)
-                except OSError as error:
-                    if error.errno not in _REFUSALS or not self.direct:
-                        raise
-                    self._go_through_the_cache()
-                    continue
-                left, at = left[count:], at + count
+            self._file.write(buffer.padded(), at)
         except OSError as error:
             raise disk_fault(error) from error
 
@@ -44,12 +32,9 @@ class StagedWriter:
         at = start
         while at < end:
             try:
-                count = os.preadv(self._descriptor, [buffer.memory], at)
+                count = self._file.read_into(buffer.memory, at)
             except OSError as error:
-                if error.errno not in _REFUSALS or not self.direct:
-                    raise disk_fault(error) from error
-                self._go_through_the_cache()
-                continue
+                raise disk_fault(error) from error
             if count == 0:
                 return
             count = min(count, end - at)
@@ -58,40 +43,18 @@ class StagedWriter:
 
     def finish(self, size_bytes: int) -> None:
         """Cut off what alignment has added."""
-        if os.fstat(self._descriptor).st_size != size_bytes:
-            os.ftruncate(self._descriptor, size_bytes)
+        self._file.finish(size_bytes)
 
     def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def _go_through_the_cache(self) -> None:
-        flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
-        fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
-
-
-def _open(path: Path, *, direct: bool) -> int:
-    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    if not direct:
-        return os.open(path, flags | os.O_TRUNC, 0o600)
-    try:
-        return os.open(path, flags | os.O_DIRECT, 0o600)
-    except OSError as error:
-        if error.errno not in _REFUSALS:
-            raise
-    return os.open(path, flags, 0o600)
+        self._file.close()
 
 
 def write_small(path: Path, content: memoryview) -> None:
     """Through the page cache; whoever publishes the file makes it durable, with many others at once."""
     try:
-        descriptor = _open(path, direct=False)
-        try:
+        with opened_file(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
             while content:
                 content = content[os.write(descriptor, content) :]
-        finally:
-            os.close(descriptor)
     except OSError as error:
         raise disk_fault(error) from error
 
@@ -104,10 +67,6 @@ def disk_full(needed_bytes: int, free_bytes: int, *, what: str = "these weights"
         code="DISK_FULL",
         retry=Retry.DISK,
     )
-
-
-def is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_fault(error: OSError) -> SourceError:

@@ -23,8 +23,6 @@ LOOK_S = 1.0
 IDLE_S = 5.0
 ASKED_MAX_S = 30.0
 """A rollout that has not asked for so long needs nothing any more."""
-
-
 ON_THEIR_WAY = "weights on their way"
 
 

@@ -81,8 +81,7 @@ def _agent(settings: Settings) -> Service:
 
 def serves_weights(settings: Settings) -> bool:
     """Whether nodes come here for versions: not where they share a path, or read the bucket themselves."""
-    pull = settings.runtime == "ray" and settings.ray_weights == "pull"
-    return pull and settings.store_url is None
+    return settings.nodes_pull and settings.store_url is None
 
 
 def _weights(settings: Settings, environment: dict[str, str]) -> Service:

@@ -19,7 +19,7 @@ from weighbridge.storage.lease import Lease
 
 def weights_of(parts: Parts) -> WeightsOf | None:
     """None where replicas load from where this process has a version."""
-    if not _pulls(parts.settings):
+    if not parts.settings.nodes_pull:
         return None
 
     def wall_s() -> float:
@@ -30,7 +30,7 @@ def weights_of(parts: Parts) -> WeightsOf | None:
 
 def cache_dir_of(settings: Settings) -> str | None:
     """Where engines keep what they make of weights; None for this server's own."""
-    return NODE_CACHE if _pulls(settings) else None
+    return NODE_CACHE if settings.nodes_pull else None
 
 
 def prefetcher_of(parts: Parts, wake: Wake) -> Prefetcher | None:
@@ -55,7 +55,3 @@ def rollouts_of(
         limits=rollout_limits(parts.settings),
         fetching=nothing_fetched if prefetcher is None else prefetcher.fetching,
     )
-
-
-def _pulls(settings: Settings) -> bool:
-    return settings.runtime == "ray" and settings.ray_weights == "pull"

@@ -3,8 +3,8 @@
 from weighbridge.weights.base import not_published
 from weighbridge.weights.bucket.collection import blob_key
 from weighbridge.weights.bucket.objects import Bucket, BucketError
-from weighbridge.weights.manifest import Manifest
-from weighbridge.weights.node.source import BUCKET_SCHEME, Check, WeightSource
+from weighbridge.weights.manifest import Manifest, is_digest
+from weighbridge.weights.node.source import Check, WeightSource
 
 PIECE_BYTES = 1024 * 1024
 
@@ -38,18 +38,16 @@ class BucketBlobs:
 
 def opened(source: WeightSource) -> BucketBlobs:
     """The bucket that it names."""
-    bucket, _, prefix = source.url.removeprefix(BUCKET_SCHEME).partition("/")
-    key_id, secret = source.access_key_id, source.secret_access_key
-    given = None if key_id is None or secret is None else (key_id, secret)
-    found = Bucket(
-        bucket,
-        prefix.strip("/"),
+    bucket = Bucket.at(
+        source.url,
         endpoint_url=source.endpoint_url,
         region=source.region,
-        access_key=given,
+        key_id=source.access_key_id,
+        secret=source.secret_access_key,
     )
-    return BucketBlobs(found)
+    return BucketBlobs(bucket)
 
 
 def manifest_key(digest: str) -> str:
+    assert is_digest(digest), digest
     return f"manifests/{digest}.json"

@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
 from weighbridge.weights.disk.verification import Readable
+from weighbridge.weights.node.source import BUCKET_SCHEME
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 60
@@ -81,6 +82,26 @@ class Bucket:
                 s3={"addressing_style": "path" if endpoint_url else "auto"},
                 user_agent_extra="weighbridge",
             ),
+        )
+
+    @classmethod
+    def at(
+        cls,
+        url: str,
+        *,
+        endpoint_url: str | None,
+        region: str,
+        key_id: str | None,
+        secret: str | None,
+    ) -> Self:
+        """That of `s3://bucket/prefix`; without a key, as the identity that AWS finds for this process."""
+        name, _, prefix = url.removeprefix(BUCKET_SCHEME).partition("/")
+        return cls(
+            name,
+            prefix.strip("/"),
+            endpoint_url=endpoint_url,
+            region=region,
+            access_key=None if key_id is None or secret is None else (key_id, secret),
         )
 
     def put(self, key: str, content: bytes) -> None:

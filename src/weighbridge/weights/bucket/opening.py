@@ -23,13 +23,11 @@ def open_store(
 
 
 def _bucket(settings: Settings, url: str) -> Bucket:
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    key_id, secret = settings.store_access_key_id, settings.store_secret_access_key
-    given = None if key_id is None or secret is None else (key_id, secret.get_secret_value())
-    return Bucket(
-        bucket,
-        prefix.strip("/"),
+    secret = settings.store_secret_access_key
+    return Bucket.at(
+        url,
         endpoint_url=settings.store_endpoint_url,
         region=settings.store_region,
-        access_key=given,
+        key_id=settings.store_access_key_id,
+        secret=None if secret is None else secret.get_secret_value(),
     )

@@ -2,13 +2,13 @@
 
 import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from weighbridge.weights.bucket.objects import Bucket, BucketError, SentPart
 from weighbridge.weights.digest import HASH_PART_BYTES, combine, content_digest, part_digest
+from weighbridge.weights.disk.space import opened_file
 from weighbridge.weights.node.fetch import in_parallel
 
 PART_BYTES_MIN = 2 * HASH_PART_BYTES
@@ -27,7 +27,7 @@ def send_blob(bucket: Bucket, key: str, path: Path, digest: str) -> None:
         bucket.put(key, content)
         return
     part_bytes = _part_bytes(size)
-    with _opened(path, os.O_RDONLY) as descriptor:
+    with opened_file(path, os.O_RDONLY) as descriptor:
         upload = bucket.begin_upload(key)
         try:
 
@@ -56,12 +56,3 @@ def _part_bytes(size: int) -> int:
 def _require(found: str, digest: str, path: Path) -> None:
     if found != digest:
         raise OSError(errno.EIO, f"{path.name} reads as {found}, it was written as {digest}")
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

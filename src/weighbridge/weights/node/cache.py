@@ -19,18 +19,17 @@ import structlog
 
 from weighbridge.errors import NotFoundError
 from weighbridge.weights.base import MissingBlobError
+from weighbridge.weights.disk.space import allocate, allocated_bytes
 from weighbridge.weights.filesystem import TEMPORARY_PREFIX, FilesystemStore
 from weighbridge.weights.manifest import FileEntry, Manifest
 from weighbridge.weights.node.fetch import (
     JOURNAL_SUFFIX,
     PARTS_PARALLEL,
+    Buffers,
     WrongBytesError,
-    allocate,
-    allocated_bytes,
     fetch_blob,
     forget_parts,
 )
-from weighbridge.weights.node.part_file import Buffers
 from weighbridge.weights.node.source import BlobSource, Check, StoppedError
 
 log = structlog.get_logger()

@@ -1,5 +1,6 @@
 """One blob from elsewhere into a file here: in parallel parts, each hashed; a killed fetch goes on where it was."""
 
+import mmap
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -7,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TypeVar
 
 from weighbridge.weights.digest import HASH_PART_BYTES, combine, part_count, part_digest
+from weighbridge.weights.disk.space import opened_file
+from weighbridge.weights.disk.uncached import UncachedFile, aligned
 from weighbridge.weights.manifest import FileEntry
-from weighbridge.weights.node.part_file import Buffers, PartFile
 from weighbridge.weights.node.source import BlobSource, Check
 
 PARTS_PARALLEL = 4
@@ -29,6 +32,24 @@ class WrongBytesError(Exception):
         super().__init__(f"{digest} came as {found}")
         self.digest = digest
         self.found = found
+
+
+class Buffers:
+    """So many aligned buffers of a part each, for as many threads; the memory is taken when it is first used."""
+
+    def __init__(self, count: int) -> None:
+        self._free: SimpleQueue[mmap.mmap] = SimpleQueue()
+        for _ in range(count):
+            self._free.put(mmap.mmap(-1, HASH_PART_BYTES))
+
+    @contextmanager
+    def take(self) -> Iterator[memoryview]:
+        buffer = self._free.get()
+        try:
+            with memoryview(buffer) as memory:
+                yield memory
+        finally:
+            self._free.put(buffer)
 
 
 def fetch_blob(
@@ -52,26 +73,23 @@ def fetch_blob(
         check()
         start = index * HASH_PART_BYTES
         count = min(HASH_PART_BYTES, size - start)
-        buffer = buffers.free.get()
-        try:
-            with memoryview(buffer)[:count] as content:
-                digest = noted.get(index)
-                if digest and file.read(buffer, count, start) and part_digest(content) == digest:
-                    kept(count)
-                    return digest
-                source.read_into(entry.digest, start, content, check)
-                digest = part_digest(content)
-            file.write(buffer, count, start)
-        finally:
-            buffers.free.put(buffer)
+        with buffers.take() as buffer, buffer[:count] as content, buffer[: aligned(count)] as block:
+            digest = noted.get(index)
+            if digest and file.read_into(block, start) >= count and part_digest(content) == digest:
+                kept(count)
+                return digest
+            source.read_into(entry.digest, start, content, check)
+            digest = part_digest(content)
+            file.write(block, start)
         os.write(journal, b"%d %s\n" % (index, digest.hex().encode()))
         came(count)
         return digest
 
-    with PartFile(target, size) as file, _journal(target) as journal:
+    direct = size >= HASH_PART_BYTES
+    with UncachedFile(target, direct=direct) as file, _journal(target) as journal:
         noted = _noted(journal)
         digests = in_parallel(bring, range(part_count(size)))
-        file.finish()
+        file.finish(size)
     if (found := combine(digests)) != entry.digest:
         forget_parts(target)
         raise WrongBytesError(entry.digest, found)
@@ -100,21 +118,6 @@ def in_parallel(call: Callable[[int], Result], numbers: Sequence[int]) -> list[R
     return [results[number] for number in numbers]
 
 
-def allocate(path: Path, size: int) -> None:
-    """Take the space now; OSError ENOSPC where there is none."""
-    with _opened(path, os.O_WRONLY | os.O_CREAT) as descriptor:
-        if size:
-            os.posix_fallocate(descriptor, 0, size)
-
-
-def allocated_bytes(path: Path) -> int:
-    """What the file takes of its disk; 0 when it is not there."""
-    try:
-        return path.stat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
-
-
 def _noted(journal: int) -> dict[int, bytes]:
     """By part; a line that was cut short is as none."""
     content = os.pread(journal, JOURNAL_BYTES_MAX, 0)
@@ -123,15 +126,6 @@ def _noted(journal: int) -> dict[int, bytes]:
 
 @contextmanager
 def _journal(target: Path) -> Iterator[int]:
-    with _opened(journal_of(target), os.O_RDWR | os.O_CREAT | os.O_APPEND) as descriptor:
+    with opened_file(journal_of(target), os.O_RDWR | os.O_CREAT | os.O_APPEND) as descriptor:
         os.write(descriptor, b"\n")  # a line that was cut short must not swallow the next one
         yield descriptor
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

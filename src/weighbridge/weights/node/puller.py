@@ -3,7 +3,6 @@
 What lies below the root is shared by every process of the node: blobs, version directories, who uses which.
 """
 
-import errno
 import time
 from pathlib import Path
 from threading import Lock
@@ -19,6 +18,7 @@ from weighbridge.errors import (
 )
 from weighbridge.weights.base import MissingBlobError
 from weighbridge.weights.disk.locks import FileLock
+from weighbridge.weights.disk.space import is_full
 from weighbridge.weights.filesystem import FilesystemStore
 from weighbridge.weights.manifest import MANIFEST_FILE, FileEntry, Manifest
 from weighbridge.weights.node.cache import NodeCache
@@ -36,7 +36,6 @@ PAUSE_MIN_S = 0.5
 PAUSE_MAX_S = 10.0
 FILLS_MAX = 3
 """Tries to present a version whose blobs are dropped, or found damaged, meanwhile."""
-_FULL = frozenset([errno.ENOSPC, errno.EDQUOT])
 
 
 class NodePuller:
@@ -78,7 +77,7 @@ class NodePuller:
             raise
         except OSError as error:
             words = error.strerror or str(error)
-            if error.errno in _FULL:
+            if is_full(error):
                 raise LimitError(
                     f"No room on the node: {words}.", code="weights_no_room"
                 ) from error

@@ -1,5 +1,6 @@
 """The weight server as a node reads it: manifests, and ranges of blobs, over connections that are kept."""
 
+import errno
 import http.client
 import json
 import random
@@ -29,7 +30,7 @@ class ServerAwayError(OSError):
     """Neither bytes nor a refusal came; asking again later is right."""
 
     def __init__(self, url: str, reason: str) -> None:
-        super().__init__(5, f"the weight server at {url} does not answer: {reason}")
+        super().__init__(errno.EIO, f"the weight server at {url} does not answer: {reason}")
 
 
 class ServedBlobs:

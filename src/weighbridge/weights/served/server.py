@@ -4,6 +4,7 @@ A thread sends with sendfile(2), so neither Python nor another connection waits 
 """
 
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -40,6 +41,9 @@ STALL_S = 30.0
 SEND_BYTES = 4 * 1024 * 1024
 MANIFESTS_MAX = 64
 BACKLOG = 128
+ACCEPT_PAUSE_S = 0.1
+"""Where descriptors are out: those that end give some back."""
+REFUSAL_S = 0.2
 LINGER_S = 1.0
 LINGER_READS_MAX = 16
 STATUS = {RangeError: 416, InvalidError: 400, UnauthenticatedError: 401, NotFoundError: 404}
@@ -92,7 +96,7 @@ class WeightServer:
                 if self._closed:
                     return
                 log.warning("weights.accept_failed", reason=error.strerror)
-                time.sleep(0.1)  # out of descriptors: those that end give some back
+                time.sleep(ACCEPT_PAUSE_S)
                 continue
             if not self._room.acquire(blocking=False):
                 _refuse_busy(peer)
@@ -256,7 +260,7 @@ def _send_file(peer: socket.socket, descriptor: int, start: int, end: int) -> No
     while start < end:
         sent = os.sendfile(peer.fileno(), descriptor, start, min(SEND_BYTES, end - start))
         if sent == 0:
-            raise OSError(5, "the blob is shorter than its manifest says")
+            raise OSError(errno.EIO, "the blob is shorter than its manifest says")
         start += sent
 
 
@@ -298,12 +302,11 @@ def _send_refusal(
 def _refuse_busy(peer: socket.socket) -> None:
     refusal = WeighbridgeError("Every connection is taken; try again.", code="weights_busy")
     with contextlib.suppress(OSError), peer:
-        peer.settimeout(0.2)
+        peer.settimeout(REFUSAL_S)
         _send_refusal(peer, refusal, 503)
         peer.shutdown(socket.SHUT_WR)
         peer.setblocking(False)
-        for _ in range(
-            LINGER_READS_MAX
-        ):  # as `_hang_up`, but nobody waits for what is still to come
+        # As `_hang_up`, but nobody waits for what is still to come.
+        for _ in range(LINGER_READS_MAX):
             if not peer.recv(HEAD_BYTES_MAX):
                 return

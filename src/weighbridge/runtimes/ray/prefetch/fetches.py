@@ -12,6 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from weighbridge.runtimes.base import FetchStatus, NodeInfo, Weights
 from weighbridge.runtimes.ray.prefetch.actor import FetchActor, decode_fetch
+from weighbridge.runtimes.ray.records.entry import words_of
 
 # Any: handles and references of a library without types.
 Actor = Any
@@ -74,7 +75,7 @@ class Fetches:
         try:
             told = decode_fetch(one.asked.result())
         except ray.exceptions.RayError as error:
-            told = FetchStatus("", done=True, words=str(error).splitlines()[0])
+            told = FetchStatus("", done=True, words=words_of(error))
         one.asked = None
         one.status = replace(told, node=one.status.node)
         if told.done:
