@@ -27,6 +27,7 @@ STEPS = (
     "tests/properties/test_rollout_steps.py",
     "tests/unit/rollouts/test_gate.py",
     "tests/unit/gateway/test_holds.py",
+    "tests/unit/routing/test_host_watch.py",
 )
 PLAYS = (
     "tests/properties/test_rollout_play.py",

@@ -30,6 +30,10 @@ class Process:
         """What it would have done while it is stopped; None: it runs."""
         self.on_death = on_death
 
+    @property
+    def stopped(self) -> bool:
+        return self.backlog is not None
+
     def pause(self) -> None:
         """As by SIGSTOP; time goes on without it."""
         if self.backlog is None:
@@ -137,6 +141,16 @@ class SimLoop(asyncio.AbstractEventLoop):  # what is missing here nobody asks fo
     def later(self, delay_s: float, callback: Callable[..., object], *args: object) -> None:
         """A call of the world's own, which goes on when the process that caused it dies."""
         self.call_at(self._now_s + delay_s, callback, *args, context=self._context)
+
+    def later_in(self, process: Process) -> Callable[..., None]:
+        """As `later`, but the call waits while that process is stopped, and is not made once it is dead."""
+        context = self._context.copy()
+        context.run(_process.set, process)
+
+        def later(delay_s: float, callback: Callable[..., object], *args: object) -> None:
+            self.call_at(self._now_s + delay_s, callback, *args, context=context)
+
+        return later
 
     def call_at(
         self,

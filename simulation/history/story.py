@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
 
+from simulation.history.hosts import Hosts, read_hosts
 from simulation.history.log import Event, Log
 from simulation.memory.store import Change
 from simulation.memory.tables import Key, Row
@@ -94,8 +95,10 @@ class Story:
 
     of_probes: list[Event] = field(default_factory=list)
     """Changes of sets of acceptance probes."""
+    hosts: Hosts = field(default_factory=Hosts)
 
     def __post_init__(self) -> None:
+        self.hosts = read_hosts(self.log)
         for event in self.log.of("probed"):
             self.probes[event.facts["replica"]].append(event)
         for event in self.log.of("launched", "started", "exited", "lost", "forgotten"):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import cast
 from weakref import WeakKeyDictionary
@@ -10,7 +11,7 @@ from sqlalchemy import TextClause
 from sqlalchemy.sql import dml
 from sqlalchemy.sql.base import Executable
 
-from simulation.memory import routes_texts, sync_texts, texts, usage_texts
+from simulation.memory import hosts_texts, routes_texts, sync_texts, texts, usage_texts
 from simulation.memory.answers import Result
 from simulation.memory.shape import UnknownStatementError, shape_of
 from simulation.memory.statements import NOTHING, Answer, Records, Run, compile_statement
@@ -24,7 +25,9 @@ from weighbridge.storage.database import Database, Transaction
 LOCK_WAIT_S = 10.0
 BROKEN_CONNECTION_S = 0.5
 """How long the server may take to notice that a client has died."""
-TEXTS = (routes_texts, sync_texts, texts, usage_texts)
+CONNECT_S = 5.0
+"""As `connect_timeout`: for how long a client on another machine tries."""
+TEXTS = (hosts_texts, routes_texts, sync_texts, texts, usage_texts)
 """They register what they know when they are read."""
 
 
@@ -142,6 +145,12 @@ class Server:
                 delay_s = self.chance.uniform(0.0, BROKEN_CONNECTION_S)
                 self.loop.later(delay_s, self._abandon, rows)
 
+    def cut_off(self, process: Process) -> None:
+        """Its connections are broken, and nothing that goes on in them is committed."""
+        for rows, owner in list(self.open.items()):
+            if owner is process:
+                self._abandon(rows)
+
     def _abandon(self, rows: Rows) -> None:
         if self.open.pop(rows, self) is not self:
             self.executor.rollback(rows)
@@ -153,14 +162,26 @@ class Server:
             self._abandon(rows)
 
 
-class SimDatabase(Database):
-    """As `Database`: short transactions; UnavailableError when the server is away."""
+@dataclass(slots=True)
+class Way:
+    """The network between one machine and the server."""
 
-    def __init__(self, server: Server) -> None:  # no engine, no pool
+    cut: bool = False
+
+
+OPEN = Way()
+"""On one machine."""
+
+
+class SimDatabase(Database):
+    """As `Database`: short transactions; UnavailableError when the server is away, or the way to it is cut."""
+
+    def __init__(self, server: Server, way: Way = OPEN) -> None:  # no engine, no pool
         self._server = server
+        self._way = way
 
     def begin(self) -> "Unit":  # type: ignore[override]  # a class costs less than a generator
-        return Unit(self._server)
+        return Unit(self._server, self._way)
 
     async def ping(self) -> None:
         async with self.begin():
@@ -173,16 +194,19 @@ class SimDatabase(Database):
 class Unit:
     """One unit of work: committed at the end of its block, rolled back by an exception."""
 
-    __slots__ = ("_rows", "_server")
+    __slots__ = ("_rows", "_server", "_way")
     _rows: Rows
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, way: Way) -> None:
         self._server = server
+        self._way = way
 
     async def __aenter__(self) -> Transaction:
-        server = self._server
+        server, way = self._server, self._way
         await server.round_trip()
-        if server.away:
+        if server.away or way.cut:
+            if way is not OPEN:
+                await server.loop.pause(server.chance.uniform(0.0, CONNECT_S))
             raise _away()
         self._rows = rows = server.executor.begin(server.memory)
         server.open[rows] = current_process()
@@ -210,7 +234,7 @@ class Unit:
             await self._make_durable()
         del server.open[rows]
         await server.round_trip()
-        if lost:
+        if lost or self._way.cut:
             raise _away()
 
     async def _make_durable(self) -> None:

@@ -1,11 +1,12 @@
-"""What a world has besides its plot: canaries, the gate, acceptance probes, the hold.
+"""What a world has besides its plot: canaries, the gate, acceptance probes, the hold, gateways on several hosts.
 
-Drawn from a stream of its own, so that worlds without stay as they are.
+Drawn from streams of their own, so that worlds without stay as they are.
 """
 
 from dataclasses import dataclass, replace
 from random import Random
 
+from simulation.world.faults import HOST_KINDS
 from simulation.world.holds import Caller, HoldPlan
 from simulation.world.manners import ALIKE, Manner, draw_manner
 from simulation.world.people import Wish
@@ -30,6 +31,21 @@ EXAMINED_SHARE = 0.15
 FAILS_EXAM_SHARE = 0.4
 GOOD_SHARE = 0.6
 """Of the versions in such worlds: what crashes tells little of all this."""
+HOSTS_SHARE = 0.35
+"""Of the worlds where no requests are held."""
+APART_SHARE = 0.3
+"""Of those with hosts: the control planes' machine has no gateway."""
+HOSTS_CALLS_PER_S = 2.0
+"""Where there are several hosts, beside the plot's."""
+HOSTS_ACTIVE_MIN_S = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostsPlan:
+    """How many workers each further gateway host has, and what befalls them."""
+
+    workers: tuple[int, ...]
+    faults: tuple[tuple[float, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +53,7 @@ class Acts:
     """`wishes` are insisted on, as those of a script. `promotes`: what is left standing is promoted in the end, else
     it is cancelled. `gated`: requests are counted, the gate is on, and versions differ in how they answer.
     `examined`: new replicas have acceptance probes, and some versions fail them. `holding`: requests
-    wait for a replica that comes back.
+    wait for a replica that comes back. `hosts`: there are further machines with a gateway.
     """
 
     wishes: tuple[tuple[float, Wish], ...] = ()
@@ -45,6 +61,7 @@ class Acts:
     gated: bool = False
     examined: bool = False
     holding: HoldPlan | None = None
+    hosts: HostsPlan | None = None
 
     @property
     def any(self) -> bool:
@@ -96,6 +113,28 @@ def draw_acts(chance: Random, plot: Plot) -> tuple[Acts, Plot]:
     active_s = max(plot.active_s, max(at_s for at_s, _ in wishes) + SETTLE_S)
     acts = replace(acts, wishes=tuple(wishes), promotes=chance.random() < 0.7)
     return acts, replace(plot, active_s=active_s)
+
+
+def draw_hosts(chance: Random, plot: Plot) -> tuple[HostsPlan | None, Plot]:
+    """The further hosts, and the plot with rollouts about the time of what befalls them."""
+    if chance.random() >= HOSTS_SHARE:
+        return None, plot
+    active_s = max(plot.active_s, HOSTS_ACTIVE_MIN_S)
+    faults = sorted(
+        (chance.uniform(3.0, active_s), chance.choice(HOST_KINDS))
+        for _ in range(chance.randint(1, 6))
+    )
+    beside = (at_s + chance.uniform(-6.0, 6.0) for at_s, _ in faults if chance.random() < 0.7)
+    wishes = (*plot.wishes, *(at_s for at_s in beside if 8.0 < at_s < active_s))
+    workers = tuple(chance.randint(1, 2) for _ in range(chance.choice((1, 1, 2, 3))))
+    apart = chance.random() < APART_SHARE
+    plot = replace(
+        plot,
+        active_s=active_s,
+        wishes=tuple(sorted(wishes)),
+        workers=0 if apart else plot.workers,
+    )
+    return HostsPlan(workers, tuple(faults)), plot
 
 
 def _or_good(character: Character | None, chance: Random) -> Character | None:

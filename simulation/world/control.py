@@ -24,7 +24,7 @@ from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes
 from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.rollouts.gate import GateLimits
 from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
-from weighbridge.routing.hosts.view import OneHost
+from weighbridge.routing.hosts.view import AllHosts, Gateways, OneHost
 from weighbridge.routing.model import KeyTable, RouteTable
 from weighbridge.server.control import ControllerLease
 from weighbridge.settings import Settings
@@ -56,6 +56,7 @@ GATED = replace(LIMITS, gate=GateLimits(requests_min=10), gate_base_s=60.0)
 PEPPER = b"p" * 32
 SEALS = SealTimes(settle_s=5.0, abandon_s=60.0)
 PRUNE_PERIOD_S = 40.0
+OWN_HOST = "control"
 
 
 class ControlPlane:
@@ -115,7 +116,7 @@ class ControlPlane:
             runtime=self.runtime,
             engines=engines,
             store=site.weights,
-            gateways=OneHost(site.gateway.view),
+            gateways=self._gateways(),
             pepper=PEPPER,
             settings=SETTINGS,
             lease_of=current,
@@ -129,6 +130,7 @@ class ControlPlane:
             engines=engines,
             lease_of=current,
             hold_s=site.hold_s,
+            tell=site.tell,
         )
         routes.keep_in(
             SimSnapshot(site.routes, RouteTable, site.loop, site.steps),
@@ -146,6 +148,12 @@ class ControlPlane:
         }
         pruning = Loop("pruning", self._prune, self.wake, PRUNE_PERIOD_S)
         return [pruning, *(Loop(name, step, self.wake) for name, step in passes.items())]
+
+    def _gateways(self) -> Gateways:
+        site, view = self.site, self.site.gateway.view
+        if len(site.gateways) == 1:
+            return OneHost(view)
+        return AllHosts(view, OWN_HOST, site.loop.time, waits=True)
 
     def _examiner(self) -> Examiner | None:
         if not self.site.examined:

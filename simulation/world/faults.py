@@ -1,10 +1,12 @@
 """Misfortune, drawn from the seed: each fault happens at a moment, most of them end by themselves."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from simulation.world.control import ControlPlane
+from simulation.world.gateway import Gateway, Worker
+from simulation.world.hosts import Host
 from simulation.world.site import Site
 
 ROOM_MIN = 8
@@ -14,17 +16,20 @@ Undo = Callable[[], None] | None
 
 @dataclass(slots=True)
 class Misfortune:
-    """Brings faults over a site. `controls` are the control planes of the world, `restart` starts one again."""
+    """Brings faults over a site. `controls` are the control planes of the world, `restart` starts one again; `hosts`
+    are the further machines with a gateway.
+    """
 
     site: Site
     controls: dict[str, ControlPlane]
+    hosts: Sequence[Host]
     restart: Callable[[str], None]
     shift_wall: Callable[[float], None]
 
     def bring(self, kind: str) -> None:
         site = self.site
         site.log.add("fault", name=kind)
-        undo = _FAULTS[kind](self, site.chance)
+        undo = (_FAULTS | _HOST_FAULTS)[kind](self, site.chance)
         if undo is not None:
             delay_s = site.chance.choice((0.5, 2.0, 6.0, 20.0)) * site.chance.uniform(0.5, 1.5)
             site.loop.later(delay_s, self._end, kind, undo)
@@ -46,10 +51,11 @@ class Misfortune:
             if not node.alive:
                 site.machines.return_node(node.name)
         site.machines.admit()
-        for worker in site.gateway.workers:
-            site.gateway.hurry(worker)
+        self._mend_hosts()
+        for gateway, worker in self.workers():
+            gateway.hurry(worker)
             if not worker.alive:
-                site.gateway.restart(worker)
+                gateway.restart(worker)
         for name, control in list(self.controls.items()):
             control.runtime.lossy = 0.0
             control.process.fuse = None
@@ -57,6 +63,19 @@ class Misfortune:
             if not control.process.alive and name == "a":
                 self.restart(name)
         site.log.add("calm")
+
+    def _mend_hosts(self) -> None:
+        self.site.deaf = False
+        for host in self.hosts:
+            host.way.cut = False
+            host.thaw()
+            host.boot()
+            host.start_courier()
+
+    def workers(self) -> list[tuple[Gateway, Worker]]:
+        """Of all machines."""
+        gateways = self.site.gateways
+        return [(gateway, worker) for gateway in gateways for worker in gateway.workers]
 
     def a_control(self) -> ControlPlane:
         return self.site.chance.choice(list(self.controls.values()))
@@ -189,9 +208,8 @@ def _disk_full(world: Misfortune, chance: Random) -> Undo:
 
 
 def _worker_dies(world: Misfortune, chance: Random) -> Undo:
-    gateway = world.site.gateway
-    worker = chance.choice(gateway.workers)
-    if worker.alive:
+    gateway, worker = chance.choice(world.workers())
+    if worker.alive and not gateway.frozen:
         gateway.kill(worker)
 
     def undo() -> None:
@@ -202,15 +220,65 @@ def _worker_dies(world: Misfortune, chance: Random) -> Undo:
 
 
 def _acks_late(world: Misfortune, chance: Random) -> Undo:
-    worker = chance.choice(world.site.gateway.workers)
+    gateway, worker = chance.choice(world.workers())
     worker.late_s = chance.choice((0.3, 2.0, 8.0))
 
-    return lambda: world.site.gateway.hurry(worker)
+    return lambda: gateway.hurry(worker)
 
 
 def _wall_jumps(world: Misfortune, chance: Random) -> Undo:
     world.shift_wall(chance.choice((-86_400.0, -30.0, 30.0, 86_400.0)))
     return None
+
+
+def _courier_dies(world: Misfortune, chance: Random) -> Undo:
+    host = chance.choice(world.hosts)
+    if host.courier is not None and not host.frozen:
+        host.courier.process.kill()
+    return host.start_courier
+
+
+def _host_cut(world: Misfortune, chance: Random) -> Undo:
+    host = chance.choice(world.hosts)
+    host.cut()
+
+    def undo() -> None:
+        host.way.cut = False
+
+    return undo
+
+
+def _host_lost(world: Misfortune, chance: Random) -> Undo:
+    """For ever; but one machine stays that serves."""
+    host = chance.choice(world.hosts)
+    others = (g for g in world.site.gateways if g.workers and not g.lost and g is not host.gateway)
+    if any(others) and not host.gateway.lost:
+        host.lose()
+    return None
+
+
+def _host_reboots(world: Misfortune, chance: Random) -> Undo:
+    host = chance.choice(world.hosts)
+    if host.up:
+        host.die()
+    return host.boot
+
+
+def _host_frozen(world: Misfortune, chance: Random) -> Undo:
+    """It stands still as a whole, and goes on later as if nothing had been."""
+    host = chance.choice(world.hosts)
+    host.freeze()
+    return host.thaw
+
+
+def _wakes_lost(world: Misfortune, chance: Random) -> Undo:
+    site = world.site
+    site.deaf = True
+
+    def undo() -> None:
+        site.deaf = False
+
+    return undo
 
 
 _FAULTS: dict[str, Callable[[Misfortune, Random], Undo]] = {
@@ -232,4 +300,19 @@ _FAULTS: dict[str, Callable[[Misfortune, Random], Undo]] = {
     "acks late": _acks_late,
     "wall jumps": _wall_jumps,
 }
+_HOST_FAULTS: dict[str, Callable[[Misfortune, Random], Undo]] = {
+    "courier dies": _courier_dies,
+    "host cut": _host_cut,
+    "host lost": _host_lost,
+    "host reboots": _host_reboots,
+    "host frozen": _host_frozen,
+    "wakes lost": _wakes_lost,
+}
+"""Where there are further machines with a gateway."""
 KINDS = tuple(_FAULTS)
+HOST_KINDS = (
+    *_HOST_FAULTS,
+    *("host cut", "host cut", "database away", "database away"),
+    *("worker dies", "acks late", "wall jumps"),
+)
+"""What befalls worlds with such machines; the more often a kind stands here, the more often."""

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
+from itertools import count
 from random import Random
 
 from simulation.history.log import Log
-from simulation.scheduler import SimLoop
+from simulation.scheduler import Process, SimLoop
 from simulation.world.holds import Caller, HoldPlan, Line, retry_after_s
 from simulation.world.machines import Engine, Machines
 from simulation.world.manners import ALIKE, Manner
@@ -16,7 +17,7 @@ from weighbridge.gateway.balance import groups, pick
 from weighbridge.gateway.limits.holds import Held
 from weighbridge.gateway.limits.refusals import NotReadyError
 from weighbridge.gateway.table import EMPTY_TABLES, CurrentTables, Tables
-from weighbridge.routing.acks import GatewayView
+from weighbridge.routing.acks import GatewayView, WorkerAck
 from weighbridge.routing.model import EndpointRoute, ReplicaRoute, RouteTable
 from weighbridge.usage.model import NO_VERSION, UsageEvent
 
@@ -36,6 +37,7 @@ FAST_S = (0.002, 0.03)
 class Worker:
     name: str
     alive: bool = True
+    starts: int = 1
     late_s: float = 0.0
     """Added to the time it takes to see a new table, by a fault."""
     current: CurrentTables = field(default_factory=CurrentTables)
@@ -73,6 +75,19 @@ class SimGatewayView(GatewayView):
     def routes_acked(self) -> int | None:
         return min((w.tables.routes_generation for w in self._workers if w.alive), default=None)
 
+    def workers(self) -> list[WorkerAck]:
+        """Keys are not simulated, nor are processes: `pid` tells one start of a worker from the next."""
+        return [
+            WorkerAck(100 * number + worker.starts, worker.tables.routes_generation, 0)
+            for number, worker in enumerate(self._workers, 1)
+            if worker.alive
+        ]
+
+    def busy_slots(self) -> dict[int, int]:
+        slots = {slot for worker in self._workers if worker.alive for slot in worker.counts}
+        counts = {slot: self.in_flight(slot) for slot in sorted(slots)}
+        return {slot: count for slot, count in counts.items() if count}
+
     def counter(self) -> Callable[[int], int]:
         return self.in_flight
 
@@ -81,7 +96,7 @@ class SimGatewayView(GatewayView):
 
 
 class Gateway:
-    """All workers of a world."""
+    """All workers of one machine: of the control plane's, which has no `host`, or of another."""
 
     def __init__(
         self,
@@ -92,9 +107,12 @@ class Gateway:
         workers: int,
         *,
         sharing: Random,
+        host: Process | None = None,
     ) -> None:
         """`sharing` decides which version a request is meant for where a canary has a share of them."""
         self.loop = loop
+        self.host = host
+        self.later = loop.later if host is None else loop.later_in(host)
         self.chance = chance
         self.sharing = sharing
         self.log = log
@@ -104,11 +122,25 @@ class Gateway:
         """By digest."""
         self.spool: list[UsageEvent] | None = None
         """Finished requests that are still to be counted; None: nobody counts them."""
-        self.workers = [Worker(f"worker{n}") for n in range(workers)]
+        prefix = "" if host is None else f"{host.name}."
+        self.workers = [Worker(f"{prefix}worker{n}") for n in range(workers)]
         self.holding: HoldPlan | None = None
+        self.lost = False
+        """Its machine, for ever."""
         self.view = SimGatewayView(self.workers)
         self.newest: RouteTable | None = None
-        self.requests = 0
+        self.numbers = count(1)
+        """Of requests."""
+
+    def beside(self, host: Process, workers: int, chance: Random) -> "Gateway":
+        """That of another machine, whose workers are not started yet."""
+        other = Gateway(
+            self.loop, chance, self.log, self.machines, workers, sharing=self.sharing, host=host
+        )
+        other.manners, other.spool, other.numbers = self.manners, self.spool, self.numbers
+        for worker in other.workers:
+            worker.alive = False
+        return other
 
     def hold(self, plan: HoldPlan) -> None:
         """Have requests wait for a replica that comes back."""
@@ -135,13 +167,17 @@ class Gateway:
         """By a clock that was set before anything happened, and is never set again."""
         return self._began_unix_s + self.loop.time()
 
+    @property
+    def frozen(self) -> bool:
+        return self.host is not None and self.host.stopped
+
     def published(self, table: RouteTable) -> None:
         """`newest` is what lies in the file; a writer that has lost its lease may have put an older one there."""
         self.newest = table
         for worker in self.workers:
             if worker.alive:
                 delay_s = self.chance.uniform(*FAST_S) + worker.late_s
-                self.loop.later(delay_s, self._look, worker)
+                self.later(delay_s, self._look, worker)
 
     def _look(self, worker: Worker) -> None:
         """What lies there when it looks, which may be newer than what made it look; an older one is not taken."""
@@ -159,7 +195,10 @@ class Gateway:
     def hurry(self, worker: Worker) -> None:
         """It is late no more, and looks."""
         worker.late_s = 0.0
-        self._look(worker)
+        if self.frozen:
+            self.later(0.0, self._look, worker)
+        else:
+            self._look(worker)
 
     def kill(self, worker: Worker) -> None:
         """Its streams end with it, and its counts are no longer counted."""
@@ -171,12 +210,15 @@ class Gateway:
 
     def restart(self, worker: Worker) -> None:
         """It loads the newest table before it listens."""
+        if self.lost:
+            return
         worker.late_s = 0.0
         worker.current.tables = EMPTY_TABLES
         if self.newest is not None:
             worker.current.tables = worker.tables.with_routes(self.newest)
         self._open_line(worker)
         worker.alive = True
+        worker.starts += 1
         generation = worker.tables.routes_generation
         self.log.add("worker.started", worker=worker.name, generation=generation)
 
@@ -185,13 +227,12 @@ class Gateway:
     ) -> None:
         """A caller's request to whichever worker takes the connection."""
         workers = [w for w in self.workers if w.alive]
-        if workers:
-            self.requests += 1
+        if workers and not self.frozen:
             worker = self.chance.choice(workers)
             Request(
                 self,
                 worker,
-                self.requests,
+                next(self.numbers),
                 endpoint_id=endpoint_id,
                 org_id=org_id,
                 duration_s=duration_s,
@@ -317,7 +358,7 @@ class Request:
             version=route.version,
             generation=worker.tables.routes_generation,
         )
-        gateway.loop.later(0.001 + 0.003 * gateway.chance.random(), self._arrive)
+        gateway.later(0.001 + 0.003 * gateway.chance.random(), self._arrive)
 
     def _unanswered(self) -> None:
         """Nobody is left to ask: wait for one that comes back, where `gateway.proxy.waiting` does."""
@@ -380,7 +421,7 @@ class Request:
         elif not gateway.machines.serves(engine):
             self._engine = engine
             engine.streams[self] = None
-            gateway.loop.later(FIRST_BYTE_MAX_S, self._silent, engine)
+            gateway.later(FIRST_BYTE_MAX_S, self._silent, engine)
         else:
             manner = self._manner = gateway.manners.get(engine.spec.weights.digest, ALIKE)
             if manner.errors and gateway.sharing.random() < manner.errors:
@@ -391,7 +432,7 @@ class Request:
                 return
             self._engine = engine
             engine.streams[self] = None
-            gateway.loop.later(
+            gateway.later(
                 max(manner.first_token_s, min(FIRST_BYTE_S, self._duration_s)), self._first_byte
             )
 
@@ -414,7 +455,7 @@ class Request:
             return
         self._streaming = True
         self._first_s = self._gateway.loop.time() - self._began_s
-        self._gateway.loop.later(self._duration_s, self._done, self._engine)
+        self._gateway.later(self._duration_s, self._done, self._engine)
 
     def _done(self, engine: Engine) -> None:
         if not self.over and self._engine is engine:
@@ -425,6 +466,9 @@ class Request:
     def cut(self) -> None:
         """Its process has ended."""
         if self.over:
+            return
+        if self._gateway.frozen:
+            self._gateway.later(0.0, self.cut)
             return
         self._engine = None
         if self._streaming:

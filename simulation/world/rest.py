@@ -43,6 +43,17 @@ def unrest(site: Site, memory: Memory) -> list[str]:
     routed = {r.replica_id for e in table.endpoints for r in e.replicas} if table else set()
     if routed != set(alive):
         found.append(f"routed: {sorted(routed)}, ready: {sorted(alive)}")
+    generation = 0 if table is None else table.generation
+    if len(site.gateways) > 1:
+        found += [
+            f"{name} counts as routed nowhere" for name, r in alive.items() if not r["routed_at"]
+        ]
+    found += [
+        f"{worker.name} routes by {worker.tables.routes_generation} of {generation}"
+        for gateway in site.gateways[1:]
+        for worker in gateway.workers
+        if not gateway.lost and worker.tables.routes_generation != generation
+    ]
     if site.server.open:
         found.append("a transaction is open")
     return found

@@ -20,6 +20,9 @@ from weighbridge.errors import NotFoundError
 from weighbridge.rollouts.model import RolloutLimits
 from weighbridge.routing.model import KeyTable, RouteTable
 
+HEAR_S = (0.001, 0.02)
+"""How soon a wake-up comes through the database."""
+
 
 @dataclass(slots=True)
 class Weights:
@@ -54,6 +57,12 @@ class Site:
     draw_manner: Callable[[], Manner]
     manners: dict[str, Manner]
     """By digest, as `characters`."""
+    gateways: list[Gateway] = field(default_factory=list)
+    """Of all machines, `gateway` first."""
+    ears: list[Callable[[], None]] = field(default_factory=list)
+    """Of the further machines' couriers: called when there is a newer table."""
+    deaf: bool = False
+    """Whether such wake-ups are lost."""
     weights: Weights = field(default_factory=Weights)
     steps: Steps = field(default_factory=Steps)
     _bytes: dict[str, str | None] = field(default_factory=dict)
@@ -72,6 +81,12 @@ class Site:
         if manner != ALIKE:
             self.log.add("manner", digest=digest, manner=manner.name)
         return digest
+
+    def tell(self) -> None:
+        """Whoever listens, that there is a newer table."""
+        if not self.deaf:
+            for hear in self.ears:
+                self.loop.later(self.chance.uniform(*HEAR_S), hear)
 
     def publish(self, digest: str) -> None:
         self.weights.published.add(digest)

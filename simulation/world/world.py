@@ -1,5 +1,6 @@
 """One simulated world from one seed: made, disturbed, mended, and watched until it has come to rest."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
@@ -15,8 +16,10 @@ from simulation.world.acts import (
     CALLS_PER_S,
     GATED_CALLS_PER_S,
     HELD_CALLS_PER_S,
+    HOSTS_CALLS_PER_S,
     Acts,
     draw_acts,
+    draw_hosts,
 )
 from simulation.world.control import GATED, LIMITS, SETTINGS, ControlPlane
 from simulation.world.counting import count_requests
@@ -24,6 +27,7 @@ from simulation.world.engine import NAME, SimEngine
 from simulation.world.exams import SUM
 from simulation.world.faults import Misfortune
 from simulation.world.gateway import Gateway
+from simulation.world.hosts import Host
 from simulation.world.machines import Machines, Node
 from simulation.world.people import ALIASES, ARCH, ENDPOINT, People, Wish
 from simulation.world.plot import Plot, draw_plot
@@ -47,6 +51,7 @@ LOGGED = {
     "model_versions": None,
     "aliases": None,
     "leases": None,
+    "gateway_hosts": None,
     "usage_requests": None,
     "acceptance_probes": None,
 }
@@ -72,6 +77,9 @@ class World:
         self.acting = acting = Random(f"{seed} acts")
         if plot is None:
             self.acts, self.plot = draw_acts(acting, self.plot)
+            if self.acts.holding is None:
+                hosts, self.plot = draw_hosts(Random(f"{seed} hosts"), self.plot)
+                self.acts = replace(self.acts, hosts=hosts)
         steps = Steps(point, self._restart)
         self.loop = loop = SimLoop(chance)  # type: ignore[abstract]  # nobody asks for the rest
         self.wall_offset_s = 0.0
@@ -105,12 +113,23 @@ class World:
             manners=gateway.manners,
         )
         self.controls: dict[str, ControlPlane] = {}
-        self.misfortune = Misfortune(self.site, self.controls, self.start_control, self._shift)
+        self.hosts = self._make_hosts()
+        self.misfortune = Misfortune(
+            self.site, self.controls, self.hosts, self.start_control, self._shift
+        )
         self.org = Org("org_1", "acme", "x1", None, BEGIN)
         self.people = People(self.org, chance, log)
         self.calm = False
         self._generation = 0
         self.rested = False
+
+    def _make_hosts(self) -> list[Host]:
+        plan, site = self.acts.hosts, self.site
+        workers = () if plan is None else plan.workers
+        hosts = [Host(site, f"host{n}", count, self.acting) for n, count in enumerate(workers, 1)]
+        site.gateways = [site.gateway, *(host.gateway for host in hosts)]
+        site.ears = [host.hear for host in hosts]
+        return hosts
 
     def wall(self) -> datetime:
         return BEGIN + timedelta(seconds=self.loop.time() + self.wall_offset_s)
@@ -227,6 +246,12 @@ class World:
             loop.later(3.0, self._call_of_share)
         if self.acts.gated:
             loop.spawn(None, count_requests(self.site))
+        if self.acts.hosts is not None:
+            for host in self.hosts:
+                loop.later(0.1, host.boot)
+            for at_s, kind in self.acts.hosts.faults:
+                loop.later(at_s, self.misfortune.bring, kind)
+            loop.later(3.0, self._call_hosts)
 
     def _wish(self) -> None:
         self._ask(self.people.draw(len(self.memory.tables["model_versions"])))
@@ -251,6 +276,15 @@ class World:
         if not self.calm:
             self.loop.later(chance.expovariate(self.plot.calls_per_s), self._call)
 
+    def _call_hosts(self) -> None:
+        chance = self.acting
+        duration_s = (
+            chance.uniform(2.0, 40.0) if chance.random() < 0.1 else chance.uniform(0.1, 2.0)
+        )
+        self._a_gateway().call(ENDPOINT, "org_1", duration_s)
+        if not self.calm:
+            self.loop.later(chance.expovariate(HOSTS_CALLS_PER_S), self._call_hosts)
+
     def _call_of_share(self) -> None:
         """More requests while they are shared between versions, while the gate looks, and while none is ready."""
         table = self.site.gateway.newest
@@ -266,8 +300,13 @@ class World:
             return
         for _ in range(self.acts.burst(self.acting)):
             caller = self.acts.caller(self.acting)
-            self.site.gateway.call(ENDPOINT, "org_1", self.acting.uniform(0.1, 1.0), caller)
+            self._a_gateway().call(ENDPOINT, "org_1", self.acting.uniform(0.1, 1.0), caller)
         self.loop.later(self.acting.expovariate(calls_per_s), self._call_of_share)
+
+    def _a_gateway(self) -> Gateway:
+        """Whichever one a proxy in front of them all sends a request to."""
+        gateways = self.site.gateways
+        return gateways[0] if len(gateways) == 1 else self.acting.choice(gateways)
 
     def _mend(self) -> None:
         self.calm = True

@@ -3,27 +3,15 @@
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from random import Random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sqlalchemy import text
 
 from weighbridge.errors import StaleError
 from weighbridge.routing.acks import GatewayView, WorkerAck, WorkerColumn, open_acks
 from weighbridge.routing.hosts import store
 from weighbridge.routing.hosts.identity import HostIdentity, host_identity, is_loopback, place
-from weighbridge.routing.hosts.model import (
-    GAP_MAX_S,
-    HOST_LEASE_S,
-    REPORT_S,
-    RETURN_S,
-    Host,
-    HostReport,
-    Watch,
-    counted,
-)
+from weighbridge.routing.hosts.model import HOST_LEASE_S, HostReport
 from weighbridge.routing.hosts.view import AllHosts
 from weighbridge.settings import DataDir
 from weighbridge.storage.database import Database
@@ -37,10 +25,6 @@ def report(routes: int = 5, keys: int = 3, **in_flight: int) -> HostReport:
     return HostReport(routes, keys, (WorkerAck(11, routes, keys),), by_slot)
 
 
-def host(name: str, *, expired: bool, expires_at: datetime = NOW) -> Host:
-    return Host(name, name, expires_at, expired, report())
-
-
 class Boot:
     """Seconds since boot, as a test sets them."""
 
@@ -49,77 +33,6 @@ class Boot:
 
     def __call__(self) -> float:
         return self.now_s
-
-
-def test_a_host_whose_lease_has_ended_counts_until_it_was_watched_for_as_long() -> None:
-    hosts = [host("own", expired=False), host("alive", expired=False), host("gone", expired=True)]
-    for watched_s in (0.0, HOST_LEASE_S - 0.1):
-        assert [h.id for h in counted(hosts, "own", watched_s, {})] == ["alive", "gone"]
-    assert [h.id for h in counted(hosts, "own", HOST_LEASE_S, {})] == ["alive"]
-
-
-def test_a_host_that_was_gone_is_gone_until_it_reports_again() -> None:
-    gone = {"a": NOW, "b": NOW - timedelta(seconds=1), "c": NOW}
-    hosts = [host("a", expired=True), host("b", expired=True), host("c", expired=False)]
-    assert [h.id for h in counted(hosts, "own", 0.0, gone)] == ["b", "c"]
-
-
-def test_an_outage_that_is_no_break_leaves_each_host_time_to_report() -> None:
-    assert REPORT_S + GAP_MAX_S + RETURN_S < HOST_LEASE_S
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    outages_s=st.lists(st.tuples(st.floats(0.5, 40.0), st.floats(0.1, 90.0)), max_size=6),
-    seed=st.integers(0, 2**32),
-)
-def test_whatever_becomes_of_the_database_a_host_that_lives_is_never_taken_for_gone(
-    outages_s: list[tuple[float, float]], seed: int
-) -> None:
-    """It reports when it can, sometimes late; the controller looks when it can, as seldom as every few seconds."""
-    chance, down, at_s = Random(seed), [], 0.0
-    for up_s, down_s in outages_s:
-        down.append((at_s + up_s, at_s + up_s + down_s))
-        at_s += up_s + down_s
-    end_s = at_s + 60.0
-
-    def away_until(now_s: float) -> float | None:
-        return next((end for begin, end in down if begin <= now_s < end), None)
-
-    watch, reported_s, report_s, look_s = Watch(), 0.0, 0.0, 0.0
-    gone: dict[str, datetime] = {}
-    while min(report_s, look_s) < end_s:
-        now_s = min(report_s, look_s)
-        back_s = away_until(now_s)
-        if report_s <= look_s:
-            if back_s is None:
-                reported_s, report_s = now_s, now_s + chance.uniform(0.1, REPORT_S)
-            else:
-                report_s = back_s + chance.uniform(0.0, RETURN_S)
-        elif back_s is None:
-            expires_at = NOW + timedelta(seconds=reported_s + HOST_LEASE_S)
-            one = host("one", expired=now_s > reported_s + HOST_LEASE_S, expires_at=expires_at)
-            seen = counted([one], "own", watch.look(now_s), gone)
-            gone = {} if seen else {"one": expires_at}
-            assert seen, f"taken for gone at {now_s:g} s, having reported at {reported_s:g} s"
-            look_s = now_s + chance.choice([0.05, 0.25, 2.0, 4.9, 6.0])
-        else:
-            look_s = back_s + chance.uniform(0.0, 10.0)
-
-
-@given(st.lists(st.floats(0.01, 60.0), min_size=1, max_size=30))
-def test_who_was_away_watches_anew(pauses_s: list[float]) -> None:
-    """A database that was away so long that a host could not report is a break."""
-    watch, now_s, unbroken_s = Watch(), 0.0, 0.0
-    assert watch.look(now_s) == 0.0
-    for pause_s in pauses_s:
-        now_s += pause_s
-        unbroken_s = 0.0 if pause_s > GAP_MAX_S else unbroken_s + pause_s
-        # At the border either answer is right.
-        if abs(pause_s - GAP_MAX_S) > 1e-6:
-            assert watch.look(now_s) == pytest.approx(unbroken_s, abs=1e-6)
-        else:
-            unbroken_s = watch.look(now_s)
 
 
 def test_a_data_directory_is_one_host_and_a_copy_of_it_another(tmp_path: Path) -> None:

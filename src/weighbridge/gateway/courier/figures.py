@@ -7,7 +7,7 @@ COURIER_FIGURES = "courier.prom"
 """In `run/`; without a courier there is none."""
 
 
-def write_courier_figures(run: Path, *, looked_unix_s: float, reported_unix_s: float) -> None:
+def write_courier_figures(run: Path, looked_unix_s: float, reported_unix_s: float) -> None:
     """0 for what has not happened yet. Without fsync: a file that a crash takes is written again in a second."""
     lines = []
     for name, help_text, value in (

@@ -1,13 +1,13 @@
 """What a gateway host reports, and which hosts the control plane has to wait for. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from weighbridge.routing.acks import WorkerAck
 
 HOST_LEASE_S = 15.0
-"""A host that has not reported for this long may be taken for gone."""
+"""A host that has not reported for this long is taken for gone."""
 REPORT_S = 3.0
 """At most between two reports."""
 RETURN_S = 6.5
@@ -45,35 +45,34 @@ class Host:
     report: HostReport
 
 
-def counted(
-    hosts: Iterable[Host], own_id: str, watched_s: float, gone: Mapping[str, datetime]
-) -> Sequence[Host]:
-    """The other hosts that may still route by what they reported last.
-
-    One whose lease has ended counts until the looker has watched the hosts for a lease's length without a
-    break: after an outage of the database all leases have ended, and nobody is gone. `gone` are those, with the end
-    of their lease, that did not count before: nor do they until they report again.
-    """
-    return [
-        host
-        for host in hosts
-        if host.id != own_id
-        and not (
-            host.expired and (watched_s >= HOST_LEASE_S or gone.get(host.id) == host.expires_at)
-        )
-    ]
-
-
 class Watch:
-    """For how long somebody has looked without a break, in seconds."""
+    """Which hosts count for somebody who looks at them again and again.
+
+    One counts until the same report of it was seen for a lease's length by the looker's own clock, without a break. The
+    database's clock has no say: it may be set (D6), and after its outage all leases have ended although nobody is gone.
+    """
 
     def __init__(self) -> None:
-        self._began_s: float | None = None
-        self._last_s = 0.0
+        self._looked_s = 0.0
+        self._seen: Mapping[str, tuple[datetime, float]] = {}
+        """The end of each host's lease, which every report moves, and since when it is known."""
+        self._gone: Mapping[str, datetime] = {}
+        """Those that do not count, nor will after a break, until they report again."""
 
-    def look(self, now_s: float) -> float:
-        """Call it at each look that succeeded."""
-        if self._began_s is None or now_s - self._last_s > GAP_MAX_S:
-            self._began_s = now_s
-        self._last_s = now_s
-        return now_s - self._began_s
+    def look(self, hosts: Sequence[Host], now_s: float) -> Sequence[Host]:
+        """Those that may still route by what they reported last. Call it at each look that succeeded; `now_s` is of a
+        clock that is never set.
+        """
+        before = {} if now_s - self._looked_s > GAP_MAX_S else self._seen
+        self._looked_s = now_s
+        seen: dict[str, tuple[datetime, float]] = {}
+        gone: dict[str, datetime] = {}
+        for host in hosts:
+            end, since_s = before.get(host.id, (None, now_s))
+            since_s = since_s if end == host.expires_at else now_s
+            seen[host.id] = host.expires_at, since_s
+            silent = now_s - since_s >= HOST_LEASE_S
+            if silent or self._gone.get(host.id) == host.expires_at:
+                gone[host.id] = host.expires_at
+        self._seen, self._gone = seen, gone
+        return [host for host in hosts if host.id not in gone]

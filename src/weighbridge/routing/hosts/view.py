@@ -1,14 +1,13 @@
 """The gateways as the control plane sees them: this data directory's by shared memory, the others' by their reports."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import Protocol
 
 from weighbridge.routing.acks import GatewayView, WorkerAck
 from weighbridge.routing.hosts import store
-from weighbridge.routing.hosts.model import HOST_LEASE_S, Host, Watch, counted
+from weighbridge.routing.hosts.model import Host, Watch
 from weighbridge.storage.database import Transaction
 
 
@@ -42,8 +41,8 @@ class OneHost:
 
 
 class AllHosts:
-    """`waits`: a host whose lease has ended counts until it was watched for long enough (`counted`), as it must for
-    whoever acts on what he sees; for showing it does not.
+    """`waits`: whoever acts on what he sees takes a host for gone when he has watched it for long enough (`Watch`); for
+    showing, its lease says.
     """
 
     def __init__(
@@ -54,15 +53,12 @@ class AllHosts:
         self._boot_s = boot_s
         self._waits = waits
         self._watch = Watch()
-        self._gone: Mapping[str, datetime] = {}
 
     async def look(self, tx: Transaction) -> Acks:
-        found = await store.hosts(tx)
-        watched_s = self._watch.look(self._boot_s()) if self._waits else HOST_LEASE_S
-        seen = counted(found, self._own_id, watched_s, self._gone)
-        others = (host for host in found if host not in seen)
-        self._gone = {host.id: host.expires_at for host in others}
-        return HostsSeen(self._view, seen)
+        others = [host for host in await store.hosts(tx) if host.id != self._own_id]
+        if self._waits:
+            return HostsSeen(self._view, self._watch.look(others, self._boot_s()))
+        return HostsSeen(self._view, [host for host in others if not host.expired])
 
 
 @dataclass(frozen=True, slots=True)

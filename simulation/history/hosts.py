@@ -1,0 +1,71 @@
+"""Gateway hosts in a log: whose workers are whose, and when each host's lease ran, told by its reports alone.
+
+A lease runs for `HOST_LEASE_S` of the world's own time after the commit of a report, whatever any clock says.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from simulation.history.log import Event, Log
+from simulation.memory.store import Change
+from weighbridge.routing.hosts.model import HOST_LEASE_S
+
+SLACK_S = 0.5
+"""A lease is written a moment before its commit."""
+
+
+@dataclass(slots=True)
+class Hosts:
+    host_of: dict[object, str] = field(default_factory=dict)
+    """By worker; not those beside the control plane."""
+    reports: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """When each was committed, by a host's name, and by its id, which is another after a boot."""
+    taken: defaultdict[object, list[tuple[int, float]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """When a worker began with a table: event and time."""
+    named: dict[object, frozenset[object]] = field(default_factory=dict)
+    """The replicas of each routing table, by its generation."""
+
+    def ran(self, host: str, begin_s: float, end_s: float) -> bool:
+        """Whether its lease ran from the one to the other without a break."""
+        times = self.reports[host]
+        first = bisect_right(times, begin_s) - 1
+        if first < 0:
+            return False
+        times = [*times[first : bisect_right(times, end_s)], end_s]
+        return all(after <= one + HOST_LEASE_S - SLACK_S for one, after in pairwise(times))
+
+    def bound(self, worker: object, event: Event) -> bool:
+        """Whether the control plane has had to wait for this worker ever since it took the table that it routes by."""
+        host = self.host_of.get(worker)
+        if host is None:
+            return True
+        taken = self.taken[worker]
+        place = bisect_left(taken, (event.number, 0.0)) - 1
+        return place >= 0 and self.ran(host, taken[place][1], event.at_s)
+
+
+def read_hosts(log: Log) -> Hosts:
+    hosts = Hosts()
+    for event in log.of("host.started"):
+        workers = event.facts["workers"]
+        assert isinstance(workers, list)
+        hosts.host_of |= dict.fromkeys(workers, event.process)
+    if not hosts.host_of:
+        return hosts
+    for event in log.of("applied", "worker.started"):
+        hosts.taken[event.facts["worker"]].append((event.number, event.at_s))
+    for event in log.of("routes"):
+        replicas = event.facts["replicas"]
+        assert isinstance(replicas, list)
+        hosts.named[event.facts["generation"]] = frozenset(replicas)
+    for event in log.of("row"):
+        change = event.facts["change"]
+        assert isinstance(change, Change)
+        if change.table == "gateway_hosts" and change.after is not None:
+            for name in ("name", "id"):
+                hosts.reports[str(change.after[name])].append(event.at_s)
+    return hosts

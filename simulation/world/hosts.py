@@ -1,0 +1,167 @@
+"""Gateway hosts beside the control plane's: workers, and the product's own courier between them and the database."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+
+from simulation.memory.database import SimDatabase, Way
+from simulation.scheduler import Process
+from simulation.world.control import SETTINGS
+from simulation.world.site import Site
+from simulation.world.snapshots import File, SimSnapshot
+from weighbridge.control.wake import Wake
+from weighbridge.gateway.courier.reports import Reports
+from weighbridge.gateway.courier.rounds import Courier
+from weighbridge.gateway.courier.tables import Tables
+from weighbridge.routing.hosts.identity import HostIdentity
+from weighbridge.routing.model import KeyTable, RouteTable
+from weighbridge.routing.published import WAKE
+
+READY_WAIT_S = 30.0
+"""As the parent of a courier waits before it starts the workers without it."""
+PLACE = "elsewhere"
+
+
+class SimTables(Tables):
+    """A host's tables on simulated files; there are no secrets."""
+
+    def keep_in(self, routes: SimSnapshot[RouteTable], keys: SimSnapshot[KeyTable]) -> None:
+        self._routes_file = routes
+        self._keys_file = keys
+
+    def _check_pepper(self, marks: list[str]) -> None:
+        pass
+
+
+class CourierProcess:
+    """One start of a host's courier; `ready` is called when it has brought the tables, or tried to, or died."""
+
+    def __init__(self, site: Site, host: "Host", ready: Callable[[], None]) -> None:
+        self._site = site
+        self._ready = ready
+        self.process = Process(f"{host.name}.courier", self._died)
+        self.wake = Wake()
+        database = SimDatabase(site.server, host.way)
+        tables = SimTables(database, SETTINGS.paths, Path("/simulated/secrets"), PLACE)
+        tables.keep_in(
+            SimSnapshot(host.routes, RouteTable, site.loop, site.steps),
+            SimSnapshot(host.keys, KeyTable, site.loop, site.steps),
+        )
+        reports = Reports(database, host.identity, host.gateway.view, tables, site.loop.time)
+        self.courier = Courier(
+            database,
+            tables,
+            reports,
+            self.wake,
+            require_schema=lambda: None,
+            answered=lambda looked_unix_s, reported_unix_s: None,
+            unix_s=site.loop.time,
+        )
+
+    def start(self) -> None:
+        self._site.loop.spawn(self.process, self._guarded(self._carry))
+
+    async def _carry(self) -> None:
+        await self.courier.look_first()
+        self._ready()
+        for work in (self.courier.bring, self.courier.report):
+            self._site.loop.spawn(self.process, self._guarded(work))
+
+    async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody has foreseen it
+            self._site.loop.broken.append(error)
+
+    def _died(self, process: Process) -> None:
+        self._site.server.died(process)
+        self._ready()
+
+
+class Host:
+    """One machine. Its processes are `machine`, which runs the workers, and its courier's.
+
+    `up`: it has booted; `serving`: its workers have been started since.
+    """
+
+    def __init__(self, site: Site, name: str, workers: int, chance: Random) -> None:
+        self.name = name
+        self.way = Way()
+        self.up = False
+        self.serving = False
+        self.identity = HostIdentity("", name)
+        self.courier: CourierProcess | None = None
+        self.machine = Process(name)
+        self._site = site
+        self._boots = 0
+        self.gateway = site.gateway.beside(self.machine, workers, chance)
+        self.routes: File[RouteTable] = File(self.gateway.published)
+        self.keys: File[KeyTable] = File(lambda table: None)
+
+    @property
+    def frozen(self) -> bool:
+        return self.machine.stopped
+
+    def boot(self) -> None:
+        """Unless it runs, or is lost. Its files are those from before; its name in the database is another."""
+        if self.up or self.gateway.lost:
+            return
+        self._boots += 1
+        self.identity = HostIdentity(f"{self.name}:{self._boots}", self.name)
+        workers = [worker.name for worker in self.gateway.workers]
+        self._site.log.add("host.started", self.name, id=self.identity.id, workers=workers)
+        self.up, self.serving = True, False
+        self.start_courier()
+        self._site.loop.later(READY_WAIT_S, self._serve)
+
+    def start_courier(self) -> None:
+        """As its parent does, unless one runs."""
+        if self.up and (self.courier is None or not self.courier.process.alive):
+            self.courier = CourierProcess(self._site, self, self._serve)
+            self.courier.start()
+            if self.frozen:
+                self.courier.process.pause()
+
+    def _serve(self) -> None:
+        if self.up and not self.serving:
+            self.serving = True
+            for worker in self.gateway.workers:
+                self.gateway.restart(worker)
+
+    def hear(self) -> None:
+        """That there are newer tables, if nothing is in the way."""
+        if self.courier is not None and not self.way.cut:
+            self.courier.wake(WAKE)
+
+    def cut(self) -> None:
+        """No byte passes between it and the database; replicas and callers reach it as before."""
+        self.way.cut = True
+        if self.courier is not None:
+            self._site.server.cut_off(self.courier.process)
+
+    def freeze(self) -> None:
+        for process in self._processes():
+            process.pause()
+
+    def thaw(self) -> None:
+        for process in self._processes():
+            process.resume()
+
+    def die(self) -> None:
+        """All its processes, at once."""
+        self._site.log.add("host.died", self.name)
+        self.up = False
+        self.thaw()
+        for worker in self.gateway.workers:
+            if worker.alive:
+                self.gateway.kill(worker)
+        if self.courier is not None:
+            self.courier.process.kill()
+
+    def lose(self) -> None:
+        """It dies and is never seen again."""
+        self.die()
+        self.gateway.lost = True
+
+    def _processes(self) -> list[Process]:
+        return [self.machine, *([] if self.courier is None else [self.courier.process])]
