@@ -19,6 +19,8 @@ from benchmarks.harness import Candidate, Result
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SECONDS = float(os.environ.get("BENCH_SECONDS", "3"))
+APART = os.environ.get("BENCH_APART", "") == "1"
+"""Candidates have the first core, callers and engines the others: what a proxy costs when nobody takes its core."""
 WARM_S = 1.0
 CONNECTIONS = 64
 STREAMS = 48
@@ -35,14 +37,19 @@ def run() -> Result:
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (FILES_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     )
+    first, *others = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="wb-bench-") as name, ExitStack() as stack:
         directory = Path(name)
+        if APART:
+            os.sched_setaffinity(0, others)
         spaced = stack.enter_context(engines(PAUSE_S))
         directory.chmod(0o755)
         found, missing = _peers(directory, spaced)
         pids = {
             peer.name: stack.enter_context(peers.running(peer, directory)).pid for peer in found
         }
+        for pid in pids.values() if APART else ():
+            peers.pin(pid, first)
         for peer in found:
             load(peer.port, connections=8, stream=False, seconds=WARM_S)
         for number in range(ROUNDS):
@@ -55,6 +62,8 @@ def run() -> Result:
     ordered = [figure for figure in samples["Weighbridge"] if figure in figures]
     notes = [f"{peer.name}: {peer.does}" for peer in found]
     notes += [f"{name}: not installed" for name in missing]
+    if APART:
+        notes.append("Each candidate alone on one core, callers and engines on the others")
     notes.append(
         f"Weighbridge with {MANY_STREAMS} streams open at once: "
         f"{samples['Weighbridge']['rss_2000_streams_mib'][0]:.0f} MiB resident, all its processes"

@@ -266,6 +266,13 @@ def tree(pid: int) -> list[int]:
     return found
 
 
+def pin(pid: int, core: int) -> None:
+    """All threads of the process tree to one core."""
+    for one in tree(pid):
+        for thread in Path(f"/proc/{one}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), {core})
+
+
 def cpu_s(pid: int) -> float:
     """User and system time of the process tree so far."""
     ticks = 0

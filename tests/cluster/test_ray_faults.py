@@ -5,16 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from installation import ENDPOINT
-from installation import until as until_seen
+from installation import ENDPOINT, until
 from ray_machines import Machines, running_cluster
-from test_ray_runtime import LIMIT_S, answers, spec, state, until
+from test_ray_runtime import LIMIT_S, answers, leading, spec, state
 from test_ray_site import DEPLOYED_S, STREAMS_ENDED, serving, streams, total
 
 from weighbridge.errors import UnavailableError
 from weighbridge.runtimes.base import RuntimeState
 from weighbridge.runtimes.ray.runtime import RayRuntime
-from weighbridge.sdk import wait_for_deployment
+from weighbridge.sdk import Client, ClientError, wait_for_deployment
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +33,16 @@ async def until_away(runtime: RayRuntime) -> None:
     raise AssertionError("the runtime answers without a head")
 
 
-async def test_while_the_head_is_away_replicas_serve_and_then_all_is_found_again(lasting):
-    runtime = RayRuntime(lasting.options(), time.monotonic)
+def is_away(client: Client) -> bool:
     try:
-        await until(runtime, lambda _: True)
+        client.admin.nodes()
+    except ClientError as error:
+        return error.status == 503
+    return False
+
+
+async def test_while_the_head_is_away_replicas_serve_and_then_all_is_found_again(lasting):
+    async with leading(lasting) as runtime:
         await runtime.launch(spec("r1"))
         before = await state(runtime, "r1", RuntimeState.RUNNING)
         who = answers(before.url)["pid"]
@@ -49,8 +54,6 @@ async def test_while_the_head_is_away_replicas_serve_and_then_all_is_found_again
         assert answers(before.url)["pid"] == who
         await runtime.launch(spec("r2"))
         await state(runtime, "r2", RuntimeState.RUNNING)
-    finally:
-        await runtime.close()
 
 
 def test_while_the_head_is_away_no_stream_ends_and_a_rollout_waits_for_it(
@@ -62,8 +65,9 @@ def test_while_the_head_is_away_no_stream_ends_and_a_rollout_waits_for_it(
         streams(site, count=2) as groups,
     ):
         asked = site.ask_for(client, 2)
-        until_seen(lambda: len(client.admin.replicas.list(ENDPOINT)) > 2, what="a new replica")
+        until(lambda: len(client.admin.replicas.list(ENDPOINT)) > 2, what="a new replica")
         lasting.head.kill()
+        until(lambda: is_away(client), LIMIT_S, "a server that misses the head")
         for group in groups:
             group.wait_for_answers(STREAMS_ENDED, timeout_s=LIMIT_S)
         assert not client.deployments.get(asked.id).final

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from types import SimpleNamespace
 
@@ -30,7 +30,7 @@ from weighbridge.runtimes.ray.driver import Driver
 from weighbridge.runtimes.ray.fence.epochs import check_epoch, raise_epoch
 from weighbridge.runtimes.ray.fleet import IDLE_MAX_S, Fleet
 from weighbridge.runtimes.ray.placement import Choice
-from weighbridge.runtimes.ray.wire import Call
+from weighbridge.runtimes.ray.wire import NODE_LOST_CODE, Call
 
 APART = Placement(spread=Spread.STRICT, group="d1")
 NODES = {
@@ -84,6 +84,8 @@ class Cluster:
     actors: dict[str, Actor] = field(default_factory=dict)
     epochs: list[int] = field(default_factory=lambda: [0])
     namespace: str = "values"
+    node_id: str = "1"
+    nodes_found: Mapping[str, NodeInfo] = field(default_factory=lambda: dict(NODES))
 
     def raise_epoch(self, epoch: int) -> int:
         self.epochs.append(epoch)
@@ -113,7 +115,7 @@ class Cluster:
         return None if actor.waits else actor.node
 
     def nodes(self) -> Mapping[str, NodeInfo]:
-        return NODES
+        return self.nodes_found
 
 
 @pytest.fixture
@@ -249,6 +251,18 @@ async def test_a_replica_that_does_not_say_whose_it_is_keeps_others_off_its_node
     waiting.hangs = waiting.waits = True
     await fleet.launch(spec("r1", placement=APART))
     assert cluster_of_values.actors["r1"].node == "2"
+
+
+@pytest.mark.parametrize("left", [{}, {"1": replace(NODES["1"], alive=False)}])
+async def test_a_driver_whose_own_node_is_no_more_says_so_and_changes_nothing(
+    cluster_of_values, fleet, left
+):
+    cluster_of_values.nodes_found = {"2": NODES["2"], **left}
+    for call in (fleet.statuses({}, epoch=1), fleet.launch(spec("r1"), 1), fleet.capacity()):
+        with pytest.raises(UnavailableError) as refused:
+            await call
+        assert refused.value.code == NODE_LOST_CODE
+    assert cluster_of_values.actors == {}
 
 
 async def test_a_replica_that_was_found_is_not_launched_again(cluster_of_values, fleet):

@@ -37,18 +37,26 @@ SECRET = "s3cret-of-the-replica"
 LIMIT_S = 60.0
 
 
-@pytest.fixture
-async def runtime(cluster: Machines):
-    """Of a control process that leads."""
+@contextlib.asynccontextmanager
+async def leading(cluster: Machines) -> AsyncIterator[RayRuntime]:
+    """The runtime of a control process that leads; in the end nothing that it has started is left."""
     found = RayRuntime(cluster.options(), time.monotonic, lambda: 1)
-    await until(found, lambda _: True)
-    yield found
-    for status in await found.list({}):
-        await found.stop(status.name, 0)
-    await until(found, lambda all_: all(one.state in ENDED for one in all_))
-    for status in await found.list({}):
-        await found.forget(status.name)
-    await found.close()
+    try:
+        await until(found, lambda _: True)
+        yield found
+        for status in await found.list({}):
+            await found.stop(status.name, 0)
+        await until(found, lambda all_: all(one.state in ENDED for one in all_))
+        for status in await found.list({}):
+            await found.forget(status.name)
+    finally:
+        await found.close()
+
+
+@pytest.fixture
+async def runtime(cluster: Machines) -> AsyncIterator[RayRuntime]:
+    async with leading(cluster) as found:
+        yield found
 
 
 ENDED = (RuntimeState.EXITED, RuntimeState.LOST)

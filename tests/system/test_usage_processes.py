@@ -81,7 +81,7 @@ async def test_two_workers_hold_one_limit(tmp_path: Path) -> None:
         refill = (time.monotonic() - began_s) * limit / 60
         assert limit <= statuses[200] <= limit + 1 + refill, (statuses, refill)
         assert statuses[200] + statuses[429] == 120
-        requests = (line for line in gateway.log.splitlines() if '"event": "request"' in line)
+        requests = (line for line in gateway.log.splitlines() if '"event":"request"' in line)
         served = {json.loads(line)["process"] for line in requests}
         assert len(served) == 2
 

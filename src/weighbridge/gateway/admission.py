@@ -29,7 +29,7 @@ _PLAIN_TYPES = frozenset({"application/json", "", "application/json; charset=utf
 INFERENCE_PATHS = frozenset({CHAT_PATH, COMPLETIONS_PATH})
 
 
-class Admitted(Struct, frozen=True):
+class Admitted(Struct, frozen=True, gc=False):
     """A request that may go to a replica. `path` is the engine's path too."""
 
     path: str

@@ -24,9 +24,14 @@ class Tables:
     endpoints: Mapping[str, EndpointRoute]
     keys: Mapping[bytes, KeyEntry]
     callers: dict[str, KeyEntry] = field(default_factory=dict, repr=False, compare=False)
-    """Keys by the Authorization headers that were found right under this key table, so that few are hashed again."""
+    """Keys that never expire, by the Authorization headers that were found right under this key table, so that few are
+    hashed again.
+    """
 
     def remember(self, authorization: str, key: KeyEntry) -> None:
+        """The header was found right; nothing where its key will expire."""
+        if key.expires_unix_s is not None:
+            return
         if len(self.callers) >= CALLERS_MAX:
             self.callers.clear()
         self.callers[authorization] = key

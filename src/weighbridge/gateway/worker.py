@@ -26,6 +26,7 @@ from weighbridge.gateway.limits.meter import Meter
 from weighbridge.gateway.limits.quotas import Quotas
 from weighbridge.gateway.limits.turns import QueueLimits, Turns
 from weighbridge.gateway.metrics.access import AccessLog
+from weighbridge.gateway.metrics.ended import EndedRequests
 from weighbridge.gateway.metrics.figures import Figures, WorkerFigures, write_figures
 from weighbridge.gateway.options import EXIT_SETUP, Options, read_options
 from weighbridge.gateway.port import BACKLOG
@@ -99,7 +100,7 @@ async def serve(options: Options, worker: int, parent: int) -> None:
             tasks.create_task(chores.run(stop)),
             tasks.create_task(meter.turns.watch()),
             tasks.create_task(worker_site.site.replicas.holds.watch()),
-            tasks.create_task(meter.spool.run()),
+            tasks.create_task(worker_site.spool.run()),
         ]
         await first_of(stop, followed)
         log.info("gateway.draining", worker=worker)
@@ -120,8 +121,8 @@ async def serve(options: Options, worker: int, parent: int) -> None:
             task.cancel()
     await worker_site.site.upstreams.close()
     timers.stop()
-    worker_site.site.desk.access.flush()
-    await meter.spool.close()
+    worker_site.site.desk.ended.flush()
+    await worker_site.spool.close()
     column.close()
 
 
@@ -130,6 +131,8 @@ class _Worker:
     site: PublicSite
     clients: Clients
     column: WorkerColumn
+    figures: Figures
+    spool: Spool
 
 
 def _meter(options: Options, worker: int, view: GatewayView) -> Meter:
@@ -140,9 +143,7 @@ def _meter(options: Options, worker: int, view: GatewayView) -> Meter:
     meter = Meter(
         quotas=Quotas(ledger, clock),
         turns=Turns(limits),
-        spool=Spool(options.data_dir.usage, f"{int(now * 1000)}-{clock.new_short_id()}"),
         view=view,
-        clock=clock,
     )
     meter.refresh()
     return meter
@@ -166,6 +167,9 @@ def _site(
     outbox = Outbox()
     upstreams = Upstreams(timers, outbox, limits.connect_s)
     access = AccessLog(sys.stderr.fileno(), f"gateway-{worker}", options.log_level, clock.now)
+    prefix = f"{int(clock.now().timestamp() * 1000)}-{clock.new_short_id()}"
+    figures, spool = Figures(), Spool(options.data_dir.usage, prefix)
+    ended = EndedRequests(figures, spool, access)
     choice = Choice(snapshots.current, meter.view)
     hold_limits = HoldLimits(
         requests_max=options.hold_requests_max,
@@ -174,12 +178,13 @@ def _site(
     )
     holds = Holds(hold_limits, snapshots.current, choice.ready, clock)
     site = PublicSite(
-        desk=Desk(snapshots, snapshots.current, pepper, Figures(), access, meter, limits, clock),
+        desk=Desk(snapshots, snapshots.current, pepper, meter, ended, limits, clock),
         replicas=Replicas(choice, holds, column, upstreams, pepper),
         upstreams=upstreams,
         control=ControlPlanes(options.data_dir, control_addresses(options.control_urls)),
     )
-    return _Worker(site, Clients(site, timers, outbox, limits, clock), column)
+    clients = Clients(site, timers, outbox, limits, clock)
+    return _Worker(site, clients, column, figures, spool)
 
 
 def _listeners(options: Options) -> list[socket.socket]:
@@ -222,6 +227,7 @@ class _Chores:
 
     def _figures(self) -> WorkerFigures:
         desk = self._parts.site.desk
+        desk.ended.flush()
         tables = desk.current.tables
         return WorkerFigures(
             worker=self._worker,
@@ -230,7 +236,7 @@ class _Chores:
             in_flight=sum(self._parts.column.counts),
             routes_generation=tables.routes_generation,
             keys_generation=tables.keys_generation,
-            requests=list(desk.figures.rows.values()),
+            requests=list(self._parts.figures.rows.values()),
             holds=list(self._parts.site.replicas.holds.figures.values()),
         )
 

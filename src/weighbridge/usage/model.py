@@ -12,7 +12,7 @@ NO_VERSION = 0
 """Stands for the version of a request that no replica answered."""
 
 
-class UsageEvent(msgspec.Struct, frozen=True, array_like=True):
+class UsageEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One finished request of a known key. `estimated`: the answer broke off, so its tokens were counted here."""
 
     ended_unix_s: float

@@ -9,7 +9,7 @@ import pytest
 
 from gateway_process import ENDPOINT, KEY, GatewayProcess
 from stub_engine import StubEngine, running
-from weighbridge.gateway.metrics.access import HELD_S
+from weighbridge.gateway.metrics.ended import HELD_S
 
 
 @dataclass

@@ -57,7 +57,7 @@ def events(site, key_id: str) -> list[UsageEvent]:
 
 def ended(site) -> list[int]:
     """Statuses of this test's requests so far, as logged."""
-    lines = (line for line in site.log.splitlines() if '"event": "request"' in line)
+    lines = (line for line in site.log.splitlines() if '"event":"request"' in line)
     return [json.loads(line)["status"] for line in lines]
 
 

@@ -279,7 +279,7 @@ async def test_a_caller_that_leaves_frees_the_engine_within_a_second(site, strea
     await until(lambda: engine.open_now == 0, limit_s=1.0)
     await until(lambda: site.gateway.view.in_flight(0) == 0, limit_s=1.0)
     assert engine.aborted == 1
-    await until(lambda: '"status": 499' in site.log)
+    await until(lambda: '"status":499' in site.log)
 
 
 async def test_a_reader_that_stops_holds_the_engine_back_and_costs_no_memory(site):
@@ -389,9 +389,9 @@ async def test_the_access_log_has_facts_and_no_words(site):
 
     def lines():
         # Lines are written late: one of an earlier test may still come.
-        mine = f'"endpoint_id": "{ENDPOINT}"'
+        mine = f'"endpoint_id":"{ENDPOINT}"'
         return [
-            line for line in site.log.splitlines() if '"event": "request"' in line and mine in line
+            line for line in site.log.splitlines() if '"event":"request"' in line and mine in line
         ]
 
     await until(lines)

@@ -56,7 +56,7 @@ def figures(site) -> HoldFigures:
 
 
 def ended(site) -> list[dict]:
-    lines = (line for line in site.log.splitlines() if '"event": "request"' in line)
+    lines = (line for line in site.log.splitlines() if '"event":"request"' in line)
     return [json.loads(line) for line in lines]
 
 

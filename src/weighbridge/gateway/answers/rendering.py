@@ -25,7 +25,7 @@ class WrongIdentityError(UnavailableError):
     code = "wrong_identity"
 
 
-class AnswerIdentity(Struct, frozen=True):
+class AnswerIdentity(Struct, frozen=True, gc=False):
     """What an answer says of itself: to the caller, and (`served_name`) what the engine must say of itself."""
 
     answer_id: str

@@ -1,4 +1,7 @@
-"""Answers as engines send them and as callers get them. Members not named here are dropped on the way."""
+"""Answers as engines send them and as callers get them. Members not named here are dropped on the way.
+
+None of them can be in a reference cycle, so the collector need not know them (`gc=False`): making one costs less.
+"""
 
 from collections.abc import Sequence
 
@@ -9,20 +12,20 @@ UNREADABLE = (MsgspecError, UnicodeDecodeError, RecursionError)
 _COMPLETE = frozenset({"stop", "length", "content_filter", "tool_calls"})
 
 
-class OtherToken(Struct):
+class OtherToken(Struct, gc=False):
     token: str
     logprob: float
     bytes: list[int] | None = None
 
 
-class TokenLogprob(Struct):
+class TokenLogprob(Struct, gc=False):
     token: str
     logprob: float
     bytes: list[int] | None = None
     top_logprobs: list[OtherToken] = []
 
 
-class EngineLogprobs(Struct):
+class EngineLogprobs(Struct, gc=False):
     """Both engines' form for chat; llama.cpp uses it for text completions too."""
 
     content: list[TokenLogprob] | None = None
@@ -32,19 +35,19 @@ class EngineLogprobs(Struct):
     text_offset: list[int] | None = None
 
 
-class CalledFunction(Struct, omit_defaults=True):
+class CalledFunction(Struct, omit_defaults=True, gc=False):
     name: str | None = None
     arguments: str | None = None
 
 
-class ToolCall(Struct, omit_defaults=True):
+class ToolCall(Struct, omit_defaults=True, gc=False):
     function: CalledFunction
     type: str | None = None
     id: str | None = None
     index: int | None = None
 
 
-class EngineMessage(Struct):
+class EngineMessage(Struct, gc=False):
     """A whole message or one delta of it."""
 
     role: str | None = None
@@ -54,7 +57,7 @@ class EngineMessage(Struct):
     tool_calls: list[ToolCall] | None = None
 
 
-class EngineChoice(Struct):
+class EngineChoice(Struct, gc=False):
     index: int = 0
     finish_reason: str | None = None
     delta: EngineMessage | None = None
@@ -63,35 +66,35 @@ class EngineChoice(Struct):
     logprobs: EngineLogprobs | None = None
 
 
-class CachedTokens(Struct):
+class CachedTokens(Struct, gc=False):
     cached_tokens: int | None = None
 
 
-class ReasoningTokens(Struct):
+class ReasoningTokens(Struct, gc=False):
     reasoning_tokens: int | None = None
 
 
-class EngineUsage(Struct):
+class EngineUsage(Struct, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int | None = None
     prompt_tokens_details: CachedTokens | None = None
     completion_tokens_details: ReasoningTokens | None = None
 
 
-class EngineTimings(Struct):
+class EngineTimings(Struct, gc=False):
     """llama.cpp's own measure of one request, in milliseconds."""
 
     prompt_ms: float | None = None
     predicted_ms: float | None = None
 
 
-class EngineError(Struct):
+class EngineError(Struct, gc=False):
     message: str = ""
     type: str | None = None
     code: str | int | None = None
 
 
-class EngineAnswer(Struct):
+class EngineAnswer(Struct, gc=False):
     """A whole answer or one chunk of it."""
 
     model: str = ""
@@ -102,24 +105,24 @@ class EngineAnswer(Struct):
     error: EngineError | None = None
 
 
-class EngineRefusal(Struct):
+class EngineRefusal(Struct, gc=False):
     """vLLM nests `error` in some releases and sends it flat in others."""
 
     error: EngineError | str | None = None
     message: str = ""
 
 
-class PromptDetails(Struct):
+class PromptDetails(Struct, gc=False):
     cached_tokens: int
 
 
-class CompletionDetails(Struct):
+class CompletionDetails(Struct, gc=False):
     reasoning_tokens: int
     accepted_prediction_tokens: int = 0
     rejected_prediction_tokens: int = 0
 
 
-class Usage(Struct):
+class Usage(Struct, gc=False):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
@@ -128,7 +131,7 @@ class Usage(Struct):
     completion_tokens_details: CompletionDetails
 
 
-class TimeInfo(Struct):
+class TimeInfo(Struct, gc=False):
     """Seconds; `created` is the unix time of the request with its fraction."""
 
     queue_time: float
@@ -138,33 +141,33 @@ class TimeInfo(Struct):
     created: float
 
 
-class ChatLogprobs(Struct):
+class ChatLogprobs(Struct, gc=False):
     content: list[TokenLogprob] | None
     refusal: None = None
 
 
-class TextLogprobs(Struct):
+class TextLogprobs(Struct, gc=False):
     text_offset: list[int]
     token_logprobs: list[float | None]
     tokens: list[str]
     top_logprobs: list[dict[str, float] | None]
 
 
-class Message(Struct):
+class Message(Struct, gc=False):
     role: str
     content: str | None
     tool_calls: list[ToolCall] | None
     reasoning: str | UnsetType = UNSET
 
 
-class Delta(Struct, omit_defaults=True):
+class Delta(Struct, omit_defaults=True, gc=False):
     role: str | None = None
     content: str | None = None
     reasoning: str | None = None
     tool_calls: list[ToolCall] | None = None
 
 
-class ChatChoice(Struct):
+class ChatChoice(Struct, gc=False):
     finish_reason: str
     index: int
     message: Message
@@ -172,7 +175,7 @@ class ChatChoice(Struct):
     reasoning_logprobs: None = None
 
 
-class TextChoice(Struct):
+class TextChoice(Struct, gc=False):
     index: int
     text: str
     finish_reason: str
@@ -180,21 +183,21 @@ class TextChoice(Struct):
     tokens: None = None
 
 
-class DeltaChoice(Struct, omit_defaults=True):
+class DeltaChoice(Struct, omit_defaults=True, gc=False):
     delta: Delta
     index: int
     finish_reason: str | None = None
     logprobs: ChatLogprobs | None = None
 
 
-class TextDeltaChoice(Struct, omit_defaults=True):
+class TextDeltaChoice(Struct, omit_defaults=True, gc=False):
     index: int
     text: str
     finish_reason: str | None = None
     logprobs: TextLogprobs | None = None
 
 
-class Answer(Struct):
+class Answer(Struct, gc=False):
     id: str
     choices: Sequence[ChatChoice] | Sequence[TextChoice]
     created: int
@@ -207,7 +210,7 @@ class Answer(Struct):
     service_tier: None = None
 
 
-class Chunk(Struct):
+class Chunk(Struct, gc=False):
     id: str
     choices: Sequence[DeltaChoice | TextDeltaChoice]
     created: int

@@ -10,7 +10,7 @@ EVENT_BYTES_MAX = 1024 * 1024
 """Longest event of an engine; a line that never ends costs no more memory than this (G10)."""
 
 
-class SseEvent(Struct, frozen=True):
+class SseEvent(Struct, frozen=True, gc=False):
     """One event: its `data` lines joined, and its name ('' is the usual one)."""
 
     data: bytes

@@ -37,7 +37,7 @@ _MESSAGE_CHARS_MAX = 500
 _CONTEXT_WORDS = ("context size", "context length", "n_ctx", "maximum context")
 
 
-class WholeAnswer(Struct, frozen=True):
+class WholeAnswer(Struct, frozen=True, gc=False):
     body: bytes
     usage: EngineUsage | None
 

@@ -4,8 +4,7 @@ A bucket of limit L over a period of P seconds holds at most L and regains L/P e
 used of it (0 is full), so that a limit may change at any time without losing what was used.
 """
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from weighbridge.gateway.limits.ledger import USED
@@ -54,8 +53,7 @@ class Bucket:
     """One limited window of a subject, with what stands as long as its limit does; `cell` is its place in a row."""
 
     __slots__ = (
-        "_remaining", "_reset", "cell", "counts_tokens", "limit", "place", "refill_per_s", "reset_s_per_use", "used",
-        "window",
+        "_lines", "cell", "counts_tokens", "limit", "place", "refill_per_s", "reset_s_per_use", "used", "window",
     )  # fmt: skip
 
     def __init__(self, place: int, window: Window, limit: int, used: float) -> None:
@@ -67,39 +65,35 @@ class Bucket:
         self.counts_tokens = window.counts_tokens
         self.refill_per_s = limit / window.period_s
         self.reset_s_per_use = window.period_s / limit
-        self._remaining = (
-            f"x-ratelimit-limit-{window.name}: {limit}\r\nx-ratelimit-remaining-{window.name}: "
-        )
-        self._reset = f"\r\nx-ratelimit-reset-{window.name}: "
+        self._lines = (
+            f"x-ratelimit-limit-{window.name}: {limit}\r\n"
+            f"x-ratelimit-remaining-{window.name}: %d\r\n"
+            f"x-ratelimit-reset-{window.name}: %.3f\r\n"
+        ).encode()
 
-    @property
-    def remaining(self) -> int:
-        return max(0, math.floor(self.limit - self.used))
-
-    def field(self) -> str:
+    def lines(self) -> bytes:
         """The three headers of this window, each ending with CR LF."""
         left = self.limit - self.used
-        reset_s = self.used * self.reset_s_per_use
-        return f"{self._remaining}{int(left) if left > 0 else 0}{self._reset}{reset_s:.3f}\r\n"
+        return self._lines % (max(0, left), self.used * self.reset_s_per_use)
 
 
-def tightest(subjects: Sequence[Sequence[Bucket]]) -> Sequence[Bucket]:
+def tightest(subjects: Iterable[Sequence[Bucket]]) -> Iterable[Bucket]:
     """Of each window the bucket with least left."""
-    found = {bucket.place: bucket for bucket in subjects[0]}
-    for buckets in subjects[1:]:
+    found: dict[int, Bucket] = {}
+    for buckets in subjects:
         for bucket in buckets:
-            known = found.get(bucket.place)
-            if known is None or bucket.limit - bucket.used < known.limit - known.used:
+            known = found.setdefault(bucket.place, bucket)
+            if bucket.limit - bucket.used < known.limit - known.used:
                 found[bucket.place] = bucket
-    return list(found.values())
+    return found.values()
 
 
-def rate_fields(buckets: Sequence[Bucket]) -> bytes:
+def rate_fields(buckets: Iterable[Bucket]) -> bytes:
     """`x-ratelimit-limit-…`, `-remaining-…` and `-reset-…` (seconds) of each bucket, as an answer's head has them."""
-    return "".join([bucket.field() for bucket in buckets]).encode()
+    return b"".join([bucket.lines() for bucket in buckets])
 
 
-def rate_headers(buckets: Sequence[Bucket]) -> Mapping[str, str]:
+def rate_headers(buckets: Iterable[Bucket]) -> Mapping[str, str]:
     """As `rate_fields`, by name."""
     lines = rate_fields(buckets).decode().splitlines()
     return dict(line.split(": ", 1) for line in lines)

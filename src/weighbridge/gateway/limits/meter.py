@@ -1,13 +1,11 @@
-"""The gateway's one place for limits and usage: `admit` before a request is sent, `settle` when it has ended.
+"""The gateway's one place for limits: `admit` before a request is sent, `settle` when it has ended.
 
-A request without limits is neither estimated nor looked up. All of it is plain calls in memory; what they
-record goes to disk and to the other workers by itself.
+A request without limits is not looked up. All of it is plain calls in memory; the other workers see it at once.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from weighbridge.clock import Clock
 from weighbridge.gateway.admission import Admitted
 from weighbridge.gateway.answers.shapes import EngineUsage
 from weighbridge.gateway.limits.queue_times import QueueTimes
@@ -18,8 +16,6 @@ from weighbridge.gateway.metrics.access import CLIENT_GONE, AccessRecord
 from weighbridge.routing.acks import GatewayView
 from weighbridge.routing.limits import NO_LIMITS
 from weighbridge.routing.model import KeyEntry
-from weighbridge.usage.model import NO_VERSION, UsageEvent
-from weighbridge.usage.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +24,7 @@ class Meter:
 
     quotas: Quotas
     turns: Turns
-    spool: Spool
     view: GatewayView
-    clock: Clock
     queue_times: QueueTimes = field(default_factory=QueueTimes)
 
     def refresh(self) -> None:
@@ -69,46 +63,14 @@ class Meter:
             record.completion_tokens = chunks
             record.tokens_estimated = True
 
-    def settle(self, record: AccessRecord, arrived_unix_s: float) -> None:
-        """Give back what was charged too much, and spool the request's usage. Call once, when it has ended."""
-        used = record.prompt_tokens + record.completion_tokens
+    def settle(self, record: AccessRecord) -> None:
+        """Give back what was charged too much. Call once, when the request has ended."""
         if record.admission is not None:
+            used = record.prompt_tokens + record.completion_tokens
             # What an engine was asked counts, even when the caller did not wait for the answer.
             answered = record.status < 400 or used > 0 or record.status == CLIENT_GONE
             self.quotas.settle(record.admission, used, answered=answered)
-        if record.key_id and record.endpoint_id:
-            self.spool.add(self._event(record, arrived_unix_s))
-
-    def _event(self, record: AccessRecord, arrived_unix_s: float) -> UsageEvent:
-        # Wall time costs as much as the rest of this, so it is not asked again.
-        started_s, first_s = record.started_s, record.first_byte_s
-        asked_s = started_s if record.asked_s is None else record.asked_s
-        duration_s = self.clock.monotonic() - started_s
-        return UsageEvent(
-            _ms(arrived_unix_s + duration_s),
-            record.org_id,
-            record.key_id,
-            record.endpoint_id,
-            NO_VERSION if record.version is None else record.version,
-            record.status,
-            record.prompt_tokens,
-            record.cached_tokens,
-            record.completion_tokens,
-            record.tokens_estimated,
-            _ms(duration_s),
-            _ms(record.queued_s) if record.queued_s else 0.0,
-            None if first_s is None else _ms(first_s - started_s),
-            _ms(record.held_s) if record.held_s else 0.0,
-            record.failed_version,
-            _ms(asked_s - started_s),
-            record.cut,
-        )
 
 
 def _fields(headers: Mapping[str, str]) -> bytes:
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
-
-
-def _ms(seconds: float) -> float:
-    """To a tenth of a millisecond; `round` takes several times as long."""
-    return int(seconds * 1e4 + 0.5) / 1e4 if seconds > 0 else 0.0

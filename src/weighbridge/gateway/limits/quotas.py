@@ -3,12 +3,13 @@
 How exact a limit is over several workers: a check reads every worker's counts, so what one has admitted the
 others see at once. Two workers may pass the same check in the same microseconds: at most one request per
 further worker too many. What others use between two looks of this worker is taken as used just now, never as
-refilled, so a bucket may lag by the refill of REFRESH_S. A worker that dies leaves its reservations charged.
+refilled, so a bucket may lag by the refill of REFRESH_S; its own charges by that of GRAIN_S. A worker that dies
+leaves its reservations charged.
 
 This runs twice for each request of a limited key: what does not change between requests is kept in the subject.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -31,6 +32,8 @@ from weighbridge.routing.limits import NO_LIMITS, UsageLimits
 
 log = structlog.get_logger()
 
+GRAIN_S = 0.01
+"""A subject's buckets are refilled at most this often."""
 REFRESH_S = 0.5
 """How often `refresh` is to be called."""
 IDLE_S = 60.0
@@ -59,7 +62,7 @@ class _Subject:
     seen: dict[int, _Seen] = field(default_factory=dict)
 
 
-class Admission(Struct):
+class Admission(Struct, gc=False):
     """A request that has passed, and what is charged for it until `Quotas.settle`.
 
     `fields` tell the caller how the limits stand; each line ends with CR LF.
@@ -95,8 +98,7 @@ class Quotas:
         self._unix_offset_s = self._clock.now().timestamp() - now_s
         for name, subject in list(self._subjects.items()):
             idle_s = now_s - subject.at_s
-            self._refill(subject, now_s)
-            self._take_in(subject)
+            self._bring_up(subject, now_s)
             self._show(subject)
             if idle_s > IDLE_S and not self._cells[subject.row + IN_FLIGHT]:
                 del self._subjects[name]
@@ -121,24 +123,20 @@ class Quotas:
             return UNLIMITED
         now_s = self._clock.monotonic()
         for subject in subjects:
-            self._refill(subject, now_s)
-            if self._others:
-                self._take_in(subject)
+            self._bring_up(subject, now_s)
         for subject in subjects:
             self._check(subject, tokens, subjects)
+        cells = self._cells
         for subject in subjects:
-            self._charge(subject, tokens)
+            row = subject.row
+            cells[row + IN_FLIGHT] += 1
+            cells[row + REQUESTS] += 1
+            cells[row + TOKENS] += tokens
+            for bucket in subject.buckets:
+                bucket.used += tokens if bucket.counts_tokens else 1
+                cells[row + bucket.cell] = bucket.used
+            cells[row + VIEW_UNIX_S] = subject.at_s + self._unix_offset_s
         return Admission(subjects, tokens, rate_fields(_told(subjects)))
-
-    def _charge(self, subject: _Subject, tokens: int) -> None:
-        cells, row = self._cells, subject.row
-        cells[row + IN_FLIGHT] += 1
-        cells[row + REQUESTS] += 1
-        cells[row + TOKENS] += tokens
-        for bucket in subject.buckets:
-            used = bucket.used = bucket.used + (tokens if bucket.counts_tokens else 1)
-            cells[row + bucket.cell] = used
-        cells[row + VIEW_UNIX_S] = subject.at_s + self._unix_offset_s
 
     def settle(self, admission: Admission, tokens: int, *, answered: bool) -> None:
         """End of a request: correct its tokens; one that was not answered costs no request. Once is enough."""
@@ -148,10 +146,8 @@ class Quotas:
         now_s, more = self._clock.monotonic(), tokens - admission.tokens
         cells = self._cells
         for subject in admission.subjects:
-            self._refill(subject, now_s)
-            if self._others:
-                # The newest view is what a restart goes on from, so it must have everybody's charges.
-                self._take_in(subject)
+            # The newest view is what a restart goes on from, so it must have everybody's charges.
+            self._bring_up(subject, now_s)
             row = subject.row
             cells[row + IN_FLIGHT] -= 1
             cells[row + TOKENS] += more
@@ -187,7 +183,7 @@ class Quotas:
                 return None
             self._subjects[kind, subject_id] = subject
         elif subject.limits != limits:
-            self._refill(subject, self._clock.monotonic())
+            self._bring_up(subject, self._clock.monotonic())
             self._show(subject)
             self._limit(subject, limits)
         # The same limits may come as another object, from a newer table.
@@ -228,12 +224,16 @@ class Quotas:
         self._limit(subject, limits)
         return subject
 
-    def _refill(self, subject: _Subject, now_s: float) -> None:
-        elapsed_s, subject.at_s = now_s - subject.at_s, now_s
-        if elapsed_s > 0:
+    def _bring_up(self, subject: _Subject, now_s: float) -> None:
+        """To now: what has been refilled, and what other workers have charged."""
+        elapsed_s = now_s - subject.at_s
+        if elapsed_s >= GRAIN_S:
+            subject.at_s = now_s
             for bucket in subject.buckets:
                 left = bucket.used - bucket.refill_per_s * elapsed_s
                 bucket.used = left if left > 0 else 0.0
+        if self._others:
+            self._take_in(subject)
 
     def _take_in(self, subject: _Subject) -> None:
         """What the other workers have charged since the last look."""
@@ -289,5 +289,5 @@ class Quotas:
         return total
 
 
-def _told(subjects: Sequence[_Subject]) -> Sequence[Bucket]:
+def _told(subjects: Sequence[_Subject]) -> Iterable[Bucket]:
     return subjects[0].buckets if len(subjects) == 1 else tightest([s.buckets for s in subjects])

@@ -11,8 +11,8 @@ from weighbridge.errors import UnavailableError, WeighbridgeError
 from weighbridge.gateway.auth import authenticate
 from weighbridge.gateway.errors import error_answer
 from weighbridge.gateway.limits.meter import Meter
-from weighbridge.gateway.metrics.access import AccessLog, AccessRecord
-from weighbridge.gateway.metrics.figures import Figures
+from weighbridge.gateway.metrics.access import AccessRecord
+from weighbridge.gateway.metrics.ended import EndedRequests
 from weighbridge.gateway.snapshots import Snapshots
 from weighbridge.gateway.table import CurrentTables, Tables
 from weighbridge.gateway.wire.heads import RequestHead
@@ -32,14 +32,13 @@ STREAM_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What a worker's visits decide by and count in; its parts are the worker's, it holds no state."""
+    """What a worker's visits decide by and leave their records with; its parts are the worker's, it holds no state."""
 
     snapshots: Snapshots
     current: CurrentTables
     pepper: bytes
-    figures: Figures
-    access: AccessLog
     meter: Meter
+    ended: EndedRequests
     limits: Limits
     clock: Clock
 
@@ -52,16 +51,15 @@ class Desk:
         return self.current.tables
 
     def caller(self, head: RequestHead, record: AccessRecord) -> KeyEntry:
-        tables = self.tables()
         # More than one header are joined by a comma here, which no key has.
         authorization = head.values.get("authorization", "")
-        key = tables.callers.get(authorization)
-        if key is None or key.expires_unix_s is not None:
+        key = self.current.tables.callers.get(authorization)
+        if key is None:
+            tables = self.tables()
             key = authenticate(
                 head.every("authorization"), tables, self.pepper, self.clock.unix_s()
             )
-            if key.expires_unix_s is None:
-                tables.remember(authorization, key)
+            tables.remember(authorization, key)
         record.org_id, record.key_id = key.org_id, key.key_id
         return key
 
@@ -108,7 +106,8 @@ class Answering:
         """As `held_back`."""
 
     def finish(self) -> None:
-        self.desk.access.finish(self.record, self.desk.figures, self.desk.clock.monotonic())
+        self.record.ended_s = self.desk.clock.monotonic()
+        self.desk.ended.add(self.record)
 
     def failed(self, error: Exception) -> WeighbridgeError:
         """What to say of a fault of ours, which goes to the log."""

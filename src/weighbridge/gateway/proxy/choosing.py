@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 import structlog
 
@@ -33,13 +34,14 @@ class Choice:
         self._current = current
         self._view = view
         self._cooling_s = cooling_s
-        self._columns: Sequence[memoryview[int]] = view.columns()
+        self._load: Callable[[int], int]
         self._cooling: dict[str, float] = {}
         self._gone: dict[str, float] = {}
+        self._look()
 
     def refresh(self) -> None:
         """See which workers live and which replicas have cooled; twice a second is enough."""
-        self._columns = self._view.columns()
+        self._look()
         now_s = monotonic_s()
         self._cooling = {name: until for name, until in self._cooling.items() if until > now_s}
         self._gone = {name: until for name, until in self._gone.items() if until > now_s}
@@ -65,8 +67,7 @@ class Choice:
         if self._cooling:
             now_s = monotonic_s()
             cooling = {name for name, until in self._cooling.items() if until > now_s}
-        columns = self._columns
-        load = columns[0].__getitem__ if len(columns) == 1 else self._load
+        load = self._load
         excluded = cooling.union(tried) if cooling else tried
         chosen = None
         if newest.share is not None:
@@ -90,8 +91,9 @@ class Choice:
             self._gone.get(replica.replica_id, 0.0) <= now_s for replica in newest.replicas
         )
 
-    def _load(self, slot: int) -> int:
-        return sum_slot(self._columns, slot)
+    def _look(self) -> None:
+        columns = self._view.columns()
+        self._load = columns[0].__getitem__ if len(columns) == 1 else partial(sum_slot, columns)
 
 
 def _by_share(

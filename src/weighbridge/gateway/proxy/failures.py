@@ -19,6 +19,10 @@ def engine_failed(why: str) -> UnavailableError:
     return UnavailableError(why, code="engine_failed")
 
 
+def too_long() -> UnavailableError:
+    return engine_failed("A replica's answer is too long")
+
+
 def is_gone(failure: WeighbridgeError | None) -> bool:
     """Whether a replica that failed so is probably no more, so that another will take its place."""
     return isinstance(failure, WrongIdentityError) or (

@@ -14,7 +14,13 @@ from weighbridge.gateway.errors import error_answer, error_event
 from weighbridge.gateway.limits.refusals import NotReadyError
 from weighbridge.gateway.metrics.access import AccessRecord
 from weighbridge.gateway.proxy.answering import JSON_TYPE, STREAM_FIELDS, Desk
-from weighbridge.gateway.proxy.failures import TooLateError, engine_failed, is_gone, no_answer
+from weighbridge.gateway.proxy.failures import (
+    TooLateError,
+    engine_failed,
+    is_gone,
+    no_answer,
+    too_long,
+)
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.proxy.states import State
 from weighbridge.gateway.proxy.waiting import WaitingVisit
@@ -35,7 +41,7 @@ class InferenceVisit(WaitingVisit):
     """The caller's side calls it as a visit, the replica's connection as an asker; it is over once it is DONE."""
 
     __slots__ = (
-        "_answer", "_created_unix_s", "_head", "_identity", "_key", "_received", "_received_bytes", "_replica",
+        "_answer", "_head", "_identity", "_key", "_received", "_received_bytes", "_replica",
     )  # fmt: skip
 
     def __init__(
@@ -48,11 +54,10 @@ class InferenceVisit(WaitingVisit):
     ) -> None:
         super().__init__(desk, client, record, replicas)
         self._head = head
-        self._created_unix_s = desk.clock.unix_s()
         self._replica: ReplicaRoute | None = None
         self._answer: AnswerStream | None = None
-        self._received: list[bytes] = []
-        self._received_bytes = 0
+        self._received: list[bytes]
+        self._received_bytes: int
         self._key: KeyEntry
         self._identity: AnswerIdentity
 
@@ -105,7 +110,7 @@ class InferenceVisit(WaitingVisit):
         super().gone()
 
     def finish(self) -> None:
-        self.desk.meter.settle(self.record, self._created_unix_s)
+        self.desk.meter.settle(self.record)
         super().finish()
 
     def held_back(self) -> None:
@@ -152,8 +157,9 @@ class InferenceVisit(WaitingVisit):
             frame = answer.repeated.frame(data)
             if frame:
                 self.client.write_chunk(frame)
-                if self.desk.clock.monotonic() - self._waiting_since_s > IDLE_GRAIN_S:
-                    self._wait(self.desk.limits.idle_s)
+                now_s = self.desk.clock.monotonic()
+                if now_s - self._waiting_since_s > IDLE_GRAIN_S:
+                    self._wait(self.desk.limits.idle_s, now_s)
                 return
         if self._state >= _PROVING:
             self._events(data)
@@ -162,16 +168,13 @@ class InferenceVisit(WaitingVisit):
         self._received_bytes += len(data)
         limit = REFUSAL_BYTES_MAX if self._state is _REFUSAL else ANSWER_BYTES_MAX
         if self._received_bytes > limit:
-            self._attempt_failed(engine_failed("A replica's answer is too long"))
+            self._attempt_failed(too_long())
 
     def answer_whole(self, head: AnswerHead, body: bytes) -> None:
         self._upstream = None
         self.answer_head(head, length_known=True)
-        if self._state is _WHOLE and len(body) <= ANSWER_BYTES_MAX:
-            self._received.append(body)
-            self._reply_whole()
-        elif self._state is _WHOLE:
-            self._attempt_failed(engine_failed("A replica's answer is too long"))
+        if self._state is _WHOLE:
+            self._reply_whole(body)
         elif self._state is _PROVING:
             self.answer_data(body)
             self._stream_ended(None)
@@ -179,7 +182,7 @@ class InferenceVisit(WaitingVisit):
     def answer_end(self) -> None:
         self._upstream = None
         if self._state is _WHOLE:
-            self._reply_whole()
+            self._reply_whole(b"".join(self._received))
         elif self._state is _REFUSAL:
             self.refuse(refusal_of(b"".join(self._received), self._identity))
         elif self._answer is not None:
@@ -189,7 +192,7 @@ class InferenceVisit(WaitingVisit):
         connection, self._upstream = self._upstream, None
         if connection is not None and connection.reused and not connection.began:
             # llama.cpp closes many a connection without saying so; only a fresh one tells whether it lives.
-            self._ask(fresh=True)
+            self._ask(self.desk.clock.monotonic(), fresh=True)
             return
         if self._answer is not None:
             self._stream_ended(error)
@@ -217,33 +220,33 @@ class InferenceVisit(WaitingVisit):
                 return
         self._state = _WAITING
         self._turn = turns.join(endpoint_id, self.record.key_id, size_bytes, self)
-        self._wait(turns.limits.wait_s)
+        self._wait(turns.limits.wait_s, self.desk.clock.monotonic())
 
     def _ask_next(self, failure: WeighbridgeError | None) -> None:
         """Choose a replica that was not tried and ask it. Raises the error to answer with when there is none."""
         endpoint, record = self._admitted.endpoint, self.record
         replica = None
         if record.attempts < self.desk.limits.attempts_max:
-            replica = self._replicas.choose(endpoint, self._tried, self._admitted.affinity)
+            replica = self._replicas.choice.replica(endpoint, self._tried, self._admitted.affinity)
         if replica is None:
             raise no_answer(endpoint.endpoint_id, failure)
         self._tried.append(replica.replica_id)
         record.attempts += 1
-        record.asked_s = self.desk.clock.monotonic()
+        now_s = record.asked_s = self.desk.clock.monotonic()
         record.replica_id, record.version = replica.replica_id, replica.version
         # Nothing comes between choice and count: whoever waits for a drained slot sees this request (G5).
         self._replica = replica
         self._replicas.counts[replica.slot] += 1
         if self._turn is not None or self._hold is not None:
             self._leave_line()
-        self._identity = self._admitted.identity(replica, record.request_id, self._created_unix_s)
-        self._ask(fresh=False)
+        self._identity = self._admitted.identity(replica, record.request_id, record.arrived_unix_s)
+        self._ask(now_s, fresh=False)
 
-    def _ask(self, *, fresh: bool) -> None:
+    def _ask(self, now_s: float, *, fresh: bool) -> None:
         replica = self._replica
         assert replica is not None
         self._state, self._received, self._received_bytes = _ASKED, [], 0
-        self._wait(self.desk.limits.first_byte_s)
+        self._wait(self.desk.limits.first_byte_s, now_s)
         admitted = self._admitted
         self._upstream = self._replicas.ask(
             replica, admitted.path, admitted.rest, self.record.request_id, self, fresh=fresh
@@ -256,7 +259,7 @@ class InferenceVisit(WaitingVisit):
         self._let_go_of_replica()
         self._answer = None
         if not isinstance(failure, LimitError):
-            self._replicas.failed(replica, failure)
+            self._replicas.choice.failed(replica, failure)
             if not is_gone(failure) and self.record.failed_version == NO_VERSION:
                 # It answered, and wrongly: that speaks against its version, whichever answers in the end.
                 self.record.failed_version = replica.version
@@ -279,10 +282,12 @@ class InferenceVisit(WaitingVisit):
 
     # Answering.
 
-    def _reply_whole(self) -> None:
+    def _reply_whole(self, body: bytes) -> None:
         now_s = self.record.first_byte_s = self.desk.clock.monotonic()
         try:
-            answer = whole_answer(b"".join(self._received), self._identity, self._elapsed(now_s))
+            if len(body) > ANSWER_BYTES_MAX:
+                raise too_long()
+            answer = whole_answer(body, self._identity, self._elapsed(now_s))
         except UnavailableError as error:
             self._attempt_failed(error)
             return
@@ -310,7 +315,7 @@ class InferenceVisit(WaitingVisit):
             self._send(frames)
         if answer.events > seen and now_s - self._waiting_since_s > IDLE_GRAIN_S:
             # Comments do not count: an engine that only keeps the line open is idle.
-            self._wait(self.desk.limits.idle_s)
+            self._wait(self.desk.limits.idle_s, now_s)
 
     def _stream_ended(self, error: UnavailableError | None) -> None:
         """The engine has closed its stream. With every choice finished only its good-bye is missing."""

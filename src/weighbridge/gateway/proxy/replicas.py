@@ -1,17 +1,15 @@
-"""Requests to replicas: chosen, counted and sent; nothing of the caller's head goes along."""
+"""Requests to replicas: counted and sent; nothing of the caller's head goes along."""
 
-from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from weighbridge.errors import WeighbridgeError
 from weighbridge.gateway.limits.holds import Holds
 from weighbridge.gateway.proxy.choosing import Choice
 from weighbridge.gateway.requests.writing import model_member
 from weighbridge.gateway.wire.upstream import Address, Asker, UpstreamConnection, Upstreams
 from weighbridge.routing.acks import WorkerColumn
-from weighbridge.routing.model import EndpointRoute, ReplicaRoute
+from weighbridge.routing.model import ReplicaRoute
 from weighbridge.routing.tokens import replica_token
 
 _KEPT_MAX = 4096
@@ -48,15 +46,6 @@ class Replicas:
         self._upstreams = upstreams
         self._pepper = pepper
         self._known: dict[str, _Known] = {}
-
-    def choose(
-        self, endpoint: EndpointRoute, tried: Collection[str], affinity: str | None
-    ) -> ReplicaRoute | None:
-        """Raises LimitError when even the least loaded replica is full."""
-        return self.choice.replica(endpoint, tried, affinity)
-
-    def failed(self, replica: ReplicaRoute, why: WeighbridgeError) -> None:
-        self.choice.failed(replica, why)
 
     def ask(
         self,

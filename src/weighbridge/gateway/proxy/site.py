@@ -40,14 +40,13 @@ class PublicSite:
     control: ControlPlanes
 
     def visit(self, head: RequestHead | None, client: Client) -> Visit:
-        clock = self.desk.clock
-        if head is not None and head.path in INFERENCE_PATHS:
-            record = AccessRecord(clock.new_uuid(), head.path, clock.monotonic())
-            return InferenceVisit(self.desk, self.replicas, client, record, head)
-        path = "" if head is None else head.path
-        record = AccessRecord(clock.new_uuid(), _route_name(path, head), clock.monotonic())
+        clock, path = self.desk.clock, "" if head is None else head.path
+        route = path if path in INFERENCE_PATHS else _route_name(path, head)
+        record = AccessRecord(clock.new_uuid(), route, clock.monotonic(), clock.unix_s())
         if head is None:
             return PlainVisit(self.desk, client, record, _nothing)
+        if path in INFERENCE_PATHS:
+            return InferenceVisit(self.desk, self.replicas, client, record, head)
         if is_control_path(path):
             return ControlVisit(
                 self.desk, client, record, head, upstreams=self.upstreams, planes=self.control
@@ -112,7 +111,7 @@ def _nothing(_record: AccessRecord) -> PlainAnswer:
 
 def _route_name(path: str, head: RequestHead | None) -> str:
     """Of a bounded set, as it labels figures; also keeps callers' ids out of the log."""
-    if path in INFERENCE_PATHS or path == WARMING_PATH:
+    if path == WARMING_PATH:
         return path
     if path.startswith((MODELS_PATH, PUBLIC_MODELS_PATH)):
         return MODELS_PATH if path.startswith(MODELS_PATH) else PUBLIC_MODELS_PATH

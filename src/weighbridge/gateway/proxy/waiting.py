@@ -147,7 +147,7 @@ class WaitingVisit(Answering):
     def let_go(self) -> None:
         if self._upstream is not None:
             self._upstream.resume()
-            self._wait(self.desk.limits.idle_s)
+            self._wait(self.desk.limits.idle_s, self.desk.clock.monotonic())
         elif self._turn is not None:
             self._rearm(self.desk.clock.monotonic())
         elif self._state is _WAITING and self._hold is not None:
@@ -210,8 +210,8 @@ class WaitingVisit(Answering):
         """Whether the caller has the head of a stream; from then on an error can only be an event."""
         return self._state is _STREAMING or (self._hold is not None and self._hold.begun)
 
-    def _wait(self, wait_s: float) -> None:
-        now_s = self._waiting_since_s = self.desk.clock.monotonic()
+    def _wait(self, wait_s: float, now_s: float) -> None:
+        self._waiting_since_s = now_s
         deadline_s = self.record.started_s + self.desk.limits.request_max_s
         self._due_s = min(deadline_s, now_s + wait_s)
         self._rearm(now_s)

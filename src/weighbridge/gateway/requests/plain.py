@@ -30,12 +30,12 @@ from weighbridge.gateway.requests.shapes import (
 from weighbridge.gateway.requests.writing import NO_MODEL
 
 
-class PlainMessage(Struct, forbid_unknown_fields=True):
+class PlainMessage(Struct, forbid_unknown_fields=True, gc=False):
     role: Literal["system", "user", "assistant"]
     content: str | list[Text]
 
 
-class PlainChat(Struct, forbid_unknown_fields=True, omit_defaults=True):
+class PlainChat(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False):
     """As `shapes.ChatRequest`; its members are in the order in which an engine's body has them."""
 
     model: str

@@ -24,15 +24,16 @@ class AnswerWriter:
         self._chunked = False
 
     def answer(self, status: int, fields: bytes, body: bytes) -> None:
-        head = b"%b%b\r\n%bcontent-length: %d\r\n%b\r\n" % (
-            STATUS_LINES[status],
-            self._date(),
-            fields,
-            len(body),
-            b"" if self.keep else _CLOSE,
-        )
         if self._transport is not None:
-            self._outbox.put(self._transport, head if self._bodyless else head + body)
+            answer = b"%b%b\r\n%bcontent-length: %d\r\n%b\r\n%b" % (
+                STATUS_LINES[status],
+                self._date(),
+                fields,
+                len(body),
+                self._closing_line(),
+                b"" if self._bodyless else body,
+            )
+            self._outbox.put(self._transport, answer)
         self._answered()
 
     def begin_stream(self, fields: bytes, first: bytes) -> None:

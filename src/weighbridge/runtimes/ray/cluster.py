@@ -32,9 +32,10 @@ VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A connection to a cluster; names are those of one namespace."""
+    """A connection to a cluster; names are those of one namespace, `node_id` is Ray's of the node it goes through."""
 
     namespace: str
+    node_id: str
 
     @classmethod
     def connect(cls, address: str, namespace: str, node_ip: str | None) -> Self:
@@ -55,7 +56,7 @@ class Cluster:
             raise _unreachable(address, error) from error
         except (ConnectionError, ValueError, ray.exceptions.RayError) as error:
             raise _unreachable(address, error) from error
-        return cls(namespace)
+        return cls(namespace, ray.get_runtime_context().get_node_id())
 
     def raise_epoch(self, epoch: int) -> int:
         """Note under which lease its caller leads; the highest epoch that anybody has noted."""

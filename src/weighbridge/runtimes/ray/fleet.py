@@ -31,7 +31,7 @@ from weighbridge.runtimes.ray.fence.epochs import followed
 from weighbridge.runtimes.ray.placement import choose, waiting_words
 from weighbridge.runtimes.ray.prefetch.fetches import Fetches, start_fetch
 from weighbridge.runtimes.ray.records.entry import Entry, never_started, words_of
-from weighbridge.runtimes.ray.wire import AWAY_CODE
+from weighbridge.runtimes.ray.wire import AWAY_CODE, NODE_LOST_CODE
 
 Result = TypeVar("Result")
 
@@ -320,7 +320,16 @@ class Fleet:
         return await self._ask(partial(self._cluster.node_of, actor)) is None
 
     async def _look_at_nodes(self) -> None:
+        """A head that comes back counts its machine as a new node: to the cluster this driver has died with the old
+        one, and what it has asked of actors is never answered.
+        """
         self._nodes = await self._ask(self._cluster.nodes)
+        own = self._nodes.get(self._cluster.node_id)
+        if own is None or not own.alive:
+            raise UnavailableError(
+                "The Ray node of the server's machine has ended; the driver joins through the one that follows it.",
+                code=NODE_LOST_CODE,
+            )
 
     async def _ask(self, call: Callable[[], Result]) -> Result:
         """Make a call that may block for as long as the head is away; one that hangs lets no other begin."""

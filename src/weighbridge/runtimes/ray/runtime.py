@@ -13,7 +13,7 @@ from weighbridge.runtimes import wire
 from weighbridge.runtimes.base import FetchStatus, NodeInfo, ReplicaSpec, ReplicaStatus, Weights
 from weighbridge.runtimes.ray.child import DriverChild
 from weighbridge.runtimes.ray.options import RayOptions
-from weighbridge.runtimes.ray.wire import AWAY_CODE
+from weighbridge.runtimes.ray.wire import AWAY_CODE, NODE_LOST_CODE
 
 log = structlog.get_logger()
 
@@ -91,7 +91,9 @@ class RayRuntime:
         except UnavailableError:
             self._note_away(driver)
             raise
-        if reply.error_code == AWAY_CODE:
+        if reply.error_code == NODE_LOST_CODE:
+            self._replace(driver, reply.error_message)
+        elif reply.error_code == AWAY_CODE:
             self._note_away(driver)
         else:
             self._away_since_s = None
@@ -102,8 +104,13 @@ class RayRuntime:
         now_s = self._monotonic()
         if self._away_since_s is None:
             self._away_since_s = now_s
-        if self._driver is driver and now_s - self._away_since_s >= AWAY_MAX_S:
-            log.warning("ray.driver_replaced", away_s=round(now_s - self._away_since_s, 1))
+        away_s = now_s - self._away_since_s
+        if away_s >= AWAY_MAX_S:
+            self._replace(driver, f"The cluster has not answered it for {away_s:.1f} s.")
+
+    def _replace(self, driver: DriverChild, reason: str) -> None:
+        if self._driver is driver:
+            log.warning("ray.driver_replaced", reason=reason)
             self._away_since_s = None
             self._begin_start()
 

@@ -13,6 +13,8 @@ CALLS_MAX = 64
 """Calls under way at once."""
 AWAY_CODE = "ray_away"
 """Of a refusal: the driver lives, and the cluster does not answer it."""
+NODE_LOST_CODE = "ray_own_node_lost"
+"""Of a refusal: the Ray node that the driver has joined through is no more, so its calls to actors end nowhere."""
 
 
 class Greeting(msgspec.Struct, frozen=True, omit_defaults=True):
