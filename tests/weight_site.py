@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
 
+from s3 import S3Server
+from weighbridge.weights.bucket.blobs import manifest_key
+from weighbridge.weights.bucket.collection import blob_key
+from weighbridge.weights.bucket.objects import Bucket
 from weighbridge.weights.digest import content_digest
 from weighbridge.weights.filesystem import FilesystemStore
 from weighbridge.weights.manifest import FileEntry, Manifest
@@ -37,6 +41,24 @@ def publish(store: FilesystemStore, files: Mapping[str, bytes]) -> Manifest:
     manifest = Manifest.of(entries)
     store.publish(manifest)
     return manifest
+
+
+def in_bucket(s3: S3Server, store: FilesystemStore, manifest: Manifest) -> WeightSource:
+    """Put a version of the store into a bucket of the operator's, as a weight store there has it."""
+    name, prefix = "operators-store", "weights"
+    key_id, secret = s3.owner_key
+    s3.create_bucket(name)
+    bucket = Bucket(name, prefix, endpoint_url=s3.endpoint_url, access_key=s3.owner_key)
+    for entry in manifest.files:
+        bucket.put(blob_key(entry.digest), store.blob_path(entry.digest).read_bytes())
+    bucket.put(manifest_key(manifest.digest), manifest.encode())
+    return WeightSource(
+        f"s3://{name}/{prefix}",
+        endpoint_url=s3.endpoint_url,
+        access_key_id=key_id,
+        secret_access_key=secret,
+        free_min_share=0.0,
+    )
 
 
 @dataclass

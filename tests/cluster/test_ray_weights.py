@@ -14,6 +14,7 @@ from test_ray_runtime import answers, runtime, spec, state
 from test_ray_runtime import until as until_listed
 from test_ray_site import ready_nodes, serving, streams, total
 
+from s3 import running_s3
 from weighbridge.replicas.weights.prefetch import ON_THEIR_WAY
 from weighbridge.runtimes.base import Placement, ReplicaSpec, ReplicaStatus, RuntimeState, Weights
 from weighbridge.runtimes.processes import lock_holder
@@ -25,7 +26,7 @@ from weighbridge.weights.manifest import Manifest
 from weighbridge.weights.node.holds import Holds
 from weighbridge.weights.node.pull import PULLING
 from weighbridge.weights.served import server as server_module
-from weight_site import WeightSite, content, publish, running_weights
+from weight_site import WeightSite, content, in_bucket, publish, running_weights
 
 __all__ = ["runtime"]
 
@@ -110,6 +111,19 @@ async def test_replicas_of_a_node_wait_for_one_pull_and_start_from_a_whole_versi
         assert model == versions / manifest.digest
         assert {n: (model / n).read_bytes() for n in FILES} == FILES
     assert sum(given) == manifest.size_bytes
+
+
+async def test_a_node_brings_a_version_from_a_bucket_itself(cluster, runtime, weights):
+    manifest = publish(weights.store, {**FILES, "config.json": b'{"bucket": 1}'})
+    with running_s3() as s3:
+        source = in_bucket(s3, weights.store, manifest)
+        wanted = Weights(manifest.digest, "", manifest.size_bytes, source)
+        await runtime.launch(replace(spec("r1", placement=ON_N1), weights=wanted))
+        status = await state(runtime, "r1", RuntimeState.RUNNING)
+    model = Path(answers(status.url)["model"])
+    assert model == cluster.nodes["n1"].directory / "weights/store/versions" / manifest.digest
+    assert (model / "config.json").read_bytes() == b'{"bucket": 1}'
+    assert source.secret_access_key not in await runtime.logs("r1", 100_000)
 
 
 async def test_a_pull_that_cannot_be_says_why_and_one_that_waits_can_be_stopped(

@@ -20,9 +20,6 @@ from weighbridge.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from weighbridge.weights.bucket.blobs import manifest_key
-from weighbridge.weights.bucket.collection import blob_key
-from weighbridge.weights.bucket.objects import Bucket
 from weighbridge.weights.digest import HASH_PART_BYTES
 from weighbridge.weights.manifest import Manifest
 from weighbridge.weights.node import puller as puller_module
@@ -30,9 +27,9 @@ from weighbridge.weights.node.cache import FILL_PREFIX
 from weighbridge.weights.node.fetch import journal_of
 from weighbridge.weights.node.pull import Pull
 from weighbridge.weights.node.puller import NodePuller
-from weighbridge.weights.node.source import StoppedError, WeightSource
+from weighbridge.weights.node.source import StoppedError
 from weighbridge.weights.served import server as server_module
-from weight_site import MIB, WeightSite, content, publish, running_weights
+from weight_site import MIB, WeightSite, content, in_bucket, publish, running_weights
 
 pytestmark = pytest.mark.system
 
@@ -373,21 +370,8 @@ def test_a_copy_that_rots_on_the_node_is_pulled_again_before_it_is_loaded(site, 
 def test_a_node_pulls_the_same_from_a_bucket(site, tmp_path):
     manifest = publish(site.store, FILES)
     with running_s3() as s3:
-        s3.create_bucket("operators-store")
-        bucket = Bucket(
-            "operators-store", "w", endpoint_url=s3.endpoint_url, access_key=s3.owner_key
-        )
-        for entry in manifest.files:
-            bucket.put(blob_key(entry.digest), FILES[entry.path])
-        bucket.put(manifest_key(manifest.digest), manifest.encode())
-        key_id, secret = s3.owner_key
-        source = WeightSource(
-            "s3://operators-store/w",
-            endpoint_url=s3.endpoint_url,
-            access_key_id=key_id,
-            secret_access_key=secret,
-        )
+        source = in_bucket(s3, site.store, manifest)
         pull = Pull(manifest.digest, 1, source)
         assert_serves(NodePuller(tmp_path / "node").bring(pull))
         assert pull.brought_bytes == manifest.size_bytes
-    assert secret not in repr(pull)
+    assert source.secret_access_key not in repr(pull)
