@@ -62,7 +62,7 @@ def test_headers_are_the_hosted_api_s() -> None:
         Bucket(*named["requests-day"], 100, 40.5),
         Bucket(*named["tokens-minute"], 600, 700.0),
     ]
-    assert rate_headers(buckets) == {
+    assert rate_headers([buckets]) == {
         "x-ratelimit-limit-requests-day": "100",
         "x-ratelimit-remaining-requests-day": "59",
         "x-ratelimit-reset-requests-day": "34992.000",

@@ -75,6 +75,16 @@ def test_two_workers_share_a_limit_and_it_refills_continuously(host: Host) -> No
     assert passed(host, 0, limits, 5) + passed(host, 1, limits, 5) == 1
 
 
+def test_a_bucket_regains_the_same_however_often_it_is_asked(host: Host) -> None:
+    limits = UsageLimits(requests_minute=600)
+    host.start(0)
+    admitted = 0
+    for _ in range(2000):
+        host.time_s += 0.001
+        admitted += passed(host, 0, limits, 1)
+    assert admitted == pytest.approx(600 + 20, abs=1)
+
+
 @pytest.mark.parametrize(
     ("limits", "message", "code"),
     [

@@ -77,23 +77,20 @@ class Bucket:
         return self._lines % (max(0, left), self.used * self.reset_s_per_use)
 
 
-def tightest(subjects: Iterable[Sequence[Bucket]]) -> Iterable[Bucket]:
-    """Of each window the bucket with least left."""
+def rate_fields(subjects: Iterable[Sequence[Bucket]]) -> bytes:
+    """`x-ratelimit-limit-…`, `-remaining-…` and `-reset-…` (seconds) as an answer's head has them: of each window the
+    bucket with least left.
+    """
     found: dict[int, Bucket] = {}
     for buckets in subjects:
         for bucket in buckets:
             known = found.setdefault(bucket.place, bucket)
             if bucket.limit - bucket.used < known.limit - known.used:
                 found[bucket.place] = bucket
-    return found.values()
+    return b"".join([bucket.lines() for bucket in found.values()])
 
 
-def rate_fields(buckets: Iterable[Bucket]) -> bytes:
-    """`x-ratelimit-limit-…`, `-remaining-…` and `-reset-…` (seconds) of each bucket, as an answer's head has them."""
-    return b"".join([bucket.lines() for bucket in buckets])
-
-
-def rate_headers(buckets: Iterable[Bucket]) -> Mapping[str, str]:
+def rate_headers(subjects: Iterable[Sequence[Bucket]]) -> Mapping[str, str]:
     """As `rate_fields`, by name."""
-    lines = rate_fields(buckets).decode().splitlines()
+    lines = rate_fields(subjects).decode().splitlines()
     return dict(line.split(": ", 1) for line in lines)

@@ -9,14 +9,14 @@ leaves its reservations charged.
 This runs twice for each request of a limited key: what does not change between requests is kept in the subject.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
 from msgspec import Struct
 
 from weighbridge.clock import Clock
-from weighbridge.gateway.limits.buckets import WINDOWS, Bucket, rate_fields, rate_headers, tightest
+from weighbridge.gateway.limits.buckets import WINDOWS, Bucket, rate_fields, rate_headers
 from weighbridge.gateway.limits.ledger import (
     IN_FLIGHT,
     REQUESTS,
@@ -136,7 +136,7 @@ class Quotas:
                 bucket.used += tokens if bucket.counts_tokens else 1
                 cells[row + bucket.cell] = bucket.used
             cells[row + VIEW_UNIX_S] = subject.at_s + self._unix_offset_s
-        return Admission(subjects, tokens, rate_fields(_told(subjects)))
+        return Admission(subjects, tokens, rate_fields([subject.buckets for subject in subjects]))
 
     def settle(self, admission: Admission, tokens: int, *, answered: bool) -> None:
         """End of a request: correct its tokens; one that was not answered costs no request. Once is enough."""
@@ -270,13 +270,15 @@ class Quotas:
     def _check(self, subject: _Subject, tokens: int, all_of: Sequence[_Subject]) -> None:
         most = subject.limits.concurrency
         if most is not None and self._in_flight(subject) >= most:
-            raise concurrency_refusal(rate_headers(_told(all_of)))
+            raise concurrency_refusal(rate_headers([one.buckets for one in all_of]))
         for bucket in subject.buckets:
             cost = tokens if bucket.counts_tokens else 1
             if bucket.used + cost > bucket.limit:
                 wait_s = bucket.window.wait_s(bucket.used, bucket.limit, cost)
                 if wait_s > 0:
-                    raise window_refusal(bucket.window, wait_s, rate_headers(_told(all_of)))
+                    raise window_refusal(
+                        bucket.window, wait_s, rate_headers([one.buckets for one in all_of])
+                    )
 
     def _in_flight(self, subject: _Subject) -> float:
         total = max(0.0, self._cells[subject.row + IN_FLIGHT])
@@ -287,7 +289,3 @@ class Quotas:
                 if row is not None:
                     total += max(0.0, column.cells[row + IN_FLIGHT])
         return total
-
-
-def _told(subjects: Sequence[_Subject]) -> Iterable[Bucket]:
-    return subjects[0].buckets if len(subjects) == 1 else tightest([s.buckets for s in subjects])
