@@ -3,11 +3,21 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from simulation.history import canaries, control, gate, gateway, holds, replicas, rollouts, versions
+from simulation.history import (
+    canaries,
+    control,
+    gate,
+    gateway,
+    holds,
+    pulls,
+    replicas,
+    rollouts,
+    versions,
+)
 from simulation.history.log import Log
 from simulation.history.story import COMMIT_CHECKS, STORY_CHECKS, Breach, CommitCheck, Limits, Story
 
-MODULES = (canaries, control, gate, gateway, holds, replicas, rollouts, versions)
+MODULES = (canaries, control, gate, gateway, holds, pulls, replicas, rollouts, versions)
 """They register their checks when they are read."""
 
 

@@ -18,6 +18,7 @@ from simulation.history.story import (
 )
 from simulation.memory.store import Change
 from simulation.memory.tables import Row
+from weighbridge.replicas.weights.prefetch import ON_THEIR_WAY
 from weighbridge.rollouts.model import TRANSITIONS, RolloutStatus
 from weighbridge.storage.tables import ROLLOUT_FINAL
 
@@ -221,8 +222,8 @@ def _active_id(commit: Commit, endpoint_id: object) -> object:
 
 @at_commits("R14", "deployments")
 def r14_only_a_new_maximum_is_progress(story: Story, commit: Commit) -> Iterable[str]:
-    """A drain or a missing place excuses, a whole canary and its promotion too, and a new controller begins to count
-    anew (B0.5).
+    """A drain, a missing place, weights on their way, a whole canary and its promotion excuse; a new controller
+    begins to count anew (B0.5).
     """
     for change in commit.of("deployments"):
         before, after = change.before, change.after
@@ -237,7 +238,8 @@ def r14_only_a_new_maximum_is_progress(story: Story, commit: Commit) -> Iterable
             continue
         risen = any(after[m] != before[m] for m in ("updated_max", "restored_max", "status"))
         states = {r["state"] for r in commit.before("replicas")}
-        if not risen and not states & {"draining", "pending"}:
+        excused = states & {"draining", "pending"} or ON_THEIR_WAY in str(after["reason"])
+        if not risen and not excused:
             yield f"{change.key[0]} made progress out of nothing"
 
 

@@ -3,16 +3,19 @@
 Drawn from streams of their own, so that worlds without stay as they are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from simulation.world.faults import HOST_KINDS
+from simulation.world.faults import HOST_KINDS, PULL_KINDS
 from simulation.world.holds import Caller, HoldPlan
 from simulation.world.manners import ALIKE, Manner, draw_manner
 from simulation.world.people import Wish
 from simulation.world.plot import Plot
 from simulation.world.versions import Character
 
+Faults = tuple[tuple[float, str], ...]
+"""When what comes."""
 CANARIES_SHARE = 0.35
 """Of all worlds."""
 PERCENTS = (5, 10, 25, 50, 50, 75, 99)
@@ -40,12 +43,9 @@ HOSTS_CALLS_PER_S = 2.0
 HOSTS_ACTIVE_MIN_S = 40.0
 
 
-@dataclass(frozen=True, slots=True)
-class HostsPlan:
-    """How many workers each further gateway host has, and what befalls them."""
-
-    workers: tuple[int, ...]
-    faults: tuple[tuple[float, str], ...]
+PULLS_SHARE = 0.2
+FIRST_WISH_S = 8.0
+"""Until then the first version comes up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ class Acts:
     """`wishes` are insisted on, as those of a script. `promotes`: what is left standing is promoted in the end, else
     it is cancelled. `gated`: requests are counted, the gate is on, and versions differ in how they answer.
     `examined`: new replicas have acceptance probes, and some versions fail them. `holding`: requests
-    wait for a replica that comes back. `hosts`: there are further machines with a gateway.
+    wait for a replica that comes back. `hosts`: how many workers
+    each further machine with a gateway has. `pulls`: nodes pull what they run. `faults` come beside the plot's.
     """
 
     wishes: tuple[tuple[float, Wish], ...] = ()
@@ -61,7 +62,9 @@ class Acts:
     gated: bool = False
     examined: bool = False
     holding: HoldPlan | None = None
-    hosts: HostsPlan | None = None
+    hosts: tuple[int, ...] = ()
+    pulls: bool = False
+    faults: Faults = ()
 
     @property
     def any(self) -> bool:
@@ -115,17 +118,16 @@ def draw_acts(chance: Random, plot: Plot) -> tuple[Acts, Plot]:
     return acts, replace(plot, active_s=active_s)
 
 
-def draw_hosts(chance: Random, plot: Plot) -> tuple[HostsPlan | None, Plot]:
-    """The further hosts, and the plot with rollouts about the time of what befalls them."""
-    if chance.random() >= HOSTS_SHARE:
-        return None, plot
+def draw_hosts(chance: Random, acts: Acts, plot: Plot) -> tuple[Acts, Plot]:
+    """With further hosts, and with rollouts about the time of what befalls them."""
+    if acts.holding is not None or chance.random() >= HOSTS_SHARE:
+        return acts, plot
     active_s = max(plot.active_s, HOSTS_ACTIVE_MIN_S)
     faults = sorted(
         (chance.uniform(3.0, active_s), chance.choice(HOST_KINDS))
         for _ in range(chance.randint(1, 6))
     )
-    beside = (at_s + chance.uniform(-6.0, 6.0) for at_s, _ in faults if chance.random() < 0.7)
-    wishes = (*plot.wishes, *(at_s for at_s in beside if 8.0 < at_s < active_s))
+    wishes = (*plot.wishes, *_beside(chance, faults, active_s))
     workers = tuple(chance.randint(1, 2) for _ in range(chance.choice((1, 1, 2, 3))))
     apart = chance.random() < APART_SHARE
     plot = replace(
@@ -134,7 +136,29 @@ def draw_hosts(chance: Random, plot: Plot) -> tuple[HostsPlan | None, Plot]:
         wishes=tuple(sorted(wishes)),
         workers=0 if apart else plot.workers,
     )
-    return HostsPlan(workers, tuple(faults)), plot
+    return replace(acts, hosts=workers, faults=(*acts.faults, *faults)), plot
+
+
+def draw_pulls(chance: Random, acts: Acts, plot: Plot) -> tuple[Acts, Plot]:
+    """With several nodes that pull, and with rollouts about the time of what befalls them."""
+    if chance.random() >= PULLS_SHARE:
+        return acts, plot
+    faults = sorted(
+        (chance.uniform(FIRST_WISH_S, plot.active_s), chance.choice(PULL_KINDS))
+        for _ in range(chance.randint(0, 4))
+    )
+    nodes = plot.nodes if len(plot.nodes) > 1 else plot.nodes * 2
+    wishes = (*plot.wishes, *_beside(chance, faults, plot.active_s))
+    plot = replace(plot, nodes=nodes, wishes=tuple(sorted(wishes)))
+    return replace(acts, pulls=True, faults=(*acts.faults, *faults)), plot
+
+
+def _beside(
+    chance: Random, faults: Sequence[tuple[float, str]], active_s: float
+) -> Sequence[float]:
+    """When somebody wishes for something about the time of a fault."""
+    moments = (at_s + chance.uniform(-6.0, 6.0) for at_s, _ in faults if chance.random() < 0.7)
+    return [at_s for at_s in moments if FIRST_WISH_S < at_s < active_s]
 
 
 def _or_good(character: Character | None, chance: Random) -> Character | None:

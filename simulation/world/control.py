@@ -22,14 +22,17 @@ from weighbridge.control.loop import Loop
 from weighbridge.control.wake import Wake
 from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes
 from weighbridge.replicas.reconciler import ReplicaReconciler
+from weighbridge.replicas.weights.prefetch import Prefetcher
+from weighbridge.replicas.weights.ways import on_path, pulled
 from weighbridge.rollouts.gate import GateLimits
-from weighbridge.rollouts.reconciler import RolloutReconciler, rollout_limits
+from weighbridge.rollouts.reconciler import RolloutReconciler, nothing_fetched, rollout_limits
 from weighbridge.routing.hosts.view import AllHosts, Gateways, OneHost
 from weighbridge.routing.model import KeyTable, RouteTable
 from weighbridge.server.control import ControllerLease
 from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
 from weighbridge.storage.pruning import prune
+from weighbridge.weights.node.source import WeightSource
 
 SETTINGS = Settings(
     data_dir=Path("/simulated"),
@@ -54,6 +57,7 @@ LIMITS = replace(
 GATED = replace(LIMITS, gate=GateLimits(requests_min=10), gate_base_s=60.0)
 """Where requests are counted."""
 PEPPER = b"p" * 32
+SOURCE = WeightSource("http://weights")
 SEALS = SealTimes(settle_s=5.0, abandon_s=60.0)
 PRUNE_PERIOD_S = 40.0
 OWN_HOST = "control"
@@ -106,8 +110,23 @@ class ControlPlane:
     def _loops(self) -> list[Loop]:
         site, current = self.site, self.keeper.current
         engines = {site.engine.name: site.engine}
+        weights_of = on_path(site.weights)
+        if site.machines.pulls is not None:
+            weights_of = pulled(site.weights.version_dir, lambda digest, size_bytes: SOURCE)
+        prefetcher = Prefetcher(
+            self.runtime,
+            weights_of,
+            site.weights.manifest,
+            monotonic=self.clock.monotonic,
+            wake=self.wake,
+        )
         rollouts = RolloutReconciler(
-            self.database, self.clock, self.wake, current, limits=site.limits
+            self.database,
+            self.clock,
+            self.wake,
+            current,
+            limits=site.limits,
+            fetching=nothing_fetched if site.machines.pulls is None else prefetcher.fetching,
         )
         replicas = ReplicaReconciler(
             database=self.database,
@@ -121,6 +140,7 @@ class ControlPlane:
             settings=SETTINGS,
             lease_of=current,
             examiner=self._examiner(),
+            weights_of=weights_of,
         )
         routes = SimPublisher(
             self.database,
@@ -146,6 +166,8 @@ class ControlPlane:
             "ingest": syncer.reconcile,
             "receipts": sealing.reconcile,
         }
+        if site.machines.pulls is not None:
+            passes["prefetch"] = prefetcher.reconcile
         pruning = Loop("pruning", self._prune, self.wake, PRUNE_PERIOD_S)
         return [pruning, *(Loop(name, step, self.wake) for name, step in passes.items())]
 

@@ -29,7 +29,7 @@ class Misfortune:
     def bring(self, kind: str) -> None:
         site = self.site
         site.log.add("fault", name=kind)
-        undo = (_FAULTS | _HOST_FAULTS)[kind](self, site.chance)
+        undo = _ALL[kind](self, site.chance)
         if undo is not None:
             delay_s = site.chance.choice((0.5, 2.0, 6.0, 20.0)) * site.chance.uniform(0.5, 1.5)
             site.loop.later(delay_s, self._end, kind, undo)
@@ -44,6 +44,8 @@ class Misfortune:
         site.server.away = False
         site.server.lose_commits = 0
         site.machines.away = False
+        if site.machines.pulls is not None:
+            site.machines.pulls.away = False
         site.engine.flapping = 0.0
         for node in site.machines.nodes.values():
             node.taken, node.disk_full = 0, False
@@ -231,6 +233,19 @@ def _wall_jumps(world: Misfortune, chance: Random) -> Undo:
     return None
 
 
+def _weights_away(world: Misfortune, chance: Random) -> Undo:
+    """Where nodes pull from."""
+    pulls = world.site.machines.pulls
+    if pulls is None:
+        return None
+    pulls.away = True
+
+    def undo() -> None:
+        pulls.away = False
+
+    return undo
+
+
 def _courier_dies(world: Misfortune, chance: Random) -> Undo:
     host = chance.choice(world.hosts)
     if host.courier is not None and not host.frozen:
@@ -309,7 +324,17 @@ _HOST_FAULTS: dict[str, Callable[[Misfortune, Random], Undo]] = {
     "wakes lost": _wakes_lost,
 }
 """Where there are further machines with a gateway."""
+_ALL = {**_FAULTS, **_HOST_FAULTS, "weights away": _weights_away}
 KINDS = tuple(_FAULTS)
+PULL_KINDS = (
+    "weights away",
+    "machines away",
+    "machines away",
+    "node lost",
+    "node lost",
+    "crash now",
+)
+"""Where nodes pull."""
 HOST_KINDS = (
     *_HOST_FAULTS,
     *("host cut", "host cut", "database away", "database away"),

@@ -10,6 +10,7 @@ from simulation.world.control import SETTINGS
 from simulation.world.site import Site
 from simulation.world.snapshots import File, SimSnapshot
 from weighbridge.control.wake import Wake
+from weighbridge.gateway.courier.child import READY_WAIT_S
 from weighbridge.gateway.courier.reports import Reports
 from weighbridge.gateway.courier.rounds import Courier
 from weighbridge.gateway.courier.tables import Tables
@@ -17,8 +18,6 @@ from weighbridge.routing.hosts.identity import HostIdentity
 from weighbridge.routing.model import KeyTable, RouteTable
 from weighbridge.routing.published import WAKE
 
-READY_WAIT_S = 30.0
-"""As the parent of a courier waits before it starts the workers without it."""
 PLACE = "elsewhere"
 
 

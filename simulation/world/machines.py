@@ -8,14 +8,17 @@ from typing import Protocol
 from simulation.history.log import Log
 from simulation.scheduler import SimLoop
 from simulation.steps import Steps
+from simulation.world.pulls import Pulls
 from simulation.world.versions import Character, Fate, draw_fate
 from weighbridge.errors import UnavailableError
 from weighbridge.runtimes.base import (
     PLACED,
+    FetchStatus,
     NodeInfo,
     ReplicaSpec,
     ReplicaStatus,
     RuntimeState,
+    Weights,
 )
 
 PORTS = 6
@@ -71,6 +74,8 @@ class Machines:
     log: Log
     nodes: dict[str, Node]
     characters: Mapping[str, Character]
+    pulls: Pulls | None = None
+    """Where nodes pull what they run; None: every node has it."""
     away: bool = False
     engines: dict[str, Engine] = field(default_factory=dict)
     started: int = 0
@@ -92,14 +97,32 @@ class Machines:
                     engine.reason = "every place is taken"
                 else:
                     engine.node, engine.started, engine.reason = node.name, True, PLACED
-                    self._later(self.chance.uniform(0.02, 0.5), engine, self._run)
+                    self._fetch(engine)
+
+    def _fetch(self, engine: Engine) -> None:
+        def there() -> None:
+            if engine.state is RuntimeState.FETCHING:
+                engine.state, engine.reason = RuntimeState.PENDING, PLACED
+            self._later(self.chance.uniform(0.02, 0.5), engine, self._run)
+
+        if self.pulls is None:
+            there()
+        else:
+            engine.state, engine.reason = RuntimeState.FETCHING, "pulling"
+            self.pulls.bring(engine.node, engine.spec.weights.digest, there)
 
     def _room(self) -> Node | None:
+        """The first that has any; where nodes pull, the one with the fewest replicas, so that several have to."""
+        found: Node | None = None
+        least = 0
         for node in self.nodes.values():
             held = sum(e.held and e.node == node.name for e in self.engines.values())
             if node.alive and held + node.taken < node.slots:
-                return node
-        return None
+                if self.pulls is None:
+                    return node
+                if found is None or held < least:
+                    found, least = node, held
+        return found
 
     def _later(self, delay_s: float, engine: Engine, act: Callable[[Engine], None]) -> None:
         def due() -> None:
@@ -142,7 +165,7 @@ class Machines:
         ):
             return
         self.log.add("stop", replica=name, streams=len(engine.streams))
-        if not engine.started:
+        if not engine.started or engine.state is RuntimeState.FETCHING:
             self._end(engine, None, "stopped before it started")
             return
         engine.state = RuntimeState.STOPPING
@@ -168,6 +191,8 @@ class Machines:
     def lose_node(self, name: str) -> None:
         """A machine is gone, with all it runs; the runtime says so of each."""
         self.nodes[name].alive = False
+        if self.pulls is not None:
+            self.pulls.lose(name)
         for engine in self.engines.values():
             if engine.node == name and engine.held:
                 self.log.add("lost", replica=engine.spec.name)
@@ -235,6 +260,16 @@ class SimRuntime:
             lambda: self._machines.launch(spec),
             lambda: self._machines.launch(spec, late=True),
         )
+
+    async def fetch(self, weights: Weights, nodes: Sequence[str]) -> Sequence[FetchStatus]:
+        machines = self._machines
+        await self._pass()
+        self._refuse()
+        assert machines.pulls is not None
+        living = [name for name in nodes if machines.nodes[name].alive]
+        statuses = [machines.pulls.status(name, weights.digest) for name in living]
+        await self._pass()
+        return statuses
 
     async def stop(self, name: str, grace_s: float) -> None:
         await self._call("stop", lambda: self._machines.stop(name))

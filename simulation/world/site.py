@@ -19,7 +19,10 @@ from simulation.world.versions import Character, draw_character
 from weighbridge.errors import NotFoundError
 from weighbridge.rollouts.model import RolloutLimits
 from weighbridge.routing.model import KeyTable, RouteTable
+from weighbridge.weights.manifest import FileEntry, Manifest
 
+SIZE_BYTES = 10
+"""Of every version."""
 HEAR_S = (0.001, 0.02)
 """How soon a wake-up comes through the database."""
 
@@ -34,6 +37,10 @@ class Weights:
         if digest not in self.published:
             raise NotFoundError(f"the weights {digest} are not in the store")
         return Path("/simulated/store") / digest
+
+    def manifest(self, digest: str) -> Manifest:
+        self.version_dir(digest)
+        return Manifest((FileEntry("weights", SIZE_BYTES, digest),))
 
 
 @dataclass(slots=True)

@@ -1,6 +1,5 @@
 """One simulated world from one seed: made, disturbed, mended, and watched until it has come to rest."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
@@ -20,6 +19,7 @@ from simulation.world.acts import (
     Acts,
     draw_acts,
     draw_hosts,
+    draw_pulls,
 )
 from simulation.world.control import GATED, LIMITS, SETTINGS, ControlPlane
 from simulation.world.counting import count_requests
@@ -31,6 +31,7 @@ from simulation.world.hosts import Host
 from simulation.world.machines import Machines, Node
 from simulation.world.people import ALIASES, ARCH, ENDPOINT, People, Wish
 from simulation.world.plot import Plot, draw_plot
+from simulation.world.pulls import Pulls
 from simulation.world.rest import at_rest, unrest
 from simulation.world.site import Site
 from simulation.world.snapshots import File
@@ -77,9 +78,8 @@ class World:
         self.acting = acting = Random(f"{seed} acts")
         if plot is None:
             self.acts, self.plot = draw_acts(acting, self.plot)
-            if self.acts.holding is None:
-                hosts, self.plot = draw_hosts(Random(f"{seed} hosts"), self.plot)
-                self.acts = replace(self.acts, hosts=hosts)
+            self.acts, self.plot = draw_hosts(Random(f"{seed} hosts"), self.acts, self.plot)
+            self.acts, self.plot = draw_pulls(Random(f"{seed} pulls"), self.acts, self.plot)
         steps = Steps(point, self._restart)
         self.loop = loop = SimLoop(chance)  # type: ignore[abstract]  # nobody asks for the rest
         self.wall_offset_s = 0.0
@@ -88,6 +88,8 @@ class World:
         characters: dict[str, Character] = {}
         nodes = {f"node{n}": Node(f"node{n}", slots) for n, slots in enumerate(self.plot.nodes)}
         machines = Machines(loop, chance, log, nodes, characters)
+        if self.acts.pulls:
+            machines.pulls = Pulls(loop, acting, log)
         gateway = Gateway(loop, chance, log, machines, self.plot.workers, sharing=acting)
         if self.acts.gated:
             gateway.spool = []
@@ -124,9 +126,11 @@ class World:
         self.rested = False
 
     def _make_hosts(self) -> list[Host]:
-        plan, site = self.acts.hosts, self.site
-        workers = () if plan is None else plan.workers
-        hosts = [Host(site, f"host{n}", count, self.acting) for n, count in enumerate(workers, 1)]
+        site = self.site
+        hosts = [
+            Host(site, f"host{n}", workers, self.acting)
+            for n, workers in enumerate(self.acts.hosts, 1)
+        ]
         site.gateways = [site.gateway, *(host.gateway for host in hosts)]
         site.ears = [host.hear for host in hosts]
         return hosts
@@ -246,11 +250,11 @@ class World:
             loop.later(3.0, self._call_of_share)
         if self.acts.gated:
             loop.spawn(None, count_requests(self.site))
-        if self.acts.hosts is not None:
-            for host in self.hosts:
-                loop.later(0.1, host.boot)
-            for at_s, kind in self.acts.hosts.faults:
-                loop.later(at_s, self.misfortune.bring, kind)
+        for at_s, kind in self.acts.faults:
+            loop.later(at_s, self.misfortune.bring, kind)
+        for host in self.hosts:
+            loop.later(0.1, host.boot)
+        if self.hosts:
             loop.later(3.0, self._call_hosts)
 
     def _wish(self) -> None:
