@@ -200,6 +200,17 @@ def test_a_changed_limit_counts_for_what_was_used_before(host: Host) -> None:
     assert isinstance(ask(quotas, UsageLimits(requests_day=3)), QuotaError)
 
 
+def test_a_changed_limit_is_told_from_the_next_request_on(host: Host) -> None:
+    quotas = host.start(0)
+    key = ("key", "k1", UsageLimits(tokens_day=1000))
+    for limit in (10, 15, 12):
+        endpoint = ("endpoint", "e1", UsageLimits(requests_day=limit))
+        fields = quotas.admit([key, endpoint], 10).fields
+        assert b"x-ratelimit-limit-requests-day: %d\r\n" % limit in fields
+    assert b"x-ratelimit-remaining-requests-day: 9\r\n" in fields
+    assert b"x-ratelimit-remaining-tokens-day: 970\r\n" in fields
+
+
 def test_key_and_endpoint_are_charged_together_or_not_at_all(host: Host) -> None:
     quotas = host.start(0)
     key = ("key", "k1", UsageLimits(requests_minute=5, tokens_day=1000))
