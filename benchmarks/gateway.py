@@ -42,6 +42,7 @@ def run() -> Result:
         directory = Path(name)
         if APART:
             os.sched_setaffinity(0, others)
+            stack.callback(os.sched_setaffinity, 0, {first, *others})
         spaced = stack.enter_context(engines(PAUSE_S))
         directory.chmod(0o755)
         found, missing = _peers(directory, spaced)

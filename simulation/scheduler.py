@@ -217,11 +217,13 @@ class SimLoop(asyncio.AbstractEventLoop):  # what is missing here nobody asks fo
             error if isinstance(error, BaseException) else RuntimeError(str(context))
         )
 
-    def spawn(self, process: Process | None, work: Coroutine[object, object, object]) -> None:
+    def spawn(
+        self, process: Process | None, work: Coroutine[object, object, object]
+    ) -> "asyncio.Task[object]":
         """Run work as a task of a process (None: of the world itself)."""
         context = copy_context()
         context.run(_process.set, process)
-        self.create_task(work, context=context)
+        return self.create_task(work, context=context)
 
     def run(self, until: Callable[[], bool], end_s: float) -> bool:
         """Make steps until `until` holds, looked at whenever time moves; False when `end_s` came first."""

@@ -151,7 +151,7 @@ def g7_no_request_fails_while_a_replica_is_ready(story: Story) -> Iterator[tuple
     every worker's. On a host that has fallen behind it counts once the host has that table; until then none may be
     stopped that its own table names, as long as its lease runs.
     """
-    fates = Fates()
+    fates = Fates(story.limits.replica.unroute_ack_s)
     for event in story.log.events:
         facts = event.facts
         fates.follow(event)
@@ -169,12 +169,17 @@ def g7_no_request_fails_while_a_replica_is_ready(story: Story) -> Iterator[tuple
 class Fates:
     """What has become of replicas so far: since when they are ready, and whose end may break off streams.
 
-    `stopped` are all that were stopped, and when.
+    `stopped` are all that were stopped, and when; `given_up` those of them that may have been stopped although a
+    gateway had not let go, for it was waited for `patience_s` in vain.
     """
 
+    patience_s: float
     ready: dict[object, float] = field(default_factory=dict)
     by_right: set[object] = field(default_factory=set)
     stopped: dict[object, float] = field(default_factory=dict)
+    given_up: set[object] = field(default_factory=set)
+    _left: dict[object, float] = field(default_factory=dict)
+    """When they began to drain."""
 
     def follow(self, event: Event) -> None:
         facts = event.facts
@@ -197,8 +202,12 @@ class Fates:
             self.ready.pop(replica, None)
             if state == "failing" or any(words in reason for words in CUT_BY_RIGHT):
                 self.by_right.add(replica)
+        if state == "draining":
+            self._left[replica] = event.at_s
         if state == "stopping":
             self.stopped[replica] = event.at_s
+            if event.at_s >= self._left.get(replica, event.at_s) + self.patience_s:
+                self.given_up.add(replica)
 
 
 def _cut(story: Story, event: Event, fates: Fates) -> bool:
@@ -219,7 +228,7 @@ def _known(story: Story, event: Event, fates: Fates) -> Mapping[object, float]:
     if not hosts.bound(worker, event):
         return {}
     named = hosts.named.get(event.facts["generation"], frozenset())
-    if named & (fates.stopped.keys() - fates.by_right):
+    if named & (fates.stopped.keys() - fates.by_right - fates.given_up):
         return fates.ready
     return {name: since_s for name, since_s in fates.ready.items() if name in named}
 

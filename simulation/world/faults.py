@@ -70,6 +70,7 @@ class Misfortune:
         self.site.deaf = False
         for host in self.hosts:
             host.way.cut = False
+            host.routes.disk_full = False
             host.thaw()
             host.boot()
             host.start_courier()
@@ -279,11 +280,28 @@ def _host_reboots(world: Misfortune, chance: Random) -> Undo:
     return host.boot
 
 
+def _host_stops(world: Misfortune, chance: Random) -> Undo:
+    host = chance.choice(world.hosts)
+    host.stop()
+    return host.boot
+
+
 def _host_frozen(world: Misfortune, chance: Random) -> Undo:
     """It stands still as a whole, and goes on later as if nothing had been."""
     host = chance.choice(world.hosts)
     host.freeze()
     return host.thaw
+
+
+def _host_full(world: Misfortune, chance: Random) -> Undo:
+    """It lives and reports, and can take no table; often for longer than it is waited for."""
+    host = chance.choice(world.hosts)
+    host.routes.disk_full = True
+
+    def undo() -> None:
+        host.routes.disk_full = False
+
+    return undo if chance.random() < 0.5 else None
 
 
 def _wakes_lost(world: Misfortune, chance: Random) -> Undo:
@@ -320,7 +338,9 @@ _HOST_FAULTS: dict[str, Callable[[Misfortune, Random], Undo]] = {
     "host cut": _host_cut,
     "host lost": _host_lost,
     "host reboots": _host_reboots,
+    "host stops": _host_stops,
     "host frozen": _host_frozen,
+    "host full": _host_full,
     "wakes lost": _wakes_lost,
 }
 """Where there are further machines with a gateway."""

@@ -127,6 +127,8 @@ class Gateway:
         self.holding: HoldPlan | None = None
         self.lost = False
         """Its machine, for ever."""
+        self.shut = False
+        """It takes no request, and no worker is started."""
         self.view = SimGatewayView(self.workers)
         self.newest: RouteTable | None = None
         self.numbers = count(1)
@@ -138,6 +140,7 @@ class Gateway:
             self.loop, chance, self.log, self.machines, workers, sharing=self.sharing, host=host
         )
         other.manners, other.spool, other.numbers = self.manners, self.spool, self.numbers
+        other.shut = True
         for worker in other.workers:
             worker.alive = False
         return other
@@ -210,7 +213,7 @@ class Gateway:
 
     def restart(self, worker: Worker) -> None:
         """It loads the newest table before it listens."""
-        if self.lost:
+        if self.shut:
             return
         worker.late_s = 0.0
         worker.current.tables = EMPTY_TABLES
@@ -227,7 +230,7 @@ class Gateway:
     ) -> None:
         """A caller's request to whichever worker takes the connection."""
         workers = [w for w in self.workers if w.alive]
-        if workers and not self.frozen:
+        if workers and not self.frozen and not self.shut:
             worker = self.chance.choice(workers)
             Request(
                 self,

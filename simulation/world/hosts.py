@@ -1,6 +1,8 @@
 """Gateway hosts beside the control plane's: workers, and the product's own courier between them and the database."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -10,6 +12,7 @@ from simulation.world.control import SETTINGS
 from simulation.world.site import Site
 from simulation.world.snapshots import File, SimSnapshot
 from weighbridge.control.wake import Wake
+from weighbridge.errors import StaleError, UnavailableError
 from weighbridge.gateway.courier.child import READY_WAIT_S
 from weighbridge.gateway.courier.reports import Reports
 from weighbridge.gateway.courier.rounds import Courier
@@ -19,6 +22,9 @@ from weighbridge.routing.model import KeyTable, RouteTable
 from weighbridge.routing.published import WAKE
 
 PLACE = "elsewhere"
+STOP_LOOK_S = 0.5
+AGAIN_S = 1.0
+"""From the end of a gateway to its next start, at least."""
 
 
 class SimTables(Tables):
@@ -38,6 +44,7 @@ class CourierProcess:
     def __init__(self, site: Site, host: "Host", ready: Callable[[], None]) -> None:
         self._site = site
         self._ready = ready
+        self._tasks: list[asyncio.Task[object]] = []
         self.process = Process(f"{host.name}.courier", self._died)
         self.wake = Wake()
         database = SimDatabase(site.server, host.way)
@@ -60,11 +67,24 @@ class CourierProcess:
     def start(self) -> None:
         self._site.loop.spawn(self.process, self._guarded(self._carry))
 
+    def stop(self) -> None:
+        """As by SIGTERM, once the workers have ended."""
+        self._site.loop.spawn(self.process, self._guarded(self._leave))
+
     async def _carry(self) -> None:
         await self.courier.look_first()
         self._ready()
-        for work in (self.courier.bring, self.courier.report):
-            self._site.loop.spawn(self.process, self._guarded(work))
+        works = (self.courier.bring, self.courier.report)
+        loop = self._site.loop
+        self._tasks = [loop.spawn(self.process, self._guarded(work)) for work in works]
+
+    async def _leave(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(UnavailableError, StaleError):
+            await self.courier.leave()
+        self.process.kill()
 
     async def _guarded(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -80,7 +100,7 @@ class CourierProcess:
 class Host:
     """One machine. Its processes are `machine`, which runs the workers, and its courier's.
 
-    `up`: it has booted; `serving`: its workers have been started since.
+    `up`: its gateway has been started, and has neither died nor ended; `serving`: so have its workers.
     """
 
     def __init__(self, site: Site, name: str, workers: int, chance: Random) -> None:
@@ -92,7 +112,8 @@ class Host:
         self.courier: CourierProcess | None = None
         self.machine = Process(name)
         self._site = site
-        self._boots = 0
+        self._boots = 1
+        self._again = False
         self.gateway = site.gateway.beside(self.machine, workers, chance)
         self.routes: File[RouteTable] = File(self.gateway.published)
         self.keys: File[KeyTable] = File(lambda table: None)
@@ -102,10 +123,12 @@ class Host:
         return self.machine.stopped
 
     def boot(self) -> None:
-        """Unless it runs, or is lost. Its files are those from before; its name in the database is another."""
+        """Unless it runs, or is lost; after its stop where it is about to. Its files are those from before."""
+        self._again = self.up
         if self.up or self.gateway.lost:
             return
-        self._boots += 1
+        if self.courier is not None:
+            self.courier.process.kill()
         self.identity = HostIdentity(f"{self.name}:{self._boots}", self.name)
         workers = [worker.name for worker in self.gateway.workers]
         self._site.log.add("host.started", self.name, id=self.identity.id, workers=workers)
@@ -123,7 +146,7 @@ class Host:
 
     def _serve(self) -> None:
         if self.up and not self.serving:
-            self.serving = True
+            self.serving, self.gateway.shut = True, False
             for worker in self.gateway.workers:
                 self.gateway.restart(worker)
 
@@ -146,10 +169,33 @@ class Host:
         for process in self._processes():
             process.resume()
 
-    def die(self) -> None:
-        """All its processes, at once."""
-        self._site.log.add("host.died", self.name)
+    def stop(self) -> None:
+        """In order: it takes no request, those that it has end, and then its courier takes its row away."""
+        if self.up and self.serving:
+            self.gateway.shut, self._again = True, False
+            self._site.loop.spawn(self.machine, self._stop(self._boots))
+
+    async def _stop(self, boots: int) -> None:
+        workers = self.gateway.workers
+        while any(worker.requests for worker in workers):
+            await self._site.loop.pause(STOP_LOOK_S)
+        if boots != self._boots or not self.up:
+            return
+        self._site.log.add("host.stopped", self.name)
         self.up = False
+        for worker in workers:
+            if worker.alive:
+                self.gateway.kill(worker)
+        if self.courier is not None and self.courier.process.alive:
+            self.courier.stop()
+        if self._again:
+            self._site.loop.later(AGAIN_S, self.boot)
+
+    def die(self) -> None:
+        """All its processes, at once, and the machine: its name in the database is another from now on."""
+        self._site.log.add("host.died", self.name)
+        self.up, self.gateway.shut = False, True
+        self._boots += 1
         self.thaw()
         for worker in self.gateway.workers:
             if worker.alive:

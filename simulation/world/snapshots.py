@@ -1,6 +1,7 @@
 """The snapshot files between control plane and gateway, as values that are replaced in one moment."""
 
 import asyncio
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -19,6 +20,7 @@ class File(Generic[Table]):
 
     def __init__(self, written: Callable[[Table], None]) -> None:
         self.content: Table | None = None
+        self.disk_full = False
         self._written: Callable[[Table], None] = written
 
     def put(self, table: Table) -> None:
@@ -40,6 +42,9 @@ class SimSnapshot(SnapshotFile[Table]):
         return self._file.content
 
     async def write(self, table: Table) -> None:
+        """OSError where the disk is full."""
+        if self._file.disk_full:
+            raise OSError(errno.ENOSPC, "no space left on device")
         # fsync and rename go on in a thread of their own, so the file may change although its writer has died.
         done = self._loop.create_future()
         step = self._steps.begin(f"write {type(table).__name__}")

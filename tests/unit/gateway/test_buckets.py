@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighbridge.gateway.limits.buckets import WINDOWS, Bucket, rate_headers
+from weighbridge.gateway.limits.buckets import WINDOWS, Bucket, Told
 from weighbridge.gateway.limits.estimate import COMPLETION_TOKENS_GUESS, estimate_tokens
 from weighbridge.routing.limits import (
     LIMIT_NAMES,
@@ -62,7 +62,7 @@ def test_headers_are_the_hosted_api_s() -> None:
         Bucket(*named["requests-day"], 100, 40.5),
         Bucket(*named["tokens-minute"], 600, 700.0),
     ]
-    assert rate_headers(buckets) == {
+    assert Told([buckets]).headers() == {
         "x-ratelimit-limit-requests-day": "100",
         "x-ratelimit-remaining-requests-day": "59",
         "x-ratelimit-reset-requests-day": "34992.000",

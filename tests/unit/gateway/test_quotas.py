@@ -75,6 +75,16 @@ def test_two_workers_share_a_limit_and_it_refills_continuously(host: Host) -> No
     assert passed(host, 0, limits, 5) + passed(host, 1, limits, 5) == 1
 
 
+def test_a_bucket_regains_the_same_however_often_it_is_asked(host: Host) -> None:
+    limits = UsageLimits(requests_minute=600)
+    host.start(0)
+    admitted = 0
+    for _ in range(2000):
+        host.time_s += 0.001
+        admitted += passed(host, 0, limits, 1)
+    assert admitted == pytest.approx(600 + 20, abs=1)
+
+
 @pytest.mark.parametrize(
     ("limits", "message", "code"),
     [
@@ -188,6 +198,17 @@ def test_a_changed_limit_counts_for_what_was_used_before(host: Host) -> None:
     assert passed(host, 0, UsageLimits(requests_day=10), 20) == 10
     assert passed(host, 0, UsageLimits(requests_day=15), 20) == 5
     assert isinstance(ask(quotas, UsageLimits(requests_day=3)), QuotaError)
+
+
+def test_a_changed_limit_is_told_from_the_next_request_on(host: Host) -> None:
+    quotas = host.start(0)
+    key = ("key", "k1", UsageLimits(tokens_day=1000))
+    for limit in (10, 15, 12):
+        endpoint = ("endpoint", "e1", UsageLimits(requests_day=limit))
+        fields = quotas.admit([key, endpoint], 10).fields
+        assert b"x-ratelimit-limit-requests-day: %d\r\n" % limit in fields
+    assert b"x-ratelimit-remaining-requests-day: 9\r\n" in fields
+    assert b"x-ratelimit-remaining-tokens-day: 970\r\n" in fields
 
 
 def test_key_and_endpoint_are_charged_together_or_not_at_all(host: Host) -> None:

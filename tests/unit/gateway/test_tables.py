@@ -133,6 +133,15 @@ def test_every_other_header_is_a_wrong_key(headers):
     assert raised.value.message == "Wrong API Key"
 
 
+def test_a_caller_is_remembered_until_the_next_keys_unless_its_key_will_expire():
+    tables = EMPTY_TABLES.with_keys(KeyTable(1, (key("a"), key("b", 100.0))))
+    tables.remember("Bearer a", key("a"))
+    tables.remember("Bearer b", key("b", 100.0))
+    assert list(tables.callers) == ["Bearer a"]
+    assert list(tables.with_routes(RouteTable(2, ())).callers) == ["Bearer a"]
+    assert not tables.with_keys(KeyTable(2, (key("a"),))).callers
+
+
 def test_no_header_is_not_a_wrong_key():
     with pytest.raises(ForbiddenError):
         authenticate([], TABLES, PEPPER, 50.0)

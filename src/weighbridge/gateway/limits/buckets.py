@@ -4,6 +4,7 @@ A bucket of limit L over a period of P seconds holds at most L and regains L/P e
 used of it (0 is full), so that a limit may change at any time without losing what was used.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,12 +49,16 @@ WINDOWS = tuple(
     for period, period_s in (("minute", 60.0), ("hour", 3600.0), ("day", 86400.0))
 )
 
+_LINES = (
+    "x-ratelimit-limit-{0}: %d\r\nx-ratelimit-remaining-{0}: %d\r\nx-ratelimit-reset-{0}: %.3f\r\n"
+)
+
 
 class Bucket:
     """One limited window of a subject, with what stands as long as its limit does; `cell` is its place in a row."""
 
     __slots__ = (
-        "_lines", "cell", "counts_tokens", "limit", "place", "refill_per_s", "reset_s_per_use", "used", "window",
+        "cell", "counts_tokens", "limit", "place", "refill_per_s", "reset_s_per_use", "used", "window",
     )  # fmt: skip
 
     def __init__(self, place: int, window: Window, limit: int, used: float) -> None:
@@ -65,35 +70,35 @@ class Bucket:
         self.counts_tokens = window.counts_tokens
         self.refill_per_s = limit / window.period_s
         self.reset_s_per_use = window.period_s / limit
-        self._lines = (
-            f"x-ratelimit-limit-{window.name}: {limit}\r\n"
-            f"x-ratelimit-remaining-{window.name}: %d\r\n"
-            f"x-ratelimit-reset-{window.name}: %.3f\r\n"
-        ).encode()
-
-    def lines(self) -> bytes:
-        """The three headers of this window, each ending with CR LF."""
-        left = self.limit - self.used
-        return self._lines % (max(0, left), self.used * self.reset_s_per_use)
 
 
-def tightest(subjects: Iterable[Sequence[Bucket]]) -> Iterable[Bucket]:
-    """Of each window the bucket with least left."""
-    found: dict[int, Bucket] = {}
-    for buckets in subjects:
-        for bucket in buckets:
-            known = found.setdefault(bucket.place, bucket)
-            if bucket.limit - bucket.used < known.limit - known.used:
-                found[bucket.place] = bucket
-    return found.values()
+class Told:
+    """What a caller is told of its limits: of each window the bucket with least left, of those that `subjects` have."""
 
+    __slots__ = ("_lines", "_windows")
 
-def rate_fields(buckets: Iterable[Bucket]) -> bytes:
-    """`x-ratelimit-limit-…`, `-remaining-…` and `-reset-…` (seconds) of each bucket, as an answer's head has them."""
-    return b"".join([bucket.lines() for bucket in buckets])
+    def __init__(self, subjects: Iterable[Sequence[Bucket]]) -> None:
+        windows: dict[Window, list[Bucket]] = {}
+        for buckets in subjects:
+            for bucket in buckets:
+                windows.setdefault(bucket.window, []).append(bucket)
+        self._windows = list(windows.values())
+        self._lines = "".join([_LINES.format(window.name) for window in windows]).encode()
 
+    def fields(self) -> bytes:
+        """`x-ratelimit-limit-…`, `-remaining-…` and `-reset-…` (seconds) as an answer's head has them."""
+        values: list[float] = []
+        for buckets in self._windows:
+            tightest, least = buckets[0], math.inf
+            for bucket in buckets:
+                left = bucket.limit - bucket.used
+                if left < least:
+                    tightest, least = bucket, left
+            reset_s = tightest.used * tightest.reset_s_per_use
+            values += (tightest.limit, max(0.0, least), reset_s)
+        return self._lines % tuple(values)
 
-def rate_headers(buckets: Iterable[Bucket]) -> Mapping[str, str]:
-    """As `rate_fields`, by name."""
-    lines = rate_fields(buckets).decode().splitlines()
-    return dict(line.split(": ", 1) for line in lines)
+    def headers(self) -> Mapping[str, str]:
+        """As `fields`, by name."""
+        lines = self.fields().decode().splitlines()
+        return dict(line.split(": ", 1) for line in lines)

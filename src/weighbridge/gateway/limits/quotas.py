@@ -9,14 +9,14 @@ leaves its reservations charged.
 This runs twice for each request of a limited key: what does not change between requests is kept in the subject.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
 from msgspec import Struct
 
 from weighbridge.clock import Clock
-from weighbridge.gateway.limits.buckets import WINDOWS, Bucket, rate_fields, rate_headers, tightest
+from weighbridge.gateway.limits.buckets import WINDOWS, Bucket, Told
 from weighbridge.gateway.limits.ledger import (
     IN_FLIGHT,
     REQUESTS,
@@ -36,6 +36,7 @@ GRAIN_S = 0.01
 """A subject's buckets are refilled at most this often."""
 REFRESH_S = 0.5
 """How often `refresh` is to be called."""
+TOLD_MAX = 4096
 IDLE_S = 60.0
 """A subject that this worker has not met for so long is left to its row."""
 
@@ -90,6 +91,7 @@ class Quotas:
         self._stamp = -1.0
         self._live: set[int] = set()
         self._full = False
+        self._told: dict[tuple[int, int], Told] = {}
         self._unix_offset_s = 0.0
 
     def refresh(self, live: Sequence[int]) -> None:
@@ -136,7 +138,17 @@ class Quotas:
                 bucket.used += tokens if bucket.counts_tokens else 1
                 cells[row + bucket.cell] = bucket.used
             cells[row + VIEW_UNIX_S] = subject.at_s + self._unix_offset_s
-        return Admission(subjects, tokens, rate_fields(_told(subjects)))
+        return Admission(subjects, tokens, self._tell(subjects).fields())
+
+    def _tell(self, subjects: Sequence[_Subject]) -> Told:
+        """Kept by the rows of the key and the endpoint, or of the one of them that is limited."""
+        rows = subjects[0].row, subjects[-1].row
+        told = self._told.get(rows)
+        if told is None:
+            if len(self._told) >= TOLD_MAX:
+                self._told.clear()
+            told = self._told[rows] = Told([subject.buckets for subject in subjects])
+        return told
 
     def settle(self, admission: Admission, tokens: int, *, answered: bool) -> None:
         """End of a request: correct its tokens; one that was not answered costs no request. Once is enough."""
@@ -193,6 +205,7 @@ class Quotas:
     def _limit(self, subject: _Subject, limits: UsageLimits) -> None:
         """Buckets for these limits, as full as the row says."""
         subject.limits = limits
+        self._told.clear()
         used = self._cells[subject.row + USED : subject.row + USED + len(WINDOWS)]
         subject.buckets = [
             Bucket(place, window, limit, used[place])
@@ -270,13 +283,13 @@ class Quotas:
     def _check(self, subject: _Subject, tokens: int, all_of: Sequence[_Subject]) -> None:
         most = subject.limits.concurrency
         if most is not None and self._in_flight(subject) >= most:
-            raise concurrency_refusal(rate_headers(_told(all_of)))
+            raise concurrency_refusal(self._tell(all_of).headers())
         for bucket in subject.buckets:
             cost = tokens if bucket.counts_tokens else 1
             if bucket.used + cost > bucket.limit:
                 wait_s = bucket.window.wait_s(bucket.used, bucket.limit, cost)
                 if wait_s > 0:
-                    raise window_refusal(bucket.window, wait_s, rate_headers(_told(all_of)))
+                    raise window_refusal(bucket.window, wait_s, self._tell(all_of).headers())
 
     def _in_flight(self, subject: _Subject) -> float:
         total = max(0.0, self._cells[subject.row + IN_FLIGHT])
@@ -287,7 +300,3 @@ class Quotas:
                 if row is not None:
                     total += max(0.0, column.cells[row + IN_FLIGHT])
         return total
-
-
-def _told(subjects: Sequence[_Subject]) -> Iterable[Bucket]:
-    return subjects[0].buckets if len(subjects) == 1 else tightest([s.buckets for s in subjects])
