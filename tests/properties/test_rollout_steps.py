@@ -1,16 +1,19 @@
-"""One step of a rollout from any state of its endpoint, also such as no play comes to: what it must never do."""
+"""One step of a rollout or of upkeep from any state, also such as no play comes to: what it must never do."""
 
 from datetime import timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toy_world import LIMITS, START, check_plan, deployment, endpoint, replica
+from rollout_rules import check_plan, check_upkeep
+from toy_world import LIMITS, START, deployment, endpoint, replica
 from weighbridge.replicas.model import Replica, ReplicaState
 from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.rollouts.plan import Seen, plan
+from weighbridge.rollouts.steady import steady_plan
 
 NOW = START + timedelta(minutes=20)
+LONG_AGO = NOW - timedelta(seconds=LIMITS.total_s)
 AGES_S = (0, 0.5, 1, 2, 4, 5, 24, 25, 90, 600)
 """Around the limits' own times."""
 ages = st.sampled_from(AGES_S + (600,) * 3).map(lambda age_s: NOW - timedelta(seconds=age_s))
@@ -22,8 +25,11 @@ STATES = (*ReplicaState, *COMING, ReplicaState.FAILED, *[ReplicaState.READY] * 6
 def replicas(draw: st.DrawFn, number: int) -> Replica:
     version = draw(st.sampled_from((1, 1, 2, 2, 3)))
     state = draw(st.sampled_from(STATES))
-    been_ready = state not in COMING and (state is ReplicaState.READY or draw(st.booleans()))
-    since = draw(ages)
+    steady = draw(st.booleans())  # for long, and known to every gateway
+    been_ready = state not in COMING and (
+        steady or state is ReplicaState.READY or draw(st.booleans())
+    )
+    since = NOW - timedelta(seconds=AGES_S[-1]) if steady else draw(ages)
     return replica(
         f"r{number}",
         deployment_id=f"d{version}",
@@ -34,8 +40,8 @@ def replicas(draw: st.DrawFn, number: int) -> Replica:
         created_at=START,
         state_since=since,
         ready_at=since if been_ready else None,
-        routed_at=since if been_ready and draw(st.integers(0, 3)) else None,
-        probe_failures=draw(st.sampled_from((0, 0, 0, 1, 2))),
+        routed_at=since if been_ready and (steady or draw(st.integers(0, 3))) else None,
+        probe_failures=0 if steady else draw(st.sampled_from((0, 0, 0, 1, 2))),
         failure_counted=draw(st.booleans()),
     )
 
@@ -55,7 +61,7 @@ def deployments(draw: st.DrawFn, shape: tuple[int, int, int]) -> Deployment:
         updated_max=draw(st.sampled_from((updated, shape[0]))),
         failures=draw(st.integers(0, 3)),
         cancel_requested=draw(st.sampled_from((False, False, True))),
-        started_at=START,
+        started_at=draw(st.sampled_from((START, START, LONG_AGO))),
         progress_at=draw(ages),
     )
 
@@ -81,3 +87,13 @@ def worlds(draw: st.DrawFn) -> Seen:
 @given(worlds())
 def test_any_step_of_a_rollout_is_safe_in_any_world(seen: Seen) -> None:
     check_plan(seen, plan(seen, NOW, LIMITS), NOW, LIMITS)
+
+
+@settings(max_examples=1_500, deadline=None)
+@given(st.data())
+def test_any_step_of_upkeep_is_safe_in_any_world(data: st.DataObject) -> None:
+    base = data.draw(st.sampled_from((None, *[deployment(1, status=RolloutStatus.DONE)] * 3)))
+    size, surge = data.draw(st.integers(0, 4)), data.draw(st.integers(0, 2))
+    found = [data.draw(replicas(number)) for number in range(data.draw(st.integers(0, 7)))]
+    upkeep = steady_plan(base, found, size, NOW, LIMITS, surge=surge)
+    check_upkeep(base, found, upkeep, NOW, LIMITS, size=size, surge=surge)
