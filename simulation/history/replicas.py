@@ -30,13 +30,27 @@ def r15_ready_has_proven_itself_twice_in_a_row(story: Story, commit: Commit) -> 
         seen = [e for e in story.probes[replica] if e.number < commit.first.number]
         run: list[Event] = []
         for event in reversed(seen):
-            if event.facts["outcome"] != "ready":
+            if event.facts["outcome"] == "ready":
+                run.append(event)
+            elif not _unwritten(story, event):
                 break
-            run.append(event)
         if len(run) < story.limits.replica.probe_passes_min:
             yield f"{replica} is ready after {len(run)} passes in a row"
         elif not any(event.facts["generated"] for event in run):
             yield f"{replica} is ready without a token"
+
+
+def _unwritten(story: Story, probe: Event) -> bool:
+    """Whether a control plane died before what a probe had found was in the replica's row: then nobody knows it."""
+    replica = probe.facts["replica"]
+    for event in story.log.events[probe.number + 1 :]:
+        if event.kind == "control.died":
+            return True
+        if event.kind == "row" and event.facts["key"] == replica:
+            return False
+        if event.kind == "probed" and event.facts["replica"] == replica:
+            return False
+    return False
 
 
 def _questions(probes: object) -> list[str]:
