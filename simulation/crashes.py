@@ -9,11 +9,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from simulation.engines.versions import Character
 from simulation.play import run, silence
 from simulation.steps import Moment, Point
 from simulation.world.people import Wish
 from simulation.world.plot import Plot
-from simulation.world.versions import Character
 from simulation.world.world import World
 
 SEED = 7

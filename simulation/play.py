@@ -13,9 +13,9 @@ import structlog
 
 from simulation.history.checker import check
 from simulation.history.story import Breach, Limits
+from simulation.installation.control import SETTINGS
 from simulation.memory.database import Executor
 from simulation.memory.shape import UnknownStatementError
-from simulation.world.control import SETTINGS
 from simulation.world.world import World
 from weighbridge.replicas.reconciler import replica_limits
 

@@ -7,14 +7,13 @@ from simulation.history import (
     canaries,
     control,
     gate,
-    gateway,
-    holds,
     pulls,
     replicas,
     rollouts,
     versions,
 )
 from simulation.history.log import Log
+from simulation.history.requests import gateway, holds
 from simulation.history.story import COMMIT_CHECKS, STORY_CHECKS, Breach, CommitCheck, Limits, Story
 
 MODULES = (canaries, control, gate, gateway, holds, pulls, replicas, rollouts, versions)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
 
-from simulation.history.hosts import Hosts, read_hosts
 from simulation.history.log import Event, Log
+from simulation.history.requests.hosts import Hosts, read_hosts
 from simulation.memory.store import Change
 from simulation.memory.tables import Key, Row
 from weighbridge.replicas.model import ReplicaLimits

@@ -11,12 +11,12 @@ from sqlalchemy import TextClause
 from sqlalchemy.sql import dml
 from sqlalchemy.sql.base import Executable
 
-from simulation.memory import hosts_texts, routes_texts, sync_texts, texts, usage_texts
 from simulation.memory.answers import Result
 from simulation.memory.shape import UnknownStatementError, shape_of
 from simulation.memory.statements import NOTHING, Answer, Records, Run, compile_statement
 from simulation.memory.store import BlockedError, Memory
 from simulation.memory.store import Transaction as Rows
+from simulation.memory.texts import hosts, known, routes, syncs, usage
 from simulation.scheduler import Process, SimLoop, current_process
 from simulation.steps import Steps
 from weighbridge.errors import UnavailableError
@@ -27,7 +27,7 @@ BROKEN_CONNECTION_S = 0.5
 """How long the server may take to notice that a client has died."""
 CONNECT_S = 5.0
 """As `connect_timeout`: for how long a client on another machine tries."""
-TEXTS = (hosts_texts, routes_texts, sync_texts, texts, usage_texts)
+TEXTS = (hosts, known, routes, syncs, usage)
 """They register what they know when they are read."""
 
 
@@ -64,7 +64,7 @@ class PreparedText:
 
     def __init__(self, statement: TextClause) -> None:
         self._text = statement.text
-        self._run = texts.find(statement.text)
+        self._run = known.find(statement.text)
 
     def __call__(self, rows: Rows, parameters: object) -> Answer:
         if parameters is None or isinstance(parameters, Mapping):

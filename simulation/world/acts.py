@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+from simulation.engines.manners import ALIKE, Manner, draw_manner
+from simulation.engines.versions import Character
+from simulation.gateways.holds import Caller, HoldPlan
 from simulation.world.faults import HOST_KINDS, PULL_KINDS
-from simulation.world.holds import Caller, HoldPlan
-from simulation.world.manners import ALIKE, Manner, draw_manner
 from simulation.world.people import Wish
 from simulation.world.plot import Plot
-from simulation.world.versions import Character
 
 Faults = tuple[tuple[float, str], ...]
 """When what comes."""

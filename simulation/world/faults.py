@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from simulation.world.control import ControlPlane
-from simulation.world.gateway import Gateway, Worker
-from simulation.world.hosts import Host
-from simulation.world.site import Site
+from simulation.gateways.gateway import Gateway
+from simulation.gateways.workers import Worker
+from simulation.installation.control import ControlPlane
+from simulation.installation.hosts import Host
+from simulation.installation.site import Site
 
 ROOM_MIN = 8
 """Slots of each machine once everything is mended: enough for any shape."""

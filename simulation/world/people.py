@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from random import Random
 
+from simulation.engines.exams import ECHO, SUM
 from simulation.history.log import Log
-from simulation.world.control import SETTINGS, ControlPlane
-from simulation.world.exams import ECHO, SUM
+from simulation.installation.control import SETTINGS, ControlPlane
 from weighbridge.acceptance import service as acceptance
 from weighbridge.acceptance.store import Scope
 from weighbridge.accounts.model import Org

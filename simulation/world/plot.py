@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from random import Random
 
+from simulation.engines.versions import Character
 from simulation.world.faults import KINDS
 from simulation.world.people import Wish
-from simulation.world.versions import Character
 
 
 @dataclass(frozen=True, slots=True)

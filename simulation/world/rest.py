@@ -1,7 +1,7 @@
 """Whether a mended world has come to rest: what was asked for is there, and nothing else is."""
 
+from simulation.installation.site import Site
 from simulation.memory.store import Memory
-from simulation.world.site import Site
 from weighbridge.runtimes.base import RuntimeState
 from weighbridge.storage.tables import REPLICA_FINAL, ROLLOUT_FINAL
 

@@ -6,7 +6,18 @@ from random import Random
 
 from msgspec import to_builtins
 
+from simulation.engines.engine import NAME, SimEngine
+from simulation.engines.exams import SUM
+from simulation.engines.machines import Machines, Node
+from simulation.engines.pulls import Pulls
+from simulation.engines.versions import Character
+from simulation.gateways.gateway import Gateway
+from simulation.gateways.snapshots import File
 from simulation.history.log import Log
+from simulation.installation.control import GATED, LIMITS, SETTINGS, ControlPlane
+from simulation.installation.counting import count_requests
+from simulation.installation.hosts import Host
+from simulation.installation.site import Site
 from simulation.memory.database import Executor, Server
 from simulation.memory.store import Change, Memory, Transaction
 from simulation.scheduler import SimLoop, current_process
@@ -21,21 +32,10 @@ from simulation.world.acts import (
     draw_hosts,
     draw_pulls,
 )
-from simulation.world.control import GATED, LIMITS, SETTINGS, ControlPlane
-from simulation.world.counting import count_requests
-from simulation.world.engine import NAME, SimEngine
-from simulation.world.exams import SUM
 from simulation.world.faults import Misfortune
-from simulation.world.gateway import Gateway
-from simulation.world.hosts import Host
-from simulation.world.machines import Machines, Node
 from simulation.world.people import ALIASES, ARCH, ENDPOINT, People, Wish
 from simulation.world.plot import Plot, draw_plot
-from simulation.world.pulls import Pulls
 from simulation.world.rest import at_rest, unrest
-from simulation.world.site import Site
-from simulation.world.snapshots import File
-from simulation.world.versions import Character
 from weighbridge.accounts.model import Org
 from weighbridge.routing.model import RouteTable
 
@@ -90,11 +90,7 @@ class World:
         machines = Machines(loop, chance, log, nodes, characters)
         if self.acts.pulls:
             machines.pulls = Pulls(loop, acting, log)
-        gateway = Gateway(loop, chance, log, machines, self.plot.workers, sharing=acting)
-        if self.acts.gated:
-            gateway.spool = []
-        if self.acts.holding is not None:
-            gateway.hold(self.acts.holding)
+        gateway = self._make_gateway(machines)
         self.site = Site(
             loop=loop,
             chance=chance,
@@ -124,6 +120,17 @@ class World:
         self.calm = False
         self._generation = 0
         self.rested = False
+
+    def _make_gateway(self, machines: Machines) -> Gateway:
+        """The control planes' own."""
+        gateway = Gateway(
+            self.loop, self.chance, self.log, machines, self.plot.workers, sharing=self.acting
+        )
+        if self.acts.gated:
+            gateway.spool = []
+        if self.acts.holding is not None:
+            gateway.hold(self.acts.holding)
+        return gateway
 
     def _make_hosts(self) -> list[Host]:
         site = self.site

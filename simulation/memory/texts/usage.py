@@ -6,7 +6,7 @@ from math import ceil
 from simulation.memory.statements import Answer
 from simulation.memory.store import Transaction
 from simulation.memory.tables import Row
-from simulation.memory.texts import Parameters, number, says
+from simulation.memory.texts.known import Parameters, number, says
 
 
 @says(

@@ -1,21 +1,21 @@
 """One installation in a simulated world: what its control planes share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from random import Random
 
+from simulation.engines.engine import SimEngine
+from simulation.engines.machines import Machines
+from simulation.engines.manners import ALIKE, Manner
+from simulation.engines.versions import Character, draw_character
+from simulation.gateways.gateway import Gateway
+from simulation.gateways.snapshots import File
 from simulation.history.log import Log
 from simulation.memory.database import Server
 from simulation.scheduler import SimLoop
 from simulation.steps import Steps
-from simulation.world.engine import SimEngine
-from simulation.world.gateway import Gateway
-from simulation.world.machines import Machines
-from simulation.world.manners import ALIKE, Manner
-from simulation.world.snapshots import File
-from simulation.world.versions import Character, draw_character
 from weighbridge.errors import NotFoundError
 from weighbridge.rollouts.model import RolloutLimits
 from weighbridge.routing.model import KeyTable, RouteTable
@@ -73,6 +73,11 @@ class Site:
     weights: Weights = field(default_factory=Weights)
     steps: Steps = field(default_factory=Steps)
     _bytes: dict[str, str | None] = field(default_factory=dict)
+
+    @property
+    def engines(self) -> Mapping[str, SimEngine]:
+        """By name, as a control plane has its adapters."""
+        return {self.engine.name: self.engine}
 
     def bytes_of(self, version_id: str) -> str | None:
         """The digest that a sync of this version finds, the same each time; None: its bucket cannot be read."""

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from simulation.memory.statements import Answer, plain
 from simulation.memory.store import NO_KEY_UPDATE, SHARE, UPDATE, Transaction
 from simulation.memory.tables import MINUS_INFINITY, Key, Row
-from simulation.memory.texts import ACTIVE, Parameters, nothing, number, says
+from simulation.memory.texts.known import ACTIVE, Parameters, nothing, number, says
 
 OPEN = ("queued", "in_progress")
 REPLICA_TIMES = (

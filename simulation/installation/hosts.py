@@ -6,11 +6,11 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
+from simulation.gateways.snapshots import File, SimSnapshot
+from simulation.installation.control import SETTINGS
+from simulation.installation.site import Site
 from simulation.memory.database import SimDatabase, Way
 from simulation.scheduler import Process
-from simulation.world.control import SETTINGS
-from simulation.world.site import Site
-from simulation.world.snapshots import File, SimSnapshot
 from weighbridge.control.wake import Wake
 from weighbridge.errors import StaleError, UnavailableError
 from weighbridge.gateway.courier.child import READY_WAIT_S

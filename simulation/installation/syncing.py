@@ -1,7 +1,7 @@
 """Weight syncs without bytes: the real claims, leases and records, with a moment of work in between."""
 
+from simulation.installation.site import Site
 from simulation.memory.database import SimDatabase
-from simulation.world.site import Site
 from weighbridge.errors import StaleError
 from weighbridge.ingest import store
 from weighbridge.registry.model import SyncStatus

@@ -9,13 +9,13 @@ from typing import cast
 
 from aiohttp import ClientSession
 
+from simulation.engines.exams import SimSession
+from simulation.engines.machines import SimRuntime
+from simulation.gateways.snapshots import SimPublisher, SimSnapshot
+from simulation.installation.site import Site
+from simulation.installation.syncing import Syncer
 from simulation.memory.database import SimDatabase
 from simulation.scheduler import Process
-from simulation.world.exams import SimSession
-from simulation.world.machines import SimRuntime
-from simulation.world.site import Site
-from simulation.world.snapshots import SimPublisher, SimSnapshot
-from simulation.world.syncing import Syncer
 from weighbridge.acceptance.examiner import Examiner
 from weighbridge.clock import ID_ALPHABET, Clock
 from weighbridge.control.loop import Loop
@@ -109,7 +109,6 @@ class ControlPlane:
 
     def _loops(self) -> list[Loop]:
         site, current = self.site, self.keeper.current
-        engines = {site.engine.name: site.engine}
         weights_of = on_path(site.weights)
         if site.machines.pulls is not None:
             weights_of = pulled(site.weights.version_dir, lambda digest, size_bytes: SOURCE)
@@ -133,7 +132,7 @@ class ControlPlane:
             clock=self.clock,
             wake=self.wake,
             runtime=self.runtime,
-            engines=engines,
+            engines=site.engines,
             store=site.weights,
             gateways=self._gateways(),
             pepper=PEPPER,
@@ -142,27 +141,13 @@ class ControlPlane:
             examiner=self._examiner(),
             weights_of=weights_of,
         )
-        routes = SimPublisher(
-            self.database,
-            self.clock,
-            self.wake,
-            SETTINGS.paths,
-            engines=engines,
-            lease_of=current,
-            hold_s=site.hold_s,
-            tell=site.tell,
-        )
-        routes.keep_in(
-            SimSnapshot(site.routes, RouteTable, site.loop, site.steps),
-            SimSnapshot(site.keys, KeyTable, site.loop, site.steps),
-        )
         sealing = ReceiptReconciler(self.database, self.clock, current, times=SEALS)
         syncer = Syncer(site, self.database, f"holder-{self.name}")
         passes: dict[str, Callable[[], Awaitable[float]]] = {
             "lease": self.keeper.keep,
             "rollouts": rollouts.reconcile,
             "replicas": replicas.reconcile,
-            "routes": routes.reconcile,
+            "routes": self._publisher().reconcile,
             "ingest": syncer.reconcile,
             "receipts": sealing.reconcile,
         }
@@ -170,6 +155,24 @@ class ControlPlane:
             passes["prefetch"] = prefetcher.reconcile
         pruning = Loop("pruning", self._prune, self.wake, PRUNE_PERIOD_S)
         return [pruning, *(Loop(name, step, self.wake) for name, step in passes.items())]
+
+    def _publisher(self) -> SimPublisher:
+        site = self.site
+        publisher = SimPublisher(
+            self.database,
+            self.clock,
+            self.wake,
+            SETTINGS.paths,
+            engines=site.engines,
+            lease_of=self.keeper.current,
+            hold_s=site.hold_s,
+            tell=site.tell,
+        )
+        publisher.keep_in(
+            SimSnapshot(site.routes, RouteTable, site.loop, site.steps),
+            SimSnapshot(site.keys, KeyTable, site.loop, site.steps),
+        )
+        return publisher
 
     def _gateways(self) -> Gateways:
         site, view = self.site, self.site.gateway.view

@@ -1,7 +1,7 @@
 """Finished requests on their way into the database, where the gate finds them; files and offsets are left out."""
 
+from simulation.installation.site import Site
 from simulation.memory.database import SimDatabase
-from simulation.world.site import Site
 from weighbridge.errors import UnavailableError
 from weighbridge.usage import store
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from simulation.memory.statements import Answer
 from simulation.memory.store import NO_KEY_UPDATE, Transaction
 from simulation.memory.tables import Row
-from simulation.memory.texts import ACTIVE, Parameters, by_key, nothing, number, says
+from simulation.memory.texts.known import ACTIVE, Parameters, by_key, nothing, number, says
 
 
 @says(

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from simulation.gateways.requests import RETRIES_MAX
 from simulation.history.log import Event
 from simulation.history.story import Story, at_end, became
 from simulation.memory.store import Change
 from simulation.memory.tables import Row
-from simulation.world.gateway import RETRIES_MAX
 
 SETTLE_S = 2.0
 """A replica that has been ready for this long is in the table of every worker that is not late."""

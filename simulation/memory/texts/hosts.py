@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from simulation.memory.statements import Answer
 from simulation.memory.store import NO_KEY_UPDATE, UPDATE, Transaction
 from simulation.memory.tables import Row
-from simulation.memory.texts import Parameters, nothing, number, says
+from simulation.memory.texts.known import Parameters, nothing, number, says
 
 REPORTED = ("routes_generation", "keys_generation", "workers", "in_flight")
 

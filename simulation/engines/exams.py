@@ -6,9 +6,9 @@ from types import TracebackType
 
 from aiohttp import ClientTimeout
 
+from simulation.engines.machines import Engine, Machines
+from simulation.engines.manners import ALIKE, Manner
 from simulation.history.log import Log
-from simulation.world.machines import Engine, Machines
-from simulation.world.manners import ALIKE, Manner
 from weighbridge.acceptance.model import Checks, Message, Probe
 
 SUM = Probe("sum", prompt="2 + 2 =", checks=Checks(not_empty=True, contains="4"))

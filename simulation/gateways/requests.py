@@ -1,24 +1,21 @@
-"""Gateway workers and their callers: routed by the published table and the real balance, counted per slot."""
+"""One request at a gateway: which replicas it is sent to, how it fails or is held, and the record it leaves."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import Enum
-from itertools import count
 from random import Random
+from typing import Protocol
 
+from simulation.engines.machines import Engine, Machines
+from simulation.engines.manners import ALIKE, Manner
+from simulation.gateways.holds import Caller, retry_after_s
+from simulation.gateways.workers import SimGatewayView, Worker
 from simulation.history.log import Log
-from simulation.scheduler import Process, SimLoop
-from simulation.world.holds import Caller, HoldPlan, Line, retry_after_s
-from simulation.world.machines import Engine, Machines
-from simulation.world.manners import ALIKE, Manner
+from simulation.scheduler import SimLoop
 from weighbridge.errors import WeighbridgeError
 from weighbridge.gateway.balance import groups, pick
 from weighbridge.gateway.limits.holds import Held
 from weighbridge.gateway.limits.refusals import NotReadyError
-from weighbridge.gateway.table import EMPTY_TABLES, CurrentTables, Tables
-from weighbridge.routing.acks import GatewayView, WorkerAck
-from weighbridge.routing.model import EndpointRoute, ReplicaRoute, RouteTable
+from weighbridge.routing.model import EndpointRoute, ReplicaRoute
 from weighbridge.usage.model import NO_VERSION, UsageEvent
 
 RETRIES_MAX = 2
@@ -28,27 +25,6 @@ FIRST_BYTE_MAX_S = 0.5
 DONE = 200
 STATUSES = {"done": DONE, "unknown": 404, "cut": 502, "failed": 503, "unavailable": 503}
 """By the end of a request; one that ends with its worker leaves no record."""
-SOMEBODY = Caller()
-FAST_S = (0.002, 0.03)
-"""How soon a worker sees a new table."""
-
-
-@dataclass(eq=False, slots=True)
-class Worker:
-    name: str
-    alive: bool = True
-    starts: int = 1
-    late_s: float = 0.0
-    """Added to the time it takes to see a new table, by a fault."""
-    current: CurrentTables = field(default_factory=CurrentTables)
-    line: Line | None = None
-    """Where requests are held; None: they are refused at once."""
-    counts: dict[int, int] = field(default_factory=dict)
-    requests: dict["Request", None] = field(default_factory=dict)
-
-    @property
-    def tables(self) -> Tables:
-        return self.current.tables
 
 
 class Failed(Enum):
@@ -66,181 +42,23 @@ GONE = frozenset({Failed.UNREACHABLE, Failed.GONE})
 """After these another replica is waited for, as `gateway.proxy.failures.is_gone` has it."""
 
 
-class SimGatewayView(GatewayView):
-    """The shared acks and counts, without shared memory."""
+class Surroundings(Protocol):
+    """What a request finds at its gateway."""
 
-    def __init__(self, workers: list[Worker]) -> None:  # no memory to map
-        self._workers = workers
-
-    def routes_acked(self) -> int | None:
-        return min((w.tables.routes_generation for w in self._workers if w.alive), default=None)
-
-    def workers(self) -> list[WorkerAck]:
-        """Keys are not simulated, nor are processes: `pid` tells one start of a worker from the next."""
-        return [
-            WorkerAck(100 * number + worker.starts, worker.tables.routes_generation, 0)
-            for number, worker in enumerate(self._workers, 1)
-            if worker.alive
-        ]
-
-    def busy_slots(self) -> dict[int, int]:
-        slots = {slot for worker in self._workers if worker.alive for slot in worker.counts}
-        counts = {slot: self.in_flight(slot) for slot in sorted(slots)}
-        return {slot: count for slot, count in counts.items() if count}
-
-    def counter(self) -> Callable[[int], int]:
-        return self.in_flight
-
-    def in_flight(self, slot: int) -> int:
-        return sum(max(0, w.counts.get(slot, 0)) for w in self._workers if w.alive)
-
-
-class Gateway:
-    """All workers of one machine: of the control plane's, which has no `host`, or of another."""
-
-    def __init__(
-        self,
-        loop: SimLoop,
-        chance: Random,
-        log: Log,
-        machines: Machines,
-        workers: int,
-        *,
-        sharing: Random,
-        host: Process | None = None,
-    ) -> None:
-        """`sharing` decides which version a request is meant for where a canary has a share of them."""
-        self.loop = loop
-        self.host = host
-        self.later = loop.later if host is None else loop.later_in(host)
-        self.chance = chance
-        self.sharing = sharing
-        self.log = log
-        self.machines = machines
-        self._began_unix_s = log.wall().timestamp() - loop.time()
-        self.manners: dict[str, Manner] = {}
-        """By digest."""
-        self.spool: list[UsageEvent] | None = None
-        """Finished requests that are still to be counted; None: nobody counts them."""
-        prefix = "" if host is None else f"{host.name}."
-        self.workers = [Worker(f"{prefix}worker{n}") for n in range(workers)]
-        self.holding: HoldPlan | None = None
-        self.lost = False
-        """Its machine, for ever."""
-        self.shut = False
-        """It takes no request, and no worker is started."""
-        self.view = SimGatewayView(self.workers)
-        self.newest: RouteTable | None = None
-        self.numbers = count(1)
-        """Of requests."""
-
-    def beside(self, host: Process, workers: int, chance: Random) -> "Gateway":
-        """That of another machine, whose workers are not started yet."""
-        other = Gateway(
-            self.loop, chance, self.log, self.machines, workers, sharing=self.sharing, host=host
-        )
-        other.manners, other.spool, other.numbers = self.manners, self.spool, self.numbers
-        other.shut = True
-        for worker in other.workers:
-            worker.alive = False
-        return other
-
-    def hold(self, plan: HoldPlan) -> None:
-        """Have requests wait for a replica that comes back."""
-        self.holding = plan
-        for worker in self.workers:
-            self._open_line(worker)
-        self.log.add(
-            "holding",
-            hold_s=plan.hold_s,
-            requests_max=plan.requests_max,
-            bytes_max=plan.bytes_max,
-        )
-
-    def _open_line(self, worker: Worker) -> None:
-        if self.holding is not None:
-            worker.line = Line(
-                self.loop, self.log, worker.name, self.holding, worker.current, now=self._now
-            )
-
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self.unix_s(), UTC)
-
-    def unix_s(self) -> float:
-        """By a clock that was set before anything happened, and is never set again."""
-        return self._began_unix_s + self.loop.time()
+    loop: SimLoop
+    later: Callable[..., object]
+    chance: Random
+    sharing: Random
+    log: Log
+    machines: Machines
+    manners: dict[str, Manner]
+    spool: list[UsageEvent] | None
+    view: SimGatewayView
 
     @property
-    def frozen(self) -> bool:
-        return self.host is not None and self.host.stopped
+    def frozen(self) -> bool: ...
 
-    def published(self, table: RouteTable) -> None:
-        """`newest` is what lies in the file; a writer that has lost its lease may have put an older one there."""
-        self.newest = table
-        for worker in self.workers:
-            if worker.alive:
-                delay_s = self.chance.uniform(*FAST_S) + worker.late_s
-                self.later(delay_s, self._look, worker)
-
-    def _look(self, worker: Worker) -> None:
-        """What lies there when it looks, which may be newer than what made it look; an older one is not taken."""
-        table = self.newest
-        if not worker.alive or table is None:
-            return
-        if table.generation <= worker.tables.routes_generation:
-            return
-        served = any(endpoint.replicas for endpoint in worker.tables.endpoints.values())
-        worker.current.tables = worker.tables.with_routes(table)
-        if worker.line is not None and served and not any(e.replicas for e in table.endpoints):
-            self.log.add("emptied", worker=worker.name)
-        self.log.add("applied", worker=worker.name, generation=table.generation)
-
-    def hurry(self, worker: Worker) -> None:
-        """It is late no more, and looks."""
-        worker.late_s = 0.0
-        if self.frozen:
-            self.later(0.0, self._look, worker)
-        else:
-            self._look(worker)
-
-    def kill(self, worker: Worker) -> None:
-        """Its streams end with it, and its counts are no longer counted."""
-        worker.alive = False
-        self.log.add("worker.died", worker=worker.name)
-        for request in list(worker.requests):
-            request.abandon()
-        worker.counts.clear()
-
-    def restart(self, worker: Worker) -> None:
-        """It loads the newest table before it listens."""
-        if self.shut:
-            return
-        worker.late_s = 0.0
-        worker.current.tables = EMPTY_TABLES
-        if self.newest is not None:
-            worker.current.tables = worker.tables.with_routes(self.newest)
-        self._open_line(worker)
-        worker.alive = True
-        worker.starts += 1
-        generation = worker.tables.routes_generation
-        self.log.add("worker.started", worker=worker.name, generation=generation)
-
-    def call(
-        self, endpoint_id: str, org_id: str, duration_s: float, caller: Caller = SOMEBODY
-    ) -> None:
-        """A caller's request to whichever worker takes the connection."""
-        workers = [w for w in self.workers if w.alive]
-        if workers and not self.frozen and not self.shut:
-            worker = self.chance.choice(workers)
-            Request(
-                self,
-                worker,
-                next(self.numbers),
-                endpoint_id=endpoint_id,
-                org_id=org_id,
-                duration_s=duration_s,
-                caller=caller,
-            ).begin()
+    def unix_s(self) -> float: ...
 
 
 class Request:
@@ -273,7 +91,7 @@ class Request:
 
     def __init__(
         self,
-        gateway: Gateway,
+        gateway: Surroundings,
         worker: Worker,
         number: int,
         *,

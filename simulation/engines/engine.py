@@ -2,8 +2,8 @@
 
 from random import Random
 
+from simulation.engines.machines import Machines
 from simulation.history.log import Log
-from simulation.world.machines import Machines
 from weighbridge.engines.base import (
     EngineCapabilities,
     EngineCommand,

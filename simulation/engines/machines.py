@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
+from simulation.engines.pulls import Pulls
+from simulation.engines.versions import Character, Fate, draw_fate
 from simulation.history.log import Log
 from simulation.scheduler import SimLoop
 from simulation.steps import Steps
-from simulation.world.pulls import Pulls
-from simulation.world.versions import Character, Fate, draw_fate
 from weighbridge.errors import UnavailableError
 from weighbridge.runtimes.base import (
     PLACED,

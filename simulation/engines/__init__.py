@@ -1,0 +1,1 @@
+"""What control planes start: engines and the machines they run on, their versions, manners, exams and pulls."""

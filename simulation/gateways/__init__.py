@@ -1,0 +1,1 @@
+"""Gateway workers of one machine: tables, requests, the hold."""

@@ -1,0 +1,1 @@
+"""Checks of what callers met: at the gateways, on each host, while held."""

@@ -1,0 +1,1 @@
+"""One installation: control planes, gateway hosts, and what they share."""

@@ -1,0 +1,1 @@
+"""What each text() statement of the stores does."""
