@@ -18,7 +18,7 @@ from weighbridge.gateway.limits.ledger import (
     open_ledger,
     subject_hash,
 )
-from weighbridge.gateway.limits.quotas import Admission, Quotas
+from weighbridge.gateway.limits.quotas import IDLE_S, Admission, Quotas
 from weighbridge.gateway.limits.refusals import QuotaError
 from weighbridge.routing.limits import UsageLimits
 
@@ -43,6 +43,12 @@ class Host:
     def kill(self, worker: int) -> None:
         del self.quotas[worker]
         self.refresh()
+
+    def pass_s(self, seconds: float) -> None:
+        """As time goes by in a worker that lives."""
+        for _ in range(int(seconds)):
+            self.time_s += 1.0
+            self.refresh()
 
     def refresh(self) -> None:
         for quotas in self.quotas.values():
@@ -168,6 +174,24 @@ def test_a_restart_of_every_worker_keeps_the_day_s_quota(host: Host) -> None:
     host.kill(0)
     host.start(3)  # a view is taken over twice, by a worker of another column
     assert passed(host, 3, limits, 10) == 0
+
+
+def test_whom_a_worker_has_not_met_for_long_is_left_to_its_row_and_found_there_again(
+    host: Host,
+) -> None:
+    limits = UsageLimits(requests_day=1000)
+    quotas = host.start(0)
+    admitted = [ask(quotas, limits) for _ in range(900)]
+    host.pass_s(2 * IDLE_S)
+    assert quotas.subjects == 1  # its requests are under way
+    for one in admitted:
+        quotas.settle(one, 10, answered=True)
+    host.pass_s(IDLE_S + 1)
+    assert quotas.subjects == 0
+    again = ask(quotas, limits)
+    assert isinstance(again, Admission)
+    # 181 s of a day's refill of 1000 are 2.1 requests.
+    assert b"x-ratelimit-remaining-requests-day: 101\r\n" in again.fields
 
 
 def test_a_worker_that_joins_knows_what_the_others_used(host: Host) -> None:

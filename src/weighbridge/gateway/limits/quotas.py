@@ -53,12 +53,13 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Subject:
-    """A key or endpoint; its buckets are refilled up to `at_s`."""
+    """A key or endpoint; its buckets are refilled up to `at_s`, and it was met last at `met_s`."""
 
     hash: int
     row: int
     limits: UsageLimits
     at_s: float
+    met_s: float
     buckets: Sequence[Bucket] = ()
     seen: dict[int, _Seen] = field(default_factory=dict)
 
@@ -99,13 +100,18 @@ class Quotas:
         now_s = self._clock.monotonic()
         self._unix_offset_s = self._clock.now().timestamp() - now_s
         for name, subject in list(self._subjects.items()):
-            idle_s = now_s - subject.at_s
             self._bring_up(subject, now_s)
             self._show(subject)
-            if idle_s > IDLE_S and not self._cells[subject.row + IN_FLIGHT]:
+            if now_s - subject.met_s > IDLE_S and not self._cells[subject.row + IN_FLIGHT]:
                 del self._subjects[name]
+                self._told.clear()
         self._look_for_workers()
         self._live = {*live, self._ledger.worker}
+
+    @property
+    def subjects(self) -> int:
+        """Those whose limits this worker keeps up to now."""
+        return len(self._subjects)
 
     def admit(self, wanted: Sequence[tuple[str, str, UsageLimits]], tokens: int) -> Admission:
         """Charge one request and its tokens to each (kind, id, limits), or to none of them.
@@ -130,7 +136,7 @@ class Quotas:
             self._check(subject, tokens, subjects)
         cells = self._cells
         for subject in subjects:
-            row = subject.row
+            row, subject.met_s = subject.row, now_s
             cells[row + IN_FLIGHT] += 1
             cells[row + REQUESTS] += 1
             cells[row + TOKENS] += tokens
@@ -217,7 +223,8 @@ class Quotas:
         row = self._ledger.own.insert(hashed)
         if row is None:
             return None
-        subject = _Subject(hashed, row, limits, at_s=self._clock.monotonic())
+        now_s = self._clock.monotonic()
+        subject = _Subject(hashed, row, limits, at_s=now_s, met_s=now_s)
         cells, now_unix_s = self._cells, self._clock.now().timestamp()
         newest = self._ledger.own.view(row)
         for worker in self._others:
