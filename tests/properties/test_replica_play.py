@@ -91,6 +91,12 @@ def check(before: Replica, seen: Seen, step: Step) -> None:
         assert (seen.probe is not None and seen.probe.generated) or before.probe_passes > 0
         assert not seen.exam_waits
         assert seen.exam is None or seen.exam.passed
+    # R15: the first pass of a row has brought a token, and whatever is not a pass ends the row.
+    if before.state is S.WARMING and after.state is S.WARMING and seen.probe is not None:
+        passed = seen.probe.outcome is ProbeOutcome.READY
+        if after.probe_passes > before.probe_passes == 0:
+            assert seen.probe.generated
+        assert after.probe_passes <= (before.probe_passes + 1 if passed else 0)
     # What fails while it warms is given up for that only after failures in a row, or when its time is over.
     unhealthy = seen.probe is not None and seen.probe.outcome is ProbeOutcome.UNHEALTHY
     if before.state is S.WARMING and after.state is S.FAILING and unhealthy and seen.exam is None:
@@ -121,6 +127,16 @@ def check(before: Replica, seen: Seen, step: Step) -> None:
 @settings(max_examples=2_000, deadline=None)
 @given(replicas(), worlds)
 def test_any_step_in_any_world_is_safe(before: Replica, seen: Seen) -> None:
+    check(before, seen, plan(before, seen, NOW, LIMITS))
+
+
+@settings(max_examples=500, deadline=None)
+@given(replicas(), processes(), probes)
+def test_any_probe_of_what_warms_is_judged_rightly(
+    before: Replica, process: ReplicaStatus, probe: Probe
+) -> None:
+    before = replace(before, state=S.WARMING, incarnation=process.incarnation)
+    seen = Seen(process=replace(process, state=RuntimeState.RUNNING), probe=probe)
     check(before, seen, plan(before, seen, NOW, LIMITS))
 
 
