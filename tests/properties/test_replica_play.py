@@ -91,12 +91,8 @@ def check(before: Replica, seen: Seen, step: Step) -> None:
         assert (seen.probe is not None and seen.probe.generated) or before.probe_passes > 0
         assert not seen.exam_waits
         assert seen.exam is None or seen.exam.passed
-    # R15: the first pass of a row has brought a token, and whatever is not a pass ends the row.
     if before.state is S.WARMING and after.state is S.WARMING and seen.probe is not None:
-        passed = seen.probe.outcome is ProbeOutcome.READY
-        if after.probe_passes > before.probe_passes == 0:
-            assert seen.probe.generated
-        assert after.probe_passes <= (before.probe_passes + 1 if passed else 0)
+        check_passes(before, seen.probe, after)
     # What fails while it warms is given up for that only after failures in a row, or when its time is over.
     unhealthy = seen.probe is not None and seen.probe.outcome is ProbeOutcome.UNHEALTHY
     if before.state is S.WARMING and after.state is S.FAILING and unhealthy and seen.exam is None:
@@ -122,6 +118,13 @@ def check(before: Replica, seen: Seen, step: Step) -> None:
     if step.command is Command.LAUNCH:
         assert before.state is S.PENDING
         assert seen.process is None
+
+
+def check_passes(before: Replica, probe: Probe, after: Replica) -> None:
+    """R15: the first pass of a row has brought a token, and whatever is not a pass ends the row."""
+    row = before.probe_passes + 1 if probe.outcome is ProbeOutcome.READY else 0
+    assert after.probe_passes <= row
+    assert probe.generated or before.probe_passes > 0 or after.probe_passes == 0
 
 
 @settings(max_examples=2_000, deadline=None)
