@@ -16,6 +16,7 @@ from weighbridge.runtimes.base import ReplicaStatus, RuntimeState
 LIMITS = ReplicaLimits(warm_s=60, unroute_ack_s=10, drain_s=60, stop_grace_s=5, stop_alarm_s=5)
 S = ReplicaState
 NOW = START + timedelta(hours=1)
+FAILED = frozenset(ProbeOutcome) - {ProbeOutcome.READY, ProbeOutcome.WRONG_IDENTITY}
 
 times = st.integers(-7_200, 7_200).map(lambda s: NOW + timedelta(seconds=s))
 generations = st.none() | st.integers(0, 5)
@@ -133,14 +134,20 @@ def test_any_step_in_any_world_is_safe(before: Replica, seen: Seen) -> None:
     check(before, seen, plan(before, seen, NOW, LIMITS))
 
 
-@settings(max_examples=500, deadline=None)
-@given(replicas(), processes(), probes)
-def test_any_probe_of_what_warms_is_judged_rightly(
-    before: Replica, process: ReplicaStatus, probe: Probe
+@settings(max_examples=1_000, deadline=None)
+@given(replicas(), processes(), probes, st.sampled_from((S.WARMING, S.READY)), st.booleans())
+def test_any_probe_of_what_runs_is_judged_rightly(
+    before: Replica, process: ReplicaStatus, probe: Probe, state: ReplicaState, guarded: bool
 ) -> None:
-    before = replace(before, state=S.WARMING, incarnation=process.incarnation)
-    seen = Seen(process=replace(process, state=RuntimeState.RUNNING), probe=probe)
-    check(before, seen, plan(before, seen, NOW, LIMITS))
+    before = replace(before, state=state, incarnation=process.incarnation)
+    running = replace(process, state=RuntimeState.RUNNING)
+    seen = Seen(process=running, probe=probe, guarded=guarded)
+    step = plan(before, seen, NOW, LIMITS)
+    check(before, seen, step)
+    if state is S.READY and step.after.state is S.FAILING and probe.outcome in FAILED:
+        # R15, R16: after failures in a row; where most replicas fail at once, only for a failed generation.
+        assert before.probe_failures + 1 >= LIMITS.probe_failures_max
+        assert probe.generated or not guarded
 
 
 @settings(max_examples=300, deadline=None)
