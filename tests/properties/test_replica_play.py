@@ -150,6 +150,20 @@ def test_any_probe_of_what_runs_is_judged_rightly(
         assert probe.generated or not guarded
 
 
+@given(
+    replicas(), processes(), st.none() | probes, st.sampled_from((S.STARTING, S.WARMING, S.READY))
+)
+def test_another_process_under_its_name_is_never_trusted(
+    before: Replica, process: ReplicaStatus, probe: Probe | None, state: ReplicaState
+) -> None:
+    """D4: whatever it answers."""
+    before = replace(before, state=state, incarnation="of another")
+    seen = Seen(process=replace(process, state=RuntimeState.RUNNING), probe=probe)
+    step = plan(before, seen, NOW, LIMITS)
+    check(before, seen, step)
+    assert step.after.state is S.FAILING
+
+
 @settings(max_examples=300, deadline=None)
 @given(replicas(), st.lists(worlds, max_size=20), st.booleans())
 def test_whatever_happened_before_a_replica_on_its_way_out_ends(
