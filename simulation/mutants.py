@@ -34,6 +34,7 @@ PLAYS = (
     "tests/properties/test_replica_play.py",
     "tests/properties/test_forecast_play.py",
     "tests/properties/test_collection_play.py",
+    "tests/unit/rollouts/test_deployments.py",
 )
 PLAYS_SLOW = ("tests/properties/test_api_play.py",)
 LIMIT_S = 900.0
@@ -113,7 +114,7 @@ def table(verdicts: Sequence[Verdict], seeds: int) -> str:
         "# Bugs planted in the planners",
         "",
         f"`make mutants` plants them one at a time: {len(verdicts)} bugs, {caught} caught,",
-        f"by {seeds} seeds of the simulation or by the property tests.",
+        f"by {seeds} seeds of the simulation, or by tests of properties, gate, holds, hosts and writes.",
         "",
         "| bug | breaks | caught by |",
         "|---|---|---|",
