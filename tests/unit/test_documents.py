@@ -49,6 +49,17 @@ def test_what_sizes_are_derived_from_is_what_was_measured() -> None:
         assert shown == _number(medians[figure]), (name, candidate, figure)
 
 
+CONFLICT = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+)
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_document_is_merged_to_its_end(document: Path) -> None:
+    assert not CONFLICT.search(document.read_text())
+
+
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
 
 
