@@ -41,8 +41,6 @@ APART_SHARE = 0.3
 HOSTS_CALLS_PER_S = 2.0
 """Where there are several hosts, beside the plot's."""
 HOSTS_ACTIVE_MIN_S = 40.0
-
-
 PULLS_SHARE = 0.2
 FIRST_WISH_S = 8.0
 """Until then the first version comes up."""

@@ -37,6 +37,7 @@ GRAIN_S = 0.01
 REFRESH_S = 0.5
 """How often `refresh` is to be called."""
 TOLD_MAX = 4096
+"""Pairs of a key and an endpoint whose headers are kept laid out."""
 IDLE_S = 60.0
 """A subject that this worker has not met for so long is left to its row."""
 

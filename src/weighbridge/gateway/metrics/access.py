@@ -129,5 +129,5 @@ class AccessLog:
 
 
 def _ms(seconds: float) -> float:
-    """To a tenth; `round` takes several times as long."""
+    """Milliseconds, to a tenth; `round` takes several times as long."""
     return int(seconds * 1e4 + 0.5) / 10

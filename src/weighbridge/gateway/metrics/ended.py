@@ -50,7 +50,7 @@ def _usage_event(record: AccessRecord) -> UsageEvent:
     asked_s = started_s if record.asked_s is None else record.asked_s
     duration_s = record.ended_s - started_s
     return UsageEvent(
-        _ms(record.arrived_unix_s + duration_s),
+        _to_tenths_of_ms(record.arrived_unix_s + duration_s),
         record.org_id,
         record.key_id,
         record.endpoint_id,
@@ -60,16 +60,16 @@ def _usage_event(record: AccessRecord) -> UsageEvent:
         record.cached_tokens,
         record.completion_tokens,
         record.tokens_estimated,
-        _ms(duration_s),
-        _ms(record.queued_s) if record.queued_s else 0.0,
-        None if first_s is None else _ms(first_s - started_s),
-        _ms(record.held_s) if record.held_s else 0.0,
+        _to_tenths_of_ms(duration_s),
+        _to_tenths_of_ms(record.queued_s) if record.queued_s else 0.0,
+        None if first_s is None else _to_tenths_of_ms(first_s - started_s),
+        _to_tenths_of_ms(record.held_s) if record.held_s else 0.0,
         record.failed_version,
-        _ms(asked_s - started_s),
+        _to_tenths_of_ms(asked_s - started_s),
         record.cut,
     )
 
 
-def _ms(seconds: float) -> float:
-    """To a tenth of a millisecond; `round` takes several times as long."""
+def _to_tenths_of_ms(seconds: float) -> float:
+    """Seconds still, without what nobody needs; `round` takes several times as long."""
     return int(seconds * 1e4 + 0.5) / 1e4 if seconds > 0 else 0.0

@@ -1,4 +1,4 @@
-"""What files take of a disk, and how it says that there is no more."""
+"""Files of a disk: opened so that no link is followed, what they take of it, and how it says that there is no more."""
 
 import errno
 import os
