@@ -282,6 +282,8 @@ async def finish(
 ) -> None:
     """The final state, once (W5); `done` needs a manifest recorded before, and has all bytes."""
     await lease.require(tx, held)
+    # The lease before the version, as whoever writes progress locks them: the other way round the two can deadlock.
+    await lease.release(tx, held)
     result = await tx.execute(
         text(
             """
@@ -306,7 +308,6 @@ async def finish(
     )
     if result.rowcount == 0:
         raise StaleError(f"the sync of {version_id} was cancelled or is another claim's")
-    await lease.release(tx, held)
 
 
 async def unused_manifests(tx: Transaction, published: Sequence[str]) -> Mapping[str, bool]:
