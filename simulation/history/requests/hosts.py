@@ -22,6 +22,8 @@ class Hosts:
     """By worker; not those beside the control plane."""
     reports: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     """When each was committed, by a host's name, and by its id, which is another after a boot."""
+    left: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    """When its row was taken away, after the end of its workers."""
     taken: defaultdict[object, list[tuple[int, float]]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -31,9 +33,9 @@ class Hosts:
 
     def ran(self, host: str, begin_s: float, end_s: float) -> bool:
         """Whether its lease ran from the one to the other without a break."""
-        times = self.reports[host]
+        times, left = self.reports[host], self.left[host]
         first = bisect_right(times, begin_s) - 1
-        if first < 0:
+        if first < 0 or bisect_right(left, end_s) > bisect_right(left, times[first]):
             return False
         times = [*times[first : bisect_right(times, end_s)], end_s]
         return all(after <= one + HOST_LEASE_S - SLACK_S for one, after in pairwise(times))
@@ -58,14 +60,29 @@ def read_hosts(log: Log) -> Hosts:
         return hosts
     for event in log.of("applied", "worker.started"):
         hosts.taken[event.facts["worker"]].append((event.number, event.at_s))
+    _read_leases(hosts, log)
     for event in log.of("routes"):
         replicas = event.facts["replicas"]
         assert isinstance(replicas, list)
         hosts.named[event.facts["generation"]] = frozenset(replicas)
-    for event in log.of("row"):
-        change = event.facts["change"]
-        assert isinstance(change, Change)
-        if change.table == "gateway_hosts" and change.after is not None:
-            for name in ("name", "id"):
-                hosts.reports[str(change.after[name])].append(event.at_s)
     return hosts
+
+
+def _read_leases(hosts: Hosts, log: Log) -> None:
+    """A row that goes while workers live ends no lease: those still route."""
+    alive: set[object] = set()
+    for event in log.of("worker.started", "worker.died", "row"):
+        if event.kind == "worker.started":
+            alive.add(event.facts["worker"])
+        elif event.kind == "worker.died":
+            alive.discard(event.facts["worker"])
+        elif event.facts["table"] == "gateway_hosts":
+            change = event.facts["change"]
+            assert isinstance(change, Change)
+            row = change.before if change.after is None else change.after
+            assert row is not None
+            times = hosts.left if change.after is None else hosts.reports
+            if change.after is None and row["name"] in {hosts.host_of.get(one) for one in alive}:
+                continue
+            for name in ("name", "id"):
+                times[str(row[name])].append(event.at_s)
