@@ -19,7 +19,7 @@ from pathlib import Path
 import aiohttp
 from blake3 import blake3
 
-from benchmarks.gateway_peers import SOURCE, START_S, free_ports
+from benchmarks.gateway.peers import SOURCE, START_S, free_ports
 from benchmarks.harness import Candidate, Result
 from weighbridge.engines.base import TOKEN_VARIABLE, served_name
 from weighbridge.routing.files import write_snapshot

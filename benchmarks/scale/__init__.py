@@ -1,5 +1,1 @@
 """A fleet of a thousand endpoints on two hundred recorded nodes, and the times on a real Ray cluster."""
-
-from benchmarks.scale.program import run
-
-__all__ = ["run"]

@@ -13,7 +13,9 @@ FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 PACKAGE_FILES_MAX = 10
 MODULES = sorted(path for path in SOURCE.rglob("*.py") if "migrations" not in path.parts)
-SIMULATED = sorted((ROOT / "simulation").rglob("*.py"))
+PROGRAMS = sorted(
+    path for name in ("simulation", "benchmarks") for path in (ROOT / name).rglob("*.py")
+)
 PURE_FILES = ("model.py", "plan.py", "balance.py")
 IMPURE = {"now", "utcnow", "time", "monotonic", "uuid4", "random", "token_urlsafe", "urandom"}
 
@@ -22,7 +24,7 @@ def _name(path: Path) -> str:
     return str(path.relative_to(SOURCE if path.is_relative_to(SOURCE) else ROOT))
 
 
-@pytest.mark.parametrize("path", MODULES + SIMULATED, ids=_name)
+@pytest.mark.parametrize("path", MODULES + PROGRAMS, ids=_name)
 def test_a_module_says_what_it_holds_and_stays_small(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= FILE_LINES_MAX
@@ -37,7 +39,7 @@ def test_a_module_says_what_it_holds_and_stays_small(path: Path) -> None:
 
 
 def test_a_package_has_at_most_ten_files() -> None:
-    packages = {path.parent for path in MODULES + SIMULATED}
+    packages = {path.parent for path in MODULES + PROGRAMS}
     counts = {
         _name(package): sum(1 for file in package.glob("*.py") if file.name != "__init__.py")
         for package in packages

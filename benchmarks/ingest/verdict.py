@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from benchmarks.harness import Candidate, Result
-from benchmarks.origin import Origin, SparseObject, running_origin
+from benchmarks.ingest.sparse_origin import Origin, SparseObject, running_origin
 from weighbridge.clock import monotonic_s
 from weighbridge.ingest.model import S3Prefix, SyncLimits
 from weighbridge.ingest.pulse import Pulse
@@ -118,7 +118,7 @@ def run() -> Result:
         candidates=[Candidate(name, dict(figures)) for name, figures in samples.items()],
         notes=[
             "from the first S3 call (a new client, AssumeRole, listing) to the verdict that all tensors fit",
-            "origin: benchmarks/origin.py in a process of its own on the same machine; no TLS, no signature checks",
+            "origin: benchmarks/ingest/sparse_origin.py in a process of its own; no TLS, no signatures checked",
             "the first sample of a case includes loading botocore's service descriptions",
         ],
     )

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from benchmarks import gateway_peers as peers
+from benchmarks.gateway import peers
 from benchmarks.harness import Candidate, Result
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
@@ -139,7 +139,7 @@ def load(
         "key": peers.KEY.format(7),
         "model": peers.MODEL.format(0),
     }
-    command = [sys.executable, str(HERE / "gateway_load.py"), json.dumps(options)]
+    command = [sys.executable, str(HERE / "load.py"), json.dumps(options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         _line(process.stdout, "begin")
@@ -161,7 +161,7 @@ def _line(lines: Iterator[str], wanted: str) -> None:
 def engines(pause_s: float) -> Iterator[list[int]]:
     ports = peers.free_ports(2)
     command: Sequence[str] = (
-        *(sys.executable, str(HERE / "gateway_engine.py"), str(pause_s)),
+        *(sys.executable, str(HERE / "engine.py"), str(pause_s)),
         *(str(port) for port in ports),
     )
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

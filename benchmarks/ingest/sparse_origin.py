@@ -21,7 +21,7 @@ from urllib.request import urlopen
 from xml.sax.saxutils import escape
 
 PIECE_BYTES = 256 * 1024
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 ROLE_ANSWER = (
     "<AssumeRoleResponse><AssumeRoleResult><Credentials><AccessKeyId>ORIGIN</AccessKeyId>"
@@ -65,7 +65,7 @@ def running_origin(
             path.with_suffix(".key").write_text(key)
             path.with_suffix(".crc").write_text(item.crc64nvme)
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.origin", directory, str(delay_s)],
+            [sys.executable, "-m", "benchmarks.ingest.sparse_origin", directory, str(delay_s)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -11,7 +11,7 @@ import time
 
 import uvloop
 
-from benchmarks.gateway_load import percentile, request
+from benchmarks.gateway.load import percentile, request
 
 CONNECTIONS_MAX = 256
 _END = b"\r\n\r\n"

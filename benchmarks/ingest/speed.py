@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import moved, verdict
 from benchmarks.harness import Candidate, Fact, Result
-from benchmarks.transfer.origin import BUCKET, Folder, Origin, running_origin
+from benchmarks.ingest import moved, verdict
+from benchmarks.ingest.origin import BUCKET, Folder, Origin, running_origin
 
 FILES = int(os.environ.get("BENCH_FILES", "8"))
 FILE_MIB = int(os.environ.get("BENCH_FILE_MIB", "512"))
@@ -36,7 +36,7 @@ PIPES = 8
 OURS = "weighbridge"
 PIPELINE = "curl + dd"
 PEERS = ("s5cmd", "boto3", "awscrt", "obstore")
-PROGRAMS = Path(__file__).parent / "transfer"
+PROGRAMS = Path(__file__).parent
 
 Samples = dict[str, dict[str, list[float]]]
 """Of each candidate: figures by name, a sample per round."""

@@ -37,8 +37,8 @@ FILE_BYTES = 64 * 1024 * 1024
 MIB = 1024 * 1024
 PEPPER = b"benchmark"
 READY = "ready"
-ROOT = Path(__file__).parents[1]
-PROGRAM = (sys.executable, "-m", "benchmarks.distribution")
+ROOT = Path(__file__).parents[2]
+PROGRAM = (sys.executable, "-m", "benchmarks.scale.distribution")
 
 Way = Callable[["Stage", Sequence[Path]], "Cost"]
 

@@ -10,9 +10,9 @@ from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import gateway_peers as peers
-from benchmarks.gateway import HERE, engines
-from benchmarks.gateway_engine import CHUNKS
+from benchmarks.gateway import peers
+from benchmarks.gateway.cost import HERE, engines
+from benchmarks.gateway.engine import CHUNKS
 from benchmarks.harness import Candidate, Result
 
 ROUNDS = 3
@@ -35,11 +35,10 @@ def run() -> Result:
         stack.enter_context(peers.running(peer, Path(name)))
         for _ in range(ROUNDS):
             for rate in RATES:
-                asked = [_ask("gateway_rate", p, rate) for p in (ports[0], peer.port)]
+                asked = [_ask("rate", p, rate) for p in (ports[0], peer.port)]
                 _pair(samples[f"{rate} requests/s"], *asked)
             streams = [
-                _ask("gateway_paced", p, STREAMS / STREAM_S, STREAMS_S)
-                for p in (ports[0], peer.port)
+                _ask("paced", p, STREAMS / STREAM_S, STREAMS_S) for p in (ports[0], peer.port)
             ]
             _pair(samples[f"{STREAMS} streams: time to first token"], *streams)
     return Result(
@@ -68,7 +67,7 @@ def _ask(module: str, port: int, per_s: float, seconds: float = SECONDS) -> dict
         "key": peers.KEY.format(7),
         "model": peers.MODEL.format(0),
     }
-    command = [sys.executable, "-m", f"benchmarks.{module}", json.dumps(options)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parent)
+    command = [sys.executable, "-m", f"benchmarks.gateway.{module}", json.dumps(options)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=HERE.parents[1])
     seen: dict[str, float] = json.loads(told.stdout)
     return seen

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 import uvloop
 
-from benchmarks.gateway_load import percentile, request
+from benchmarks.gateway.load import percentile, request
 
 CONNECTIONS_MAX = 512
 SEED = 11

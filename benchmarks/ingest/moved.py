@@ -24,7 +24,7 @@ from pathlib import Path
 import awscrt.checksums
 from sqlalchemy import text
 
-from benchmarks.origin import Origin, SparseObject, running_origin
+from benchmarks.ingest.sparse_origin import Origin, SparseObject, running_origin
 from weighbridge.clock import new_uuid
 from weighbridge.settings import Settings
 from weighbridge.storage import embedded
@@ -35,7 +35,7 @@ from weighbridge.weights.manifest import FileEntry, Manifest
 
 SHARDS = 8
 CHANGED = 2
-CONTROL = Path(__file__).parent / "transfer" / "control.py"
+CONTROL = Path(__file__).with_name("control.py")
 CONFIG = json.dumps({"model_type": "llama"}).encode()
 ZEROS = bytes(16 << 20)
 POLL_S = 0.1

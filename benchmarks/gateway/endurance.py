@@ -9,8 +9,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import gateway_peers as peers
-from benchmarks.gateway import HERE, engines
+from benchmarks.gateway import peers
+from benchmarks.gateway.cost import HERE, engines
 from benchmarks.harness import Candidate, Result
 
 REQUESTS = int(os.environ.get("BENCH_REQUESTS", "1000000"))
@@ -33,7 +33,7 @@ def run() -> Result:
             "key": peers.KEY.format(7),
             "model": peers.MODEL.format(0),
         }
-        command = [sys.executable, str(HERE / "gateway_load.py"), json.dumps(options)]
+        command = [sys.executable, str(HERE / "load.py"), json.dumps(options)]
         began_s, resident_mib = time.monotonic(), []
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             while process.poll() is None:

@@ -24,7 +24,7 @@ MODEL = "bench-{}"
 LIMITS = UsageLimits(requests_minute=10**9, tokens_minute=10**12)
 """Of each key and each endpoint; never reached, always counted."""
 START_S = 90.0
-SOURCE = str(Path(__file__).parents[1] / "src")
+SOURCE = str(Path(__file__).parents[2] / "src")
 PEERS_DIR = "BENCH_PEERS"
 """Environment variable: a virtual environment's bin/ with vllm-router, sglang-router, litellm."""
 
@@ -65,7 +65,7 @@ def weighbridge(directory: Path, engines: list[int]) -> Peer:
 
 def bare(engines: list[int]) -> Peer:
     (port,) = free_ports(1)
-    program = str(Path(__file__).with_name("gateway_bare.py"))
+    program = str(Path(__file__).with_name("bare_relay.py"))
     command = (sys.executable, program, str(port), *(str(engine) for engine in engines[:2]))
     return Peer("uvloop, bytes unread", "nothing", port, command, {})
 
@@ -73,7 +73,7 @@ def bare(engines: list[int]) -> Peer:
 def aiohttp(directory: Path, engines: list[int]) -> Peer:
     paths = _snapshots(directory / "aiohttp", engines)
     (port,) = free_ports(1)
-    program = str(Path(__file__).with_name("gateway_aiohttp.py"))
+    program = str(Path(__file__).with_name("aiohttp_variant.py"))
     command = (sys.executable, program, str(paths.root), str(port))
     does = "keys, model lookup, least load, rewrites of the model's name"
     return Peer("aiohttp variant", does, port, command, {"PYTHONPATH": SOURCE})

@@ -1,1 +1,0 @@
-"""The programs that the ingest benchmark compares, and the origin they all read from."""
