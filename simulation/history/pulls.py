@@ -12,13 +12,15 @@ from weighbridge.replicas.weights.prefetch import ON_THEIR_WAY
 WAIT_MAX_S = 45.0
 """For a controller that leads, the longest pull, and the looks at it."""
 
+ENDED = ("exited", "lost", "forgotten")
+
 
 @dataclass(slots=True)
 class Nodes:
     """What the log has said of nodes so far."""
 
     node_of: dict[object, object] = field(default_factory=dict)
-    """By replica."""
+    """By replica that has not ended."""
     over: set[tuple[object, object]] = field(default_factory=set)
     """Nodes and the versions that they have, or have no room for."""
     lost: dict[object, float] = field(default_factory=dict)
@@ -35,6 +37,8 @@ class Nodes:
         facts = event.facts
         if event.kind == "started":
             self.node_of[facts["replica"]] = facts["node"]
+        elif event.kind in ENDED:
+            self.node_of.pop(facts["replica"], None)
         elif event.kind == "pulled":
             self.over.add((facts["node"], facts["digest"]))
         elif event.kind == "cache.lost":
@@ -51,7 +55,7 @@ def nobody_is_drained_for_weights_that_are_on_their_way(
     """
     if not story.log.of("pull"):
         return
-    nodes, told = Nodes(), iter(story.log.of("started", "pulled", "cache.lost"))
+    nodes, told = Nodes(), iter(story.log.of("started", *ENDED, "pulled", "cache.lost"))
     began: dict[object, tuple[float, frozenset[object]]] = {}
     event = next(told, None)
     for commit in story.commits():

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -12,8 +13,8 @@ from simulation.installation.site import Site
 from simulation.memory.database import SimDatabase, Way
 from simulation.scheduler import Process
 from weighbridge.control.wake import Wake
-from weighbridge.errors import StaleError, UnavailableError
-from weighbridge.gateway.courier.child import READY_WAIT_S
+from weighbridge.errors import SetupError, StaleError, UnavailableError
+from weighbridge.gateway.courier.child import READY_WAIT_S, REFUSED_PAUSE_S
 from weighbridge.gateway.courier.reports import Reports
 from weighbridge.gateway.courier.rounds import Courier
 from weighbridge.gateway.courier.tables import Tables
@@ -39,11 +40,16 @@ class SimTables(Tables):
 
 
 class CourierProcess:
-    """One start of a host's courier; `ready` is called when it has brought the tables, or tried to, or died."""
+    """One start of a host's courier; `ready` is called when it has brought the tables, or tried to, or died; `refused`
+    when it says that this host cannot serve.
+    """
 
-    def __init__(self, site: Site, host: "Host", ready: Callable[[], None]) -> None:
+    def __init__(
+        self, site: Site, host: "Host", ready: Callable[[], None], refused: Callable[[], None]
+    ) -> None:
         self._site = site
         self._ready = ready
+        self._refused = refused
         self._tasks: list[asyncio.Task[object]] = []
         self.process = Process(f"{host.name}.courier", self._died)
         self.wake = Wake()
@@ -72,7 +78,12 @@ class CourierProcess:
         self._site.loop.spawn(self.process, self._guarded(self._leave))
 
     async def _carry(self) -> None:
-        await self.courier.look_first()
+        try:
+            await self.courier.look_first()
+        except SetupError:
+            self._refused()
+            self.process.kill()
+            return
         self._ready()
         works = (self.courier.bring, self.courier.report)
         loop = self._site.loop
@@ -113,6 +124,7 @@ class Host:
         self.machine = Process(name)
         self._site = site
         self._boots = 1
+        self._starts = 0
         self._again = False
         self.gateway = site.gateway.beside(self.machine, workers, chance)
         self.routes: File[RouteTable] = File(self.gateway.published)
@@ -133,19 +145,30 @@ class Host:
         workers = [worker.name for worker in self.gateway.workers]
         self._site.log.add("host.started", self.name, id=self.identity.id, workers=workers)
         self.up, self.serving = True, False
+        self._starts += 1
         self.start_courier()
-        self._site.loop.later(READY_WAIT_S, self._serve)
+        self._site.loop.later(READY_WAIT_S, self._serve, self._starts)
 
     def start_courier(self) -> None:
         """As its parent does, unless one runs."""
         if self.up and (self.courier is None or not self.courier.process.alive):
-            self.courier = CourierProcess(self._site, self, self._serve)
+            ready = partial(self._serve, self._starts)
+            self.courier = CourierProcess(self._site, self, ready, self._refuse)
             self.courier.start()
             if self.frozen:
                 self.courier.process.pause()
 
-    def _serve(self) -> None:
-        if self.up and not self.serving:
+    def _refuse(self) -> None:
+        """A gateway that was about to start ends, and is started again; one that serves tries another courier."""
+        self._site.log.add("host.refused", self.name)
+        if self.serving:
+            self._site.loop.later(REFUSED_PAUSE_S, self.start_courier)
+        else:
+            self.up = False
+            self._site.loop.later(AGAIN_S, self.boot)
+
+    def _serve(self, start: int) -> None:
+        if self.up and not self.serving and start == self._starts:
             self.serving, self.gateway.shut = True, False
             for worker in self.gateway.workers:
                 self.gateway.restart(worker)

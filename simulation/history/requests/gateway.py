@@ -211,9 +211,13 @@ class Fates:
 
 
 def _cut(story: Story, event: Event, fates: Fates) -> bool:
-    """Whether a stream was broken off at will; those of a host whose lease has ended are not waited for."""
+    """Whether a stream was broken off at will. Those of a host whose lease has ended are not waited for, nor for ever
+    those of one that does not let go.
+    """
     replica, hosts = event.facts["replica"], story.hosts
     if event.facts["outcome"] != "cut" or replica in fates.by_right:
+        return False
+    if replica in fates.given_up and replica in hosts.named.get(event.facts["generation"], ()):
         return False
     host = hosts.host_of.get(event.facts["worker"])
     at_s = fates.stopped.get(replica, event.at_s)

@@ -40,6 +40,11 @@ class Reports:
         """Slots with requests whose replicas are in the table no more: somebody waits for their end."""
 
     @property
+    def anybody_serves(self) -> bool:
+        """Whether workers of this host live."""
+        return bool(self._view.workers())
+
+    @property
     def due(self) -> bool:
         """Whether there is something that is waited for, or the last report is old. Cheap: asked often."""
         return self._news() != self._sent or self._monotonic() - self._sent_s >= REPORT_S
@@ -68,7 +73,7 @@ class Reports:
 
     async def leave(self) -> None:
         """Unless workers live: they still route, so their host's lease must end by itself."""
-        if self._epoch is None or self._view.workers():
+        if self._epoch is None or self.anybody_serves:
             return
         async with self._database.begin() as tx:
             await store.leave(tx, self._identity, self._epoch)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 import structlog
@@ -53,7 +54,11 @@ class Courier:
         self._admitted = False
 
     async def look_first(self) -> None:
-        """Enter and bring the newest tables, so that the first worker begins with them; without a database, go on."""
+        """Enter and bring the newest tables, so that the first worker begins with them; without a database, go on.
+
+        SetupError where newer ones cannot be written and nobody serves: nobody has waited for this host, so what its
+        old ones name may be gone (G5).
+        """
         await self._tables.look_here()
         try:
             async with asyncio.timeout(FIRST_LOOK_S):
@@ -61,8 +66,17 @@ class Courier:
                 # First the row: nobody is forgotten who may serve by the tables that are here already.
                 await self._reports.send()
                 await self._tables.bring()
-        except (UnavailableError, TimeoutError, StaleError, OSError) as error:
+        except (UnavailableError, TimeoutError, StaleError) as error:
             log.warning("courier.begins_without", reason=str(error))
+        except OSError as error:
+            log.warning("courier.begins_without", reason=str(error))
+            if not self._reports.anybody_serves:
+                with suppress(UnavailableError, StaleError):
+                    await self._reports.leave()
+                raise SetupError(
+                    f"The newest routing tables cannot be written: {error}. See that the disk of the data directory "
+                    "has room and may be written, and start the gateway again."
+                ) from error
 
     async def bring(self) -> NoReturn:
         failures = 0
