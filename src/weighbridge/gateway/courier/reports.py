@@ -77,6 +77,7 @@ class Reports:
             return
         async with self._database.begin() as tx:
             await store.leave(tx, self._identity, self._epoch)
+        self._epoch = None
 
     def _news(self) -> _News:
         tables, count = self._tables, self._view.counter()
