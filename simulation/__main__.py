@@ -49,9 +49,12 @@ def main(words: list[str]) -> int:
 
 
 def _soak(seeds: int, workers: int, *, anew: bool) -> int:
-    """Leg by leg, each written down; a soak that is ended loses nothing that it has played."""
+    """Leg by leg, each written down; a soak that is ended loses nothing that it has played. First those that failed."""
     played = evidence.Evidence() if anew else evidence.read(EVIDENCE)
     commit = evidence.commit(EVIDENCE.parent)
+    if played.summary.failing:
+        silence()
+        played.judge_again([play(seed) for seed in played.summary.failing], commit)
     while (left := seeds - played.next_seed) > 0:
         leg = run_seeds(played.next_seed, min(left, LEG_SEEDS), workers, _show)
         played.add(leg, commit, platform.python_version())

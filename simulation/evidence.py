@@ -3,9 +3,11 @@
 import json
 import subprocess
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
+from simulation.play import Outcome
 from simulation.soak import Summary
 
 FIGURES = "simulation.json"
@@ -29,10 +31,14 @@ class Leg:
 
 @dataclass(slots=True)
 class Evidence:
-    """`summary` is the sum of the legs; the next seed is the first that none of them has played."""
+    """`summary` is the sum of the legs; the next seed is the first that none of them has played.
+
+    `mended`: seeds that failed in a leg, and the commit on which they were seen to pass.
+    """
 
     summary: Summary = field(default_factory=Summary)
     legs: list[Leg] = field(default_factory=list)
+    mended: dict[int, str] = field(default_factory=dict)
 
     @property
     def next_seed(self) -> int:
@@ -58,6 +64,14 @@ class Evidence:
         else:
             self.legs.append(leg)
 
+    def judge_again(self, again: Sequence[Outcome], commit: str) -> None:
+        """`again`: all seeds that have failed so far, played on another commit; those that pass count no more."""
+        self.mended |= {outcome.seed: commit for outcome in again if not outcome.breaches}
+        self.summary.failing = [outcome.seed for outcome in again if outcome.breaches]
+        self.summary.breaches = Counter(
+            breach.invariant for outcome in again for breach in outcome.breaches
+        )
+
     def write(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         rows = [
@@ -73,14 +87,23 @@ class Evidence:
             "| Seeds | commit | Python | failed |",
             "|---|---|---|---:|",
             *rows,
+            *self._mended_lines(),
         ]
         (directory / PAGE).write_text("\n".join(page) + "\n")
         figures = {
             **self.summary.document(),
             "sum": {one.name: getattr(self.summary, one.name) for one in fields(Summary)},
             "legs": [asdict(leg) for leg in self.legs],
+            "mended": self.mended,
         }
         (directory / FIGURES).write_text(json.dumps(figures, indent=1) + "\n")
+
+    def _mended_lines(self) -> Iterator[str]:
+        if self.mended:
+            yield ""
+            yield "Seeds that failed and were played again once their cause was mended; the history names each:"
+            yield ""
+            yield from (f"* {seed} passes on {on}" for seed, on in sorted(self.mended.items()))
 
 
 def read(directory: Path) -> Evidence:
@@ -92,7 +115,8 @@ def read(directory: Path) -> Evidence:
     totals = figures["sum"]
     summary = Summary(**totals | {name: Counter(totals[name]) for name in COUNTERS})
     legs = [Leg(**leg | {"failing": tuple(leg["failing"])}) for leg in figures["legs"]]
-    return Evidence(summary, legs)
+    mended = {int(seed): on for seed, on in figures.get("mended", {}).items()}
+    return Evidence(summary, legs, mended)
 
 
 def commit(directory: Path) -> str:

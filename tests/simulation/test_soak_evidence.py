@@ -1,8 +1,10 @@
 """What soaks have played is summed up leg by leg, and the next goes on where the last one ended."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from simulation import evidence
+from simulation.history.story import Breach
 from simulation.play import play, silence
 from simulation.soak import Summary
 
@@ -43,3 +45,25 @@ def test_a_seed_that_failed_stays_in_the_evidence(tmp_path: Path) -> None:
     so_far.write(tmp_path)
     assert evidence.read(tmp_path).summary.failing == [7]
     assert "**1 violations**" in (tmp_path / "simulation.md").read_text()
+
+
+def test_a_seed_that_passes_once_its_cause_is_mended_counts_no_more_and_is_told_of(
+    tmp_path: Path,
+) -> None:
+    so_far = evidence.Evidence()
+    leg = Summary(first=0, seeds=10, failing=[3, 7])
+    leg.breaches["R2"] += 4
+    so_far.add(leg, "aaa", "3.11.7")
+    passes, fails = play(3), replace(play(7), breaches=[Breach("R3", 1, "too many")])
+    so_far.judge_again([passes, fails], "bbb")
+    so_far.write(tmp_path)
+    found = evidence.read(tmp_path)
+    assert (found.summary.failing, found.summary.breaches, found.mended) == (
+        [7],
+        {"R3": 1},
+        {3: "bbb"},
+    )
+    page = (tmp_path / "simulation.md").read_text()
+    assert "**1 violations**" in page
+    assert "| 0 to 9 | aaa | 3.11.7 | 2 |" in page
+    assert "* 3 passes on bbb" in page
