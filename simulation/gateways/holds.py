@@ -9,8 +9,8 @@ from simulation.history.log import Log
 from simulation.scheduler import SimLoop
 from weighbridge.clock import Clock
 from weighbridge.errors import WeighbridgeError
+from weighbridge.gateway.errors import error_answer
 from weighbridge.gateway.limits.holds import Held, HoldLimits, Holds
-from weighbridge.gateway.limits.refusals import NotReadyError
 from weighbridge.gateway.proxy.choosing import COOLING_S
 from weighbridge.gateway.table import CurrentTables
 
@@ -146,6 +146,6 @@ class Line:
             self._loop.later(LOOK_S, self._look)
 
 
-def retry_after_s(error: WeighbridgeError) -> float | None:
-    """What a refusal says of when to ask again."""
-    return error.retry_after_s if isinstance(error, NotReadyError) else None
+def retry_after_s(error: WeighbridgeError) -> float:
+    """What a refusal says on the wire of when to ask again; 0 where it says nothing."""
+    return float(error_answer(error).headers.get("retry-after", "0"))

@@ -15,6 +15,7 @@ from weighbridge.errors import WeighbridgeError
 from weighbridge.gateway.balance import groups, pick
 from weighbridge.gateway.limits.holds import Held
 from weighbridge.gateway.limits.refusals import NotReadyError
+from weighbridge.gateway.proxy.failures import engine_failed, no_answer
 from weighbridge.routing.model import EndpointRoute, ReplicaRoute
 from weighbridge.usage.model import NO_VERSION, UsageEvent
 
@@ -149,7 +150,7 @@ class Request:
         line = self._worker.line
         if line is not None and self._worker.alive and not self.over:
             line.freed(self, "turned away")
-            self._end("unavailable", retry_after_s(error))
+            self._end("unavailable", error)
 
     def left(self) -> None:
         """Its client has waited long enough."""
@@ -193,13 +194,13 @@ class Request:
             self._attempts -= 1
         gone = failed in GONE and self._attempts <= RETRIES_MAX
         if not gone and failed is not Failed.NOT:
-            self._end(outcome)
+            self._end(outcome, no_answer(self.endpoint_id, engine_failed(failed.name)))
             return
         self._tried.clear()
         try:
             line.enter(self)
         except NotReadyError as refusal:
-            self._end("unavailable", retry_after_s(refusal))
+            self._end("unavailable", refusal)
 
     def _choose(self, endpoint: EndpointRoute | None) -> ReplicaRoute | None:
         """The versions in the order of the share, where there is one, as `gateway.proxy.choosing` has it."""
@@ -308,7 +309,7 @@ class Request:
         if self._route is not None and self._worker.alive:
             self._worker.counts[self._route.slot] -= 1
 
-    def _end(self, outcome: str, retry_after_s: float | None = None) -> None:
+    def _end(self, outcome: str, refusal: WeighbridgeError | None = None) -> None:
         self.over = True
         self._worker.requests.pop(self, None)
         route = self._route
@@ -324,18 +325,19 @@ class Request:
             generation=self._worker.tables.routes_generation,
             late=self._worker.late_s > 0,
             failure=self._failure(outcome),
-            waited=self._waited(outcome, retry_after_s),
+            waited=self._waited(outcome, refusal),
         )
 
-    def _waited(self, outcome: str, retry_after_s: float | None) -> dict[str, object]:
+    def _waited(self, outcome: str, refusal: WeighbridgeError | None) -> dict[str, object]:
         """What a reader wants to know of a request that found no replica, where requests are held."""
         line = self._worker.line
         if line is None or outcome != "unavailable":
             return {}
         # Who has met a silent replica is not held, by design: waiting anew would only double the wait.
-        by_line = self.held is None and retry_after_s is not None
+        by_line = self.held is None and isinstance(refusal, NotReadyError)
         would = line.would_hold(self) if by_line else {}
-        return {"held": self.held is not None, "retry_after_s": retry_after_s, **would}
+        told_s = 0.0 if refusal is None else retry_after_s(refusal)
+        return {"held": self.held is not None, "retry_after_s": told_s, **would}
 
     def _count(self, outcome: str) -> None:
         """As an access record ends: under the version that was asked last."""

@@ -94,19 +94,26 @@ def _ended(event: Event, waiting: dict[object, Event]) -> Iterator[tuple[Event, 
 
 @at_end("G11")
 def g11_nobody_is_refused_for_whom_there_is_room(story: Story) -> Iterator[tuple[Event, str]]:
-    """Where a replica is expected in time, and the line has a place."""
+    """Where a replica is expected in time, and the line has a place. An outage may have begun with replicas that were
+    in the table still.
+    """
     for limits in story.log.of("holding"):
         lines: defaultdict[object, dict[object, float]] = defaultdict(dict)
         empty_s: dict[object, float] = {}
+        outage_s: dict[object, float] = {}
         for event in story.log.of(*_KINDS, "emptied"):
             facts, line = event.facts, lines[event.facts["worker"]]
             waited = _waited(event)
             if event.kind == "held":
                 line[facts["request"]] = _number(event, "size")
+                outage_s.setdefault(facts["worker"], event.at_s)
             elif event.kind == "unheld":
                 line.pop(facts["request"], None)
+                if not line and facts["how"] == "proceeds":
+                    outage_s.pop(facts["worker"], None)
             elif event.kind == "worker.died":
                 line.clear()
+                outage_s.pop(facts["worker"], None)
             elif event.kind == "emptied":
                 empty_s[facts["worker"]] = event.at_s
             elif waited.get("hold_s"):
@@ -116,7 +123,8 @@ def g11_nobody_is_refused_for_whom_there_is_room(story: Story) -> Iterator[tuple
                 assert isinstance(hold_s, float)
                 assert isinstance(ready_in_s, float)
                 assert isinstance(size, int)
-                lately = event.at_s < empty_s.get(facts["worker"], -hold_s) + hold_s
+                began_s = empty_s.get(facts["worker"], -hold_s)
+                lately = event.at_s < min(began_s, outage_s.get(facts["worker"], began_s)) + hold_s
                 room = len(line) < _number(limits, "requests_max") and (
                     sum(line.values()) + size <= _number(limits, "bytes_max")
                 )

@@ -27,7 +27,7 @@ class Hosts:
     taken: defaultdict[object, list[tuple[int, float]]] = field(
         default_factory=lambda: defaultdict(list)
     )
-    """When a worker began with a table: event and time."""
+    """By worker: the event with which it began with a table, and since when its host has had that table."""
     named: dict[object, frozenset[object]] = field(default_factory=dict)
     """The replicas of each routing table, by its generation."""
 
@@ -41,7 +41,9 @@ class Hosts:
         return all(after <= one + HOST_LEASE_S - SLACK_S for one, after in pairwise(times))
 
     def bound(self, worker: object, event: Event) -> bool:
-        """Whether the control plane has had to wait for this worker ever since it took the table that it routes by."""
+        """Whether the control plane has had to wait for this worker's host ever since that took the table by which the
+        worker routes; for what was drained while the lease did not run, nobody has waited.
+        """
         host = self.host_of.get(worker)
         if host is None:
             return True
@@ -58,8 +60,11 @@ def read_hosts(log: Log) -> Hosts:
         hosts.host_of |= dict.fromkeys(workers, event.process)
     if not hosts.host_of:
         return hosts
+    since_s: dict[tuple[object, object], float] = {}
     for event in log.of("applied", "worker.started"):
-        hosts.taken[event.facts["worker"]].append((event.number, event.at_s))
+        worker = event.facts["worker"]
+        had = hosts.host_of.get(worker), event.facts["generation"]
+        hosts.taken[worker].append((event.number, since_s.setdefault(had, event.at_s)))
     _read_leases(hosts, log)
     for event in log.of("routes"):
         replicas = event.facts["replicas"]
