@@ -1,24 +1,28 @@
 """`make mutants`: plant each bug of planted.toml in the planners, in a process of its own, and see it caught.
 
 A bug is caught when a seed of the simulation breaks an invariant or a property test fails. Whoever plants a bug that
-nothing catches has found a hole in the checks.
+nothing catches has found a hole in the checks. A run that was ended goes on where it was, on the same commit.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from simulation.evidence import commit
 from simulation.planting import Bug, bugs, misplaced
 
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "docs" / "evidence" / "mutants.md"
+JUDGED = EVIDENCE.with_suffix(".json")
+"""The verdicts so far, and on what they were found."""
 SEEDS = 600
 SEEDS_FIRST = 25
 """Tried before everything else: they catch most bugs."""
@@ -108,17 +112,29 @@ def _run(bug: Bug, *module: str) -> subprocess.CompletedProcess[str] | None:
         return None
 
 
-def table(verdicts: Sequence[Verdict], seeds: int) -> str:
-    caught = sum(bool(verdict.by) for verdict in verdicts)
+def judged(on: Mapping[str, object]) -> dict[str, str]:
+    """By the names of bugs, what caught them `on` the same commit with as many seeds."""
+    if not JUDGED.exists() or str(on["commit"]).endswith("+"):
+        return {}
+    found = json.loads(JUDGED.read_text())
+    return dict(found["caught_by"]) if found["on"] == on else {}
+
+
+def table(caught_by: Mapping[str, str], on: Mapping[str, object]) -> str:
+    caught = sum(map(bool, caught_by.values()))
     lines = [
         "# Bugs planted in the planners",
         "",
-        f"`make mutants` plants them one at a time: {len(verdicts)} bugs, {caught} caught,",
-        f"by {seeds} seeds of the simulation, or by tests of properties, gate, holds, hosts and writes.",
+        f"`make mutants` plants them one at a time: {len(caught_by)} bugs, {caught} caught,",
+        f"by {on['seeds']} seeds of the simulation, or by tests of properties, gate, holds, hosts and writes;",
+        f"on {on['commit']}.",
         "",
         "| bug | breaks | caught by |",
         "|---|---|---|",
-        *(f"| {v.bug.name} | {v.bug.breaks} | {v.by or '**nothing**'} |" for v in verdicts),
+        *(
+            f"| {bug.name} | {bug.breaks} | {caught_by[bug.name] or '**nothing**'} |"
+            for bug in bugs()
+        ),
     ]
     return "\n".join(lines) + "\n"
 
@@ -132,18 +148,25 @@ def main(words: list[str]) -> int:
     if lost := list(misplaced()):
         print("\n".join(lost), file=sys.stderr)
         return 2
-    chosen = [bug for bug in bugs() if not asked.names or bug.name in asked.names]
-    verdicts = []
+    on = {"commit": commit(ROOT), "seeds": asked.seeds}
+    caught_by = {} if asked.names else judged(on)
+    chosen = [
+        bug
+        for bug in bugs()
+        if bug.name not in caught_by and (not asked.names or bug.name in asked.names)
+    ]
     began_s = time.monotonic()
     with ThreadPoolExecutor(asked.workers) as pool:
         for verdict in pool.map(partial(judge, seeds=asked.seeds), chosen):
             print(f"{verdict.bug.name}: {verdict.by or 'NOT CAUGHT'}", flush=True)
-            verdicts.append(verdict)
-    print(f"{len(verdicts)} bugs in {time.monotonic() - began_s:,.0f} s on {asked.workers} workers")
+            caught_by[verdict.bug.name] = verdict.by
+            if not asked.names:
+                JUDGED.parent.mkdir(parents=True, exist_ok=True)
+                JUDGED.write_text(json.dumps({"on": on, "caught_by": caught_by}, indent=1) + "\n")
+    print(f"{len(chosen)} bugs in {time.monotonic() - began_s:,.0f} s on {asked.workers} workers")
     if not asked.names:
-        EVIDENCE.parent.mkdir(parents=True, exist_ok=True)
-        EVIDENCE.write_text(table(verdicts, asked.seeds))
-    return 0 if all(verdict.by for verdict in verdicts) else 1
+        EVIDENCE.write_text(table(caught_by, on))
+    return 0 if all(caught_by.values()) else 1
 
 
 if __name__ == "__main__":
