@@ -232,6 +232,8 @@ class Unit:
             server.lose_commits -= 1
         if not lost or server.chance.random() < 0.5:
             await self._make_durable()
+        else:
+            server.executor.rollback(rows)  # whoever asked for it may die before it hears nothing
         del server.open[rows]
         await server.round_trip()
         if lost or self._way.cut:
