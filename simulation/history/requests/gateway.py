@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from simulation.gateways.requests import RETRIES_MAX
 from simulation.history.log import Event
+from simulation.history.requests.hosts import SLACK_S
 from simulation.history.story import Story, at_end, became
 from simulation.memory.store import Change
 from simulation.memory.tables import Row
@@ -68,7 +69,7 @@ def g5_a_drained_replica_gets_no_new_request(story: Story) -> Iterator[tuple[Eve
             draining[replica] = event.at_s
         elif state == "stopping" and replica in draining:
             waited_s = event.at_s - draining[replica]
-            patient = waited_s < story.limits.replica.unroute_ack_s
+            patient = waited_s < story.limits.replica.unroute_ack_s - SLACK_S
             if patient and "its process" not in reason:
                 drained[replica] = event.number
     for event in story.log.of("sent"):
@@ -95,7 +96,7 @@ def g5_every_host_whose_lease_runs_is_waited_for(story: Story) -> Iterator[tuple
             if became(change, "state") == "draining":
                 draining[key] = event.at_s
             waited_s = event.at_s - draining.get(key, event.at_s)
-            patient = waited_s < story.limits.replica.unroute_ack_s
+            patient = waited_s < story.limits.replica.unroute_ack_s - SLACK_S
             if (generation := _taken_for_applied(change)) is not None and patient:
                 yield from _not_waited_for(story, event, rows, generation)
 
@@ -178,6 +179,8 @@ class Fates:
     by_right: set[object] = field(default_factory=set)
     stopped: dict[object, float] = field(default_factory=dict)
     given_up: set[object] = field(default_factory=set)
+    asked_by: dict[object, object] = field(default_factory=dict)
+    """The table by which each request was sent the last time."""
     _left: dict[object, float] = field(default_factory=dict)
     """When they began to drain."""
 
@@ -185,6 +188,8 @@ class Fates:
         facts = event.facts
         if event.kind == "row" and facts["table"] == "replicas" and "state" in _changed(event):
             self._moved(event)
+        elif event.kind == "sent":
+            self.asked_by[facts["request"]] = facts["generation"]
         elif event.kind == "routes":
             named = facts["replicas"]
             assert isinstance(named, list)
@@ -206,7 +211,7 @@ class Fates:
             self._left[replica] = event.at_s
         if state == "stopping":
             self.stopped[replica] = event.at_s
-            if event.at_s >= self._left.get(replica, event.at_s) + self.patience_s:
+            if event.at_s >= self._left.get(replica, event.at_s) + self.patience_s - SLACK_S:
                 self.given_up.add(replica)
 
 
@@ -214,10 +219,10 @@ def _cut(story: Story, event: Event, fates: Fates) -> bool:
     """Whether a stream was broken off at will. Those of a host whose lease has ended are not waited for, nor for ever
     those of one that does not let go.
     """
-    replica, hosts = event.facts["replica"], story.hosts
+    replica, number, hosts = event.facts["replica"], event.facts["request"], story.hosts
     if event.facts["outcome"] != "cut" or replica in fates.by_right:
         return False
-    if replica in fates.given_up and replica in hosts.named.get(event.facts["generation"], ()):
+    if replica in fates.given_up and replica in hosts.named.get(fates.asked_by[number], ()):
         return False
     host = hosts.host_of.get(event.facts["worker"])
     at_s = fates.stopped.get(replica, event.at_s)

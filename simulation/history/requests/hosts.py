@@ -13,7 +13,7 @@ from simulation.memory.store import Change
 from weighbridge.routing.hosts.model import HOST_LEASE_S
 
 SLACK_S = 0.5
-"""A lease is written a moment before its commit."""
+"""A row tells of a moment before its commit."""
 
 
 @dataclass(slots=True)
