@@ -100,7 +100,7 @@ class Summary:
         ]
         if self.breaches:
             lines += _table("Invariant, violations", self.breaches)
-            lines.append(f"Failing seeds: {self.failing[:SHOWN_MAX]}")
+            lines += [f"Failing seeds: {self.failing[:SHOWN_MAX]}", ""]
         return "\n".join(lines)
 
 

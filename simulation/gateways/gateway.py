@@ -123,7 +123,8 @@ class Gateway:
 
     def hurry(self, worker: Worker) -> None:
         """It is late no more, and looks."""
-        worker.late_s = 0.0
+        if worker.late_s:
+            worker.late_s, worker.was_late_s = 0.0, self.loop.time()
         if self.frozen:
             self.later(0.0, self._look, worker)
         else:

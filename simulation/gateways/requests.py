@@ -7,7 +7,7 @@ from typing import Protocol
 
 from simulation.engines.machines import Engine, Machines
 from simulation.engines.manners import ALIKE, Manner
-from simulation.gateways.holds import Caller, retry_after_s
+from simulation.gateways.holds import LOOK_S, Caller, retry_after_s
 from simulation.gateways.workers import SimGatewayView, Worker
 from simulation.history.log import Log
 from simulation.scheduler import SimLoop
@@ -323,10 +323,15 @@ class Request:
             tries=self._attempts,
             replica="" if route is None else route.replica_id,
             generation=self._worker.tables.routes_generation,
-            late=self._worker.late_s > 0,
+            late=self._late(),
             failure=self._failure(outcome),
             waited=self._waited(outcome, refusal),
         )
+
+    def _late(self) -> bool:
+        """Whether its worker has not seen the newest table, or so lately that its line stands still."""
+        caught_up_s = self._worker.was_late_s + 2 * LOOK_S
+        return self._worker.late_s > 0 or self._gateway.loop.time() < caught_up_s
 
     def _waited(self, outcome: str, refusal: WeighbridgeError | None) -> dict[str, object]:
         """What a reader wants to know of a request that found no replica, where requests are held."""

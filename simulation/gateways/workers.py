@@ -1,5 +1,6 @@
 """Gateway workers of a machine, and the shared memory in which they acknowledge and count."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,6 +23,8 @@ class Worker:
     starts: int = 1
     late_s: float = 0.0
     """Added to the time it takes to see a new table, by a fault."""
+    was_late_s: float = -math.inf
+    """When it was late the last time; what it holds is let go at the next looks."""
     current: CurrentTables = field(default_factory=CurrentTables)
     line: Line | None = None
     """Where requests are held; None: they are refused at once."""

@@ -223,3 +223,16 @@ async def test_who_is_given_back_keeps_the_bytes_within_their_limit() -> None:
     assert isinstance(other.refused, NotReadyError)
     world.holds.leave(back.held)
     Caller(world, "c", size_bytes=30).wait()
+
+
+def test_who_comes_while_the_line_is_let_go_waits_its_turn_however_long_the_outage_was() -> None:
+    world = World()
+    first = Caller(world, "first").wait()
+    world.hands.at_s += OUTAGE_HOLDS_MAX * world.hold_s + 1
+    with pytest.raises(NotReadyError):
+        Caller(world, "too late").wait()
+    world.is_ready = True
+    second = Caller(world, "second").wait()
+    world.holds.look()
+    assert world.served == ["first", "second"]
+    assert (first.refused, second.refused) == (None, None)

@@ -98,7 +98,8 @@ class Holds:
             raise NotReadyError(endpoint_id, self.ready_in_s(endpoint))
         outage = self._outages.get(endpoint_id)
         since_s = now_s if outage is None else outage.since_s
-        if not self._worth(endpoint, now_s - since_s):
+        # What is back is worth the moment until the line is let go, however long it was away.
+        if not self.ready(endpoint_id) and not self._worth(endpoint, now_s - since_s):
             raise self._refusal(endpoint_id)
         if self._size_bytes + size_bytes > self.limits.bytes_max:
             raise self._refusal(endpoint_id)
