@@ -55,6 +55,7 @@ def _soak(seeds: int, workers: int, *, anew: bool) -> int:
     if played.summary.failing:
         silence()
         played.judge_again([play(seed) for seed in played.summary.failing], commit)
+        played.write(EVIDENCE)
     while (left := seeds - played.next_seed) > 0:
         leg = run_seeds(played.next_seed, min(left, LEG_SEEDS), workers, _show)
         played.add(leg, commit, platform.python_version())
