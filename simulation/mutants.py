@@ -2,6 +2,7 @@
 
 A bug is caught when a seed of the simulation breaks an invariant or a property test fails. Whoever plants a bug that
 nothing catches has found a hole in the checks. A run that was ended goes on where it was, on the same commit.
+Names of bugs: only these are judged, and their rows of the page are written anew.
 """
 
 import argparse
@@ -10,10 +11,10 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from simulation.evidence import commit
@@ -22,7 +23,7 @@ from simulation.planting import Bug, bugs, misplaced
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "docs" / "evidence" / "mutants.md"
 JUDGED = EVIDENCE.with_suffix(".json")
-"""The verdicts so far, and on what they were found."""
+"""The verdicts from which the page is made."""
 SEEDS = 600
 SEEDS_FIRST = 25
 """Tried before everything else: they catch most bugs."""
@@ -39,10 +40,19 @@ PLAYS = (
     "tests/properties/test_forecast_play.py",
     "tests/properties/test_collection_play.py",
     "tests/unit/rollouts/test_deployments.py",
+    "tests/unit/gateway/test_courier_rounds.py",
 )
 PLAYS_SLOW = ("tests/properties/test_api_play.py",)
 LIMIT_S = 900.0
 """A mutant that spins is caught by this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What caught a bug (nothing: empty), and on which commit that was seen."""
+
+    by: str
+    commit: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +67,20 @@ class JudgeError(Exception):
     """The checks themselves do not work, which says nothing of a bug."""
 
 
-def judge(bug: Bug, seeds: int) -> Verdict:
+def judge(bug: Bug) -> Verdict:
     """What is quick and catches much comes first."""
-    first, second = min(seeds, SEEDS_FIRST), min(seeds, SEEDS_SECOND)
     by = (
-        _simulated(bug, range(first))
+        _simulated(bug, range(SEEDS_FIRST))
         or _tested(bug, STEPS)
-        or _simulated(bug, range(first, second))
+        or _simulated(bug, range(SEEDS_FIRST, SEEDS_SECOND))
         or _tested(bug, PLAYS)
-        or _simulated(bug, range(second, seeds))
+        or _simulated(bug, range(SEEDS_SECOND, SEEDS))
         or _tested(bug, PLAYS_SLOW)
     )
     return Verdict(bug, by)
 
 
 def _simulated(bug: Bug, seeds: range) -> str:
-    if not seeds:
-        return ""
     words = ["--first", str(seeds.start), "--seeds", str(len(seeds))]
     done = _run(bug, "simulation", *words, "--workers", "1", "--first-breach")
     if done is None:
@@ -112,27 +119,27 @@ def _run(bug: Bug, *module: str) -> subprocess.CompletedProcess[str] | None:
         return None
 
 
-def judged(on: Mapping[str, object]) -> dict[str, str]:
-    """By the names of bugs, what caught them `on` the same commit with as many seeds."""
-    if not JUDGED.exists() or str(on["commit"]).endswith("+"):
+def judged() -> dict[str, Judged]:
+    """What earlier runs have found, by the names of bugs."""
+    if not JUDGED.exists():
         return {}
-    found = json.loads(JUDGED.read_text())
-    return dict(found["caught_by"]) if found["on"] == on else {}
+    return {name: Judged(**one) for name, one in json.loads(JUDGED.read_text()).items()}
 
 
-def table(caught_by: Mapping[str, str], on: Mapping[str, object]) -> str:
-    caught = sum(map(bool, caught_by.values()))
+def table(found: Mapping[str, Judged]) -> str:
+    caught = sum(bool(one.by) for one in found.values())
+    commits = Counter(one.commit for one in found.values())
     lines = [
         "# Bugs planted in the planners",
         "",
-        f"`make mutants` plants them one at a time: {len(caught_by)} bugs, {caught} caught,",
-        f"by {on['seeds']} seeds of the simulation, or by tests of properties, gate, holds, hosts and writes;",
-        f"on {on['commit']}.",
+        f"`make mutants` plants them one at a time: {len(found)} bugs, {caught} caught,",
+        f"by {SEEDS} seeds of the simulation, or by tests of properties, gate, holds, hosts and writes;",
+        f"{', '.join(f'{count} on {commit}' for commit, count in commits.items())}.",
         "",
         "| bug | breaks | caught by |",
         "|---|---|---|",
         *(
-            f"| {bug.name} | {bug.breaks} | {caught_by[bug.name] or '**nothing**'} |"
+            f"| {bug.name} | {bug.breaks} | {found[bug.name].by or '**nothing**'} |"
             for bug in bugs()
         ),
     ]
@@ -141,32 +148,32 @@ def table(caught_by: Mapping[str, str], on: Mapping[str, object]) -> str:
 
 def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="simulation.mutants", description=__doc__)
-    parser.add_argument("names", nargs="*", help="only these bugs; nothing is written then")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("names", nargs="*", help="judge only these anew")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args(words)
     if lost := list(misplaced()):
         print("\n".join(lost), file=sys.stderr)
         return 2
-    on = {"commit": commit(ROOT), "seeds": asked.seeds}
-    caught_by = {} if asked.names else judged(on)
-    chosen = [
-        bug
-        for bug in bugs()
-        if bug.name not in caught_by and (not asked.names or bug.name in asked.names)
-    ]
+    now, known = commit(ROOT), {bug.name for bug in bugs()}
+    found = {
+        name: one
+        for name, one in judged().items()
+        if name in known and (asked.names or (one.commit == now and not now.endswith("+")))
+    }
+    names = asked.names or known - found.keys()
+    chosen = [bug for bug in bugs() if bug.name in names]
     began_s = time.monotonic()
     with ThreadPoolExecutor(asked.workers) as pool:
-        for verdict in pool.map(partial(judge, seeds=asked.seeds), chosen):
+        for verdict in pool.map(judge, chosen):
             print(f"{verdict.bug.name}: {verdict.by or 'NOT CAUGHT'}", flush=True)
-            caught_by[verdict.bug.name] = verdict.by
-            if not asked.names:
-                JUDGED.parent.mkdir(parents=True, exist_ok=True)
-                JUDGED.write_text(json.dumps({"on": on, "caught_by": caught_by}, indent=1) + "\n")
+            found[verdict.bug.name] = Judged(verdict.by, now)
+            EVIDENCE.parent.mkdir(parents=True, exist_ok=True)
+            texts = {name: asdict(one) for name, one in found.items()}
+            JUDGED.write_text(json.dumps(texts, indent=1) + "\n")
     print(f"{len(chosen)} bugs in {time.monotonic() - began_s:,.0f} s on {asked.workers} workers")
-    if not asked.names:
-        EVIDENCE.write_text(table(caught_by, on))
-    return 0 if all(caught_by.values()) else 1
+    if found.keys() == known:
+        EVIDENCE.write_text(table(found))
+    return 0 if all(found[bug.name].by for bug in chosen) else 1
 
 
 if __name__ == "__main__":
