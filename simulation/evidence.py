@@ -120,7 +120,7 @@ def read(directory: Path) -> Evidence:
 
 
 def commit(directory: Path) -> str:
-    """Of the working tree around `directory`."""
+    """Of the working tree around `directory`; with a `+` where what is played or judges has changed since."""
 
     def git(*words: str) -> str:
         done = subprocess.run(
@@ -133,5 +133,6 @@ def commit(directory: Path) -> str:
         )
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "src", "simulation")
+    parts = (":/src", ":/simulation", ":/tests")  # from the top, wherever `directory` is
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *parts)
     return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "")

@@ -1,7 +1,10 @@
 """What soaks have played is summed up leg by leg, and the next goes on where the last one ended."""
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from simulation import evidence
 from simulation.history.story import Breach
@@ -67,3 +70,21 @@ def test_a_seed_that_passes_once_its_cause_is_mended_counts_no_more_and_is_told_
     assert "**1 violations**" in page
     assert "| 0 to 9 | aaa | 3.11.7 | 2 |" in page
     assert "* 3 passes on bbb" in page
+
+
+@pytest.mark.parametrize("part", ["src", "simulation", "tests"])
+def test_a_commit_is_marked_where_its_files_have_changed(tmp_path: Path, part: str) -> None:
+    def git(*words: str) -> None:
+        who = ("-c", "user.name=somebody", "-c", "user.email=somebody@example.org")
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    docs, file = tmp_path / "docs", tmp_path / part / "file.py"
+    for directory in (docs, file.parent):
+        directory.mkdir()
+    file.write_text("")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = evidence.commit(docs)
+    file.write_text("changed")
+    assert evidence.commit(docs) == clean + "+"
