@@ -48,28 +48,20 @@ LIMIT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What caught a bug (nothing: empty), and on which commit that was seen."""
+class Verdict:
+    """`by` is what caught a bug, in words, as seen on `commit`; empty when nothing did."""
 
     by: str
     commit: str
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """`by` is what caught the bug, in words; empty when nothing did."""
-
-    bug: Bug
-    by: str
 
 
 class JudgeError(Exception):
     """The checks themselves do not work, which says nothing of a bug."""
 
 
-def judge(bug: Bug) -> Verdict:
-    """What is quick and catches much comes first."""
-    by = (
+def judge(bug: Bug) -> str:
+    """What catches it; what is quick and catches much comes first."""
+    return (
         _simulated(bug, range(SEEDS_FIRST))
         or _tested(bug, STEPS)
         or _simulated(bug, range(SEEDS_FIRST, SEEDS_SECOND))
@@ -77,7 +69,6 @@ def judge(bug: Bug) -> Verdict:
         or _simulated(bug, range(SEEDS_SECOND, SEEDS))
         or _tested(bug, PLAYS_SLOW)
     )
-    return Verdict(bug, by)
 
 
 def _simulated(bug: Bug, seeds: range) -> str:
@@ -119,14 +110,14 @@ def _run(bug: Bug, *module: str) -> subprocess.CompletedProcess[str] | None:
         return None
 
 
-def judged() -> dict[str, Judged]:
+def judged() -> dict[str, Verdict]:
     """What earlier runs have found, by the names of bugs."""
     if not JUDGED.exists():
         return {}
-    return {name: Judged(**one) for name, one in json.loads(JUDGED.read_text()).items()}
+    return {name: Verdict(**one) for name, one in json.loads(JUDGED.read_text()).items()}
 
 
-def table(found: Mapping[str, Judged]) -> str:
+def table(found: Mapping[str, Verdict]) -> str:
     caught = sum(bool(one.by) for one in found.values())
     commits = Counter(one.commit for one in found.values())
     lines = [
@@ -155,25 +146,28 @@ def main(words: list[str]) -> int:
         print("\n".join(lost), file=sys.stderr)
         return 2
     now, known = commit(ROOT), {bug.name for bug in bugs()}
+    if unknown := sorted(set(asked.names) - known):
+        print(f"no such bug: {', '.join(unknown)}", file=sys.stderr)
+        return 2
     found = {
-        name: one
-        for name, one in judged().items()
-        if name in known and (asked.names or (one.commit == now and not now.endswith("+")))
+        name: verdict
+        for name, verdict in judged().items()
+        if name in known and (asked.names or (verdict.commit == now and not now.endswith("+")))
     }
-    names = asked.names or known - found.keys()
-    chosen = [bug for bug in bugs() if bug.name in names]
+    wanted = set(asked.names) or known
+    chosen = [bug for bug in bugs() if bug.name in (asked.names or known - found.keys())]
     began_s = time.monotonic()
     with ThreadPoolExecutor(asked.workers) as pool:
-        for verdict in pool.map(judge, chosen):
-            print(f"{verdict.bug.name}: {verdict.by or 'NOT CAUGHT'}", flush=True)
-            found[verdict.bug.name] = Judged(verdict.by, now)
+        for bug, by in zip(chosen, pool.map(judge, chosen), strict=True):
+            print(f"{bug.name}: {by or 'NOT CAUGHT'}", flush=True)
+            found[bug.name] = Verdict(by, now)
             EVIDENCE.parent.mkdir(parents=True, exist_ok=True)
-            texts = {name: asdict(one) for name, one in found.items()}
+            texts = {name: asdict(verdict) for name, verdict in found.items()}
             JUDGED.write_text(json.dumps(texts, indent=1) + "\n")
     print(f"{len(chosen)} bugs in {time.monotonic() - began_s:,.0f} s on {asked.workers} workers")
     if found.keys() == known:
         EVIDENCE.write_text(table(found))
-    return 0 if all(found[bug.name].by for bug in chosen) else 1
+    return 0 if all(found[name].by for name in wanted) else 1
 
 
 if __name__ == "__main__":

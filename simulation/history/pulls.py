@@ -11,7 +11,6 @@ from weighbridge.replicas.weights.prefetch import ON_THEIR_WAY
 
 WAIT_MAX_S = 45.0
 """For a controller that leads, the longest pull, and the looks at it."""
-
 ENDED = ("exited", "lost", "forgotten")
 
 
