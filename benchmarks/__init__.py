@@ -1,1 +1,1 @@
-"""Benchmarks: each module has `run()`, which gives one Result or several; `python -m benchmarks [name …]` runs them."""
+"""Benchmarks, in folders by what they measure: `python -m benchmarks [name …]`; `__main__` says where each is."""

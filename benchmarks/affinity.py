@@ -19,8 +19,9 @@ from pathlib import Path
 import aiohttp
 from blake3 import blake3
 
-from benchmarks.gateway.peers import SOURCE, START_S, free_ports
+from benchmarks.gateway.peers import SOURCE, START_S
 from benchmarks.harness import Candidate, Result
+from weighbridge.cli.demo.process import free_ports
 from weighbridge.engines.base import TOKEN_VARIABLE, served_name
 from weighbridge.routing.files import write_snapshot
 from weighbridge.routing.model import EndpointRoute, KeyEntry, KeyTable, ReplicaRoute, RouteTable

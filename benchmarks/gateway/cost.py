@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks.gateway import peers
 from benchmarks.harness import Candidate, Result
+from weighbridge.cli.demo.process import free_ports
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SECONDS = float(os.environ.get("BENCH_SECONDS", "3"))
@@ -159,7 +160,7 @@ def _line(lines: Iterator[str], wanted: str) -> None:
 
 @contextmanager
 def engines(pause_s: float) -> Iterator[list[int]]:
-    ports = peers.free_ports(2)
+    ports = free_ports(2)
     command: Sequence[str] = (
         *(sys.executable, str(HERE / "engine.py"), str(pause_s)),
         *(str(port) for port in ports),

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from weighbridge.cli.demo.process import free_ports
 from weighbridge.routing.files import write_snapshot
 from weighbridge.routing.limits import UsageLimits
 from weighbridge.routing.model import EndpointRoute, KeyEntry, KeyTable, ReplicaRoute, RouteTable
@@ -38,17 +39,6 @@ class Peer:
     port: int
     command: tuple[str, ...]
     environment: Mapping[str, str]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def weighbridge(directory: Path, engines: list[int]) -> Peer:
