@@ -49,13 +49,6 @@ def names(found: list[Address]) -> list[str]:
     return [Path(a.unix_path).name if a.unix_path else f"{a.host}:{a.port}" for a in found]
 
 
-@pytest.fixture
-def paths(tmp_path: Path) -> DataDir:
-    made = DataDir(tmp_path)
-    made.run.mkdir()
-    return made
-
-
 def test_those_elsewhere_are_asked_in_turn_and_after_those_here(paths: DataDir) -> None:
     planes = ControlPlanes(paths, control_addresses("http://one:8080, http://10.0.0.2,"))
     assert {tuple(names(planes.addresses(0.0))) for _ in range(4)} == {

@@ -5,7 +5,6 @@ import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
@@ -27,13 +26,6 @@ from weighbridge.storage.database import Database
 from weighbridge.storage.tables import gateway_hosts
 
 HERE = "boot/1"
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> DataDir:
-    made = DataDir(tmp_path)
-    made.run.mkdir()
-    return made
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """What a courier brings, and what keeps a host from serving at all."""
 
-from pathlib import Path
-
 import pytest
 
 from weighbridge.errors import SetupError
@@ -25,13 +23,6 @@ def table(generation: int, *urls: str) -> RouteTable:
     return RouteTable(
         generation, (EndpointRoute("e", "o", "org", "arch", 1, True, False, replicas),)
     )
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> DataDir:
-    made = DataDir(tmp_path)
-    made.run.mkdir()
-    return made
 
 
 @pytest.fixture

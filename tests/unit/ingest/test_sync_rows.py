@@ -8,18 +8,19 @@ from toy_machine import furnish
 from weighbridge.ingest import store
 from weighbridge.registry.model import SyncStatus
 from weighbridge.storage import lease
-from weighbridge.storage.database import Database
+from weighbridge.storage.database import Database, Transaction
 from weighbridge.storage.tables import model_versions
 
 LIMIT_S = 30.0
 LOOK_S = 0.02
 
 
-async def _until_somebody_waits_for_a_lock(database: Database) -> None:
-    asked = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+async def _until_somebody_waits_for(tx: Transaction, database: Database) -> None:
+    own = (await tx.execute(text("SELECT pg_backend_pid()"))).scalar_one()
+    asked = text("SELECT count(*) FROM pg_stat_activity WHERE :own = ANY (pg_blocking_pids(pid))")
     while True:
-        async with database.begin() as tx:
-            if (await tx.execute(asked)).scalar_one():
+        async with database.begin() as other:
+            if (await other.execute(asked, {"own": own})).scalar_one():
                 return
         await asyncio.sleep(LOOK_S)
 
@@ -40,7 +41,7 @@ async def test_a_sync_that_ends_while_its_progress_is_written_does_both(database
     async with asyncio.timeout(LIMIT_S), asyncio.TaskGroup() as tasks, database.begin() as writing:
         await lease.require(writing, held)
         ended = tasks.create_task(finish())
-        await _until_somebody_waits_for_a_lock(database)
+        await _until_somebody_waits_for(writing, database)
         await store.record_progress(
             writing, held, "v1", step="commit", bytes_done=7, files_done=1, spent_s=2.0,
             bytes_per_s=None, retries_more=1,
