@@ -16,6 +16,7 @@ from weighbridge.runtimes.base import ReplicaSpec
 from weighbridge.runtimes.processes import (
     Mark,
     ProcessIdentity,
+    Remembered,
     child_pids,
     find_marked,
     identify,
@@ -73,6 +74,7 @@ class Incarnation:
         self._shim = 0
         self._stop_asked = False
         self.pid = 0
+        self._engine: ProcessIdentity | None = None
 
     @classmethod
     async def start(cls, mark: Mark, start: EngineStart) -> Self:
@@ -113,7 +115,7 @@ class Incarnation:
             exit_code = message.get("exit", exit_code)
             gone = gone or "gone" in message
         if not gone:
-            await sweep(self._mark, self.pid)
+            await sweep(self._mark, self._engine)
         os.close(self._lifeline)
         await self._reap_shim()
         if not gone:
@@ -128,6 +130,8 @@ class Incarnation:
         if "error" in message:
             raise EngineStartError(message["error"])
         self.pid = message["pid"]
+        # One that has ended already is still to be reaped, should its shim be killed.
+        self._engine = identify(self.pid) or ProcessIdentity(self.pid, -1)
 
     async def _reap_shim(self) -> None:
         """Its pipe is closed, so it ends in a moment; a child of ours if we are a subreaper."""
@@ -169,16 +173,18 @@ def describe_end(exit_code: int | None, *, stop_asked: bool) -> str:
     return f"stopped; {how}" if stop_asked else how
 
 
-async def sweep(mark: Mark, engine: int = 0) -> None:
+async def sweep(mark: Mark, engine: ProcessIdentity | None = None) -> None:
     """Kill what an engine without a shim has left, and wait until all of it is dead.
 
     Without a limit: a process that the kernel cannot end still holds its port and its memory, and
     saying that it is gone would give them away (R19).
     """
-    killed = {engine} - {0}
+    known = [engine] if engine else []
+    killed = {process.pid for process in known}
+    left = Remembered(lambda: [*tree_of(mark), *strays()], known)
     period_s = SWEEP_PERIOD_S
-    while left := [*tree_of(mark), *strays()]:
-        for process in left:
+    while living := left.living():
+        for process in living:
             send_signal(process, signal.SIGKILL)
             killed.add(process.pid)
         await asyncio.sleep(period_s)

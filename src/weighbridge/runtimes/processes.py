@@ -12,7 +12,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -63,12 +63,17 @@ class MarkedProcess:
 
 
 def identify(pid: int) -> ProcessIdentity | None:
-    """None when no such process lives; one that has ended and is not reaped yet lives no more."""
+    """None when no such process lives; one that has ended and is not reaped yet lives no more.
+
+    One whose first thread has ended while others run, or are still ending, lives: its memory and
+    its files are theirs.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else ProcessIdentity(pid, int(fields[19]))
+    state, threads, start_ticks = fields[0], int(fields[17]), int(fields[19])
+    return None if state in "ZX" and threads <= 1 else ProcessIdentity(pid, start_ticks)
 
 
 def is_alive(process: ProcessIdentity) -> bool:
@@ -83,7 +88,11 @@ def send_signal(process: ProcessIdentity, number: signal.Signals) -> None:
 
 
 def find_marked(home: Path) -> list[MarkedProcess]:
-    """Every living process of this user whose mark names `home`."""
+    """Every living process of this user whose mark names `home`.
+
+    One that is just ending is not found: the kernel takes its environment before its files, ports
+    and devices. `Remembered` waits for those too.
+    """
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and (mark := _read_mark(entry)) and mark.home == str(home):
@@ -91,6 +100,27 @@ def find_marked(home: Path) -> list[MarkedProcess]:
             if identity:
                 found.append(MarkedProcess(identity, mark))
     return found
+
+
+class Remembered:
+    """What `find` has found at any time, until it is dead.
+
+    For whoever waits for an end: a process whose mark is gone already may still hold its port and
+    its accelerator's memory (R19).
+    """
+
+    def __init__(
+        self,
+        find: Callable[[], Iterable[ProcessIdentity]],
+        known: Iterable[ProcessIdentity] = (),
+    ) -> None:
+        self._find = find
+        self._known = set(known)
+
+    def living(self) -> list[ProcessIdentity]:
+        """Look again; in no order."""
+        self._known = {process for process in {*self._known, *self._find()} if is_alive(process)}
+        return list(self._known)
 
 
 def child_pids(parent: int) -> list[int]:
@@ -218,13 +248,20 @@ def _read_mark(entry: Path) -> Mark | None:
     try:
         if entry.stat().st_uid != os.geteuid():
             return None
-        environment = (entry / "environ").read_bytes()
-        for variable in environment.split(b"\0"):
+        for variable in _environment(entry).split(b"\0"):
             if variable.startswith(prefix):
                 return Mark(**json.loads(variable[len(prefix) :]))
     except (OSError, ValueError, TypeError):
         return None
     return None
+
+
+def _environment(entry: Path) -> bytes:
+    """Of any thread: the first may have ended before the others."""
+    for thread in (entry, *(entry / "task").iterdir()):
+        with contextlib.suppress(ProcessLookupError):
+            return (thread / "environ").read_bytes()
+    return b""
 
 
 def _parent(entry: Path) -> int | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from weighbridge.runtimes.processes import (
     ProcessIdentity,
+    Remembered,
     find_marked,
     identify,
     is_alive,
@@ -42,6 +43,7 @@ def down(run_dir: Path, on_event: Callable[[ServiceEvent], None] = lambda _: Non
     database is the caller's to stop, afterwards.
     """
     run_dir = run_dir.resolve()
+    everything = all_marked(run_dir)
     services = read_services(run_dir)
     stopped = []
     supervisor = lock_holder(run_dir / f"{SUPERVISOR}.lock")
@@ -60,7 +62,7 @@ def down(run_dir: Path, on_event: Callable[[ServiceEvent], None] = lambda _: Non
             on_event(ServiceEvent(ServiceEventKind.STOPPED, service.name, main.pid, after_s))
             stopped.append(service.name)
         stop_leftovers(run_dir, service.name, service.stop_grace_s)
-    stop_rest(run_dir)
+    stop_rest(everything)
     return stopped
 
 
@@ -94,25 +96,29 @@ def stop_process(
 
 def stop_leftovers(run_dir: Path, service: str, grace_s: float) -> None:
     """End the children that a service's main process has not taken with it."""
-    for process in leftovers(run_dir, service):
+    left = Remembered(lambda: leftovers(run_dir, service))
+    for process in left.living():
         send_signal(process, signal.SIGTERM)
-    if not wait_until(lambda: not leftovers(run_dir, service), grace_s):
-        for process in leftovers(run_dir, service):
+    if not wait_until(lambda: not left.living(), grace_s):
+        for process in left.living():
             send_signal(process, signal.SIGKILL)
-        wait_until(lambda: not leftovers(run_dir, service), KILL_WAIT_S)
+        wait_until(lambda: not left.living(), KILL_WAIT_S)
 
 
-def stop_rest(run_dir: Path, limit_s: float = REST_WAIT_S) -> None:
-    """Wait for whatever still carries the mark of this server, then kill it."""
+def all_marked(run_dir: Path) -> Remembered:
+    """Whatever carries the mark of this server, or did when it was looked for, which is now."""
+    marked = Remembered(lambda: [process.identity for process in find_marked(run_dir)])
+    marked.living()
+    return marked
 
-    def rest() -> list[ProcessIdentity]:
-        return [process.identity for process in find_marked(run_dir)]
 
-    if wait_until(lambda: not rest(), limit_s):
+def stop_rest(rest: Remembered, limit_s: float = REST_WAIT_S) -> None:
+    """Wait until all of it is dead, then kill it."""
+    if wait_until(lambda: not rest.living(), limit_s):
         return
 
     def killed() -> bool:
-        left = rest()
+        left = rest.living()
         for process in left:
             send_signal(process, signal.SIGKILL)
         return not left

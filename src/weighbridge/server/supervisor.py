@@ -41,6 +41,7 @@ from weighbridge.server.services import (
 from weighbridge.server.stopping import (
     SUPERVISOR,
     Stoppable,
+    all_marked,
     leftovers,
     main_process,
     stop_leftovers,
@@ -260,6 +261,7 @@ class Supervisor:
             self._doomed.append((process, time.monotonic() + service.stop_grace_s))
 
     def _stop_all(self) -> None:
+        everything = all_marked(self._run_dir)
         for watched in reversed(self._watched):
             grace_s = watched.service.stop_grace_s
             if process := watched.process:
@@ -270,7 +272,7 @@ class Supervisor:
                 after_s = time.monotonic() - began_s
                 self._tell(ServiceEventKind.STOPPED, watched, process, after_s, exit_code)
             stop_leftovers(self._run_dir, watched.service.name, grace_s)
-        stop_rest(self._run_dir)
+        stop_rest(everything)
 
     def _fingerprint(self, service: Service) -> str:
         return fingerprint(service, self._version)

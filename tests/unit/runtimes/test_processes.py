@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from weighbridge.errors import SetupError
 from weighbridge.runtimes.processes import (
     Mark,
     ProcessIdentity,
+    Remembered,
     find_marked,
     hold_lock,
     identify,
@@ -21,6 +23,20 @@ from weighbridge.runtimes.processes import (
 )
 
 LIMIT_S = 20.0
+HALF_ENDED = """
+import ctypes, os, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+print("running", flush=True)
+ctypes.CDLL(None).syscall(60, 0)  # exit(2) ends this thread alone; exit_group(2) all
+"""
+SLOW_TO_END = """
+import os, time
+pages = os.memfd_create("pages")  # given back by the kernel only after the environment is
+for _ in range(32):
+    os.write(pages, bytes(16 << 20))
+print("running", flush=True)
+time.sleep(600)
+"""
 SLEEPER = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
 
 
@@ -36,6 +52,10 @@ def start():
     for child in children:
         child.kill()
         child.communicate()
+
+
+def _state(pid):
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def eventually(condition):
@@ -74,6 +94,29 @@ def test_marks_are_inherited_and_found_by_home(start, tmp_path):
     assert find_marked(tmp_path / "other") == []
     for process in found:
         send_signal(process.identity, 9)
+
+
+def test_a_process_whose_first_thread_ended_lives_and_keeps_its_mark(start, tmp_path):
+    mark = Mark(str(tmp_path), "engine", "r1").environment()
+    child = start(sys.executable, "-c", HALF_ENDED, stdout=subprocess.PIPE, env=os.environ | mark)
+    child.stdout.readline()
+    eventually(lambda: _state(child.pid) == "Z")
+    assert is_alive(identify(child.pid))
+    assert [process.identity.pid for process in find_marked(tmp_path)] == [child.pid]
+    child.kill()
+    eventually(lambda: identify(child.pid) is None)
+
+
+def test_what_was_found_once_is_waited_for_until_it_is_dead(start, tmp_path):
+    mark = Mark(str(tmp_path), "engine", "r1").environment()
+    child = start(sys.executable, "-c", SLOW_TO_END, stdout=subprocess.PIPE, env=os.environ | mark)
+    child.stdout.readline()
+    identity = identify(child.pid)
+    remembered = Remembered(lambda: [process.identity for process in find_marked(tmp_path)])
+    assert remembered.living() == [identity]
+    child.kill()
+    eventually(lambda: not remembered.living())
+    assert not is_alive(identity)
 
 
 def test_a_lock_names_its_holder_and_refuses_a_second_one(start, tmp_path):
