@@ -11,10 +11,14 @@ from weighbridge.gateway.table import CurrentTables, Tables
 from weighbridge.routing.acks import WorkerColumn
 from weighbridge.routing.files import read_snapshot
 from weighbridge.routing.model import KeyTable, RouteTable, Table
+from weighbridge.routing.notices import told_of_new_files
 
 log = structlog.get_logger()
 
 POLL_S = 0.02
+"""Where the kernel tells nothing."""
+LOOK_S = 0.25
+"""Where it does: should a change come without its word, this is how late it is seen."""
 
 _Signature = tuple[int, int, int]
 
@@ -60,9 +64,10 @@ class Snapshots:
 
     async def watch(self) -> None:
         """Refresh until cancelled."""
-        while True:
-            await asyncio.sleep(POLL_S)
-            self.refresh()
+        with told_of_new_files(self.routes_file.parent, self.refresh) as told:
+            while True:
+                await asyncio.sleep(LOOK_S if told else POLL_S)
+                self.refresh()
 
     def _changed(self, path: Path) -> bool:
         signature = _signature(path)

@@ -100,6 +100,21 @@ def test_nothing_is_let_go_before_a_replica_is_ready_then_more_at_each_look() ->
     assert world.holds.figures["e"].released == count
 
 
+async def test_each_outage_ends_soon_after_a_replica_is_ready() -> None:
+    world = World()
+    watching = asyncio.create_task(world.holds.watch())
+    for name in "ab":
+        world.is_ready = False
+        Caller(world, name).wait()
+        await asyncio.sleep(0)
+        world.is_ready = True
+        async with asyncio.timeout(5):
+            while world.holds.busy("e"):  # noqa: ASYNC110 - the wait under test has no event
+                await asyncio.sleep(0.005)
+    assert world.served == ["a", "b"]
+    watching.cancel()
+
+
 def test_keys_take_turns() -> None:
     world = World()
     for number in range(3):

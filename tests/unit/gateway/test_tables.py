@@ -1,5 +1,6 @@
 """Snapshots become tables in one step, and the acknowledgement comes after it; keys open only what is theirs."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from weighbridge.gateway.metrics.figures import (
 )
 from weighbridge.gateway.snapshots import Snapshots
 from weighbridge.gateway.table import EMPTY_TABLES, CurrentTables
+from weighbridge.routing import notices
 from weighbridge.routing.acks import GatewayView, WorkerColumn, open_acks
 from weighbridge.routing.files import write_snapshot
 from weighbridge.routing.model import EndpointRoute, KeyEntry, KeyTable, RouteTable
 from weighbridge.routing.tokens import key_digest
 
 PEPPER = b"p" * 32
+LIMIT_S = 10.0
 
 
 def endpoint(endpoint_id: str, org_id: str = "org1", *, deployed: bool = True) -> EndpointRoute:
@@ -66,6 +69,26 @@ def test_a_bad_snapshot_leaves_the_old_one(snapshots, text):
     snapshots.refresh()
     assert set(snapshots.current.tables.endpoints) == {"a"}
     assert acked(snapshots)[0] == 5
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_a_watched_snapshot_is_applied_soon_by_the_kernels_word_or_by_looking(
+    snapshots, monkeypatch, told
+):
+    if told:
+        monkeypatch.setattr("weighbridge.gateway.snapshots.LOOK_S", 3600.0)
+    else:
+        monkeypatch.setattr(notices, "IN_MOVED_TO", 0)  # the kernel refuses to watch for nothing
+    watching = asyncio.create_task(snapshots.watch())
+    await asyncio.sleep(0)
+    for generation in (5, 6):
+        write_snapshot(snapshots.routes_file, RouteTable(generation, (endpoint("a"),)))
+        async with asyncio.timeout(LIMIT_S):
+            while acked(snapshots)[0] != generation:  # noqa: ASYNC110 - shared memory has no event
+                await asyncio.sleep(0.005)
+    watching.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watching
 
 
 def test_a_bad_digest_leaves_the_old_keys(snapshots):

@@ -143,12 +143,13 @@ async def test_nobody_overtakes_while_a_place_is_free_and_somebody_waits() -> No
 async def test_a_place_that_another_worker_frees_is_noticed() -> None:
     engine, turns = Engine(places_max=0), Turns(QueueLimits())
     watching = asyncio.create_task(turns.watch())
-    waiting = Caller(turns, engine, "a", "a")
-    assert turns.waiting == 1
-    engine.places_max = 1
-    async with asyncio.timeout(5):
-        while not waiting.inside:  # noqa: ASYNC110 - the wait under test has no event
-            await asyncio.sleep(0.005)
+    for count in (1, 2):  # and again after the line was empty
+        waiting = Caller(turns, engine, "a", "a")
+        assert turns.waiting == 1
+        engine.places_max = count
+        async with asyncio.timeout(5):
+            while not waiting.inside:  # noqa: ASYNC110 - the wait under test has no event
+                await asyncio.sleep(0.005)
     watching.cancel()
 
 

@@ -80,6 +80,7 @@ class Holds:
     figures: dict[str, HoldFigures] = field(default_factory=dict)
     _outages: dict[str, _Outage] = field(default_factory=dict)
     _size_bytes: int = 0
+    _outage_began: asyncio.Event = field(default_factory=asyncio.Event)
 
     def busy(self, endpoint_id: str) -> bool:
         """Whether somebody is held already; who comes later is not to overtake."""
@@ -106,6 +107,7 @@ class Holds:
         if outage is None:
             line: FairQueue[Held] = FairQueue(self.limits.requests_max, self.limits.bytes_max)
             outage = self._outages[endpoint_id] = _Outage(now_s, line)
+            self._outage_began.set()
         held = Held(endpoint_id, key_id, size_bytes, waiter, now_s, now_s + endpoint.hold_s)
         self._size_bytes += size_bytes
         figures = self._figures(endpoint_id)
@@ -127,6 +129,7 @@ class Holds:
             held.endpoint_id,
             _Outage(held.since_s, FairQueue(self.limits.requests_max, self.limits.bytes_max)),
         ).line
+        self._outage_began.set()
         line.push_front(held.key_id, held, held.size_bytes)
         self._size_bytes += held.size_bytes
         while line.count > self.limits.requests_max or self._size_bytes > self.limits.bytes_max:
@@ -153,9 +156,11 @@ class Holds:
     async def watch(self) -> None:
         """Let held requests go when a replica is ready, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
-            if self._outages:
+            await self._outage_began.wait()
+            while self._outages:
+                await asyncio.sleep(LOOK_S)
                 self.look()
+            self._outage_began.clear()
 
     def look(self) -> None:
         for endpoint_id, outage in list(self._outages.items()):

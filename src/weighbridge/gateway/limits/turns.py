@@ -50,6 +50,7 @@ class Turns:
     def __init__(self, limits: QueueLimits) -> None:
         self.limits = limits
         self._lines: dict[str, FairQueue[Turn]] = {}
+        self._someone_waits = asyncio.Event()
 
     def busy(self, endpoint_id: str) -> bool:
         """Whether somebody waits already."""
@@ -62,6 +63,7 @@ class Turns:
             line = self._lines[endpoint_id] = FairQueue(
                 self.limits.requests_max, self.limits.bytes_max
             )
+            self._someone_waits.set()
         turn = Turn(endpoint_id, key_id, size_bytes, waiter)
         for dropped in line.push(key_id, turn, size_bytes):
             asyncio.get_running_loop().call_soon(_turn_away, dropped)
@@ -83,9 +85,12 @@ class Turns:
     async def watch(self) -> None:
         """Notice what other workers free, until cancelled."""
         while True:
-            await asyncio.sleep(LOOK_S)
-            for endpoint_id in list(self._lines):
-                self._call(endpoint_id)
+            await self._someone_waits.wait()
+            while self._lines:
+                await asyncio.sleep(LOOK_S)
+                for endpoint_id in list(self._lines):
+                    self._call(endpoint_id)
+            self._someone_waits.clear()
 
     @property
     def waiting(self) -> int:

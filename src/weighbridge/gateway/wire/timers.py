@@ -31,13 +31,15 @@ class Timed(Protocol):
 class Timers:
     """Moving a deadline is one assignment, unless it comes before the wheel looks at the item anyway.
 
-    The wheel looks at an item when its turn comes, and puts it where it belongs then.
+    The wheel looks at an item when its turn comes, and puts it where it belongs then. While it holds nothing it
+    stands still.
     """
 
     def __init__(self, now_s: float) -> None:
         self._tick = _tick_of(now_s)
         self._turns: dict[int, dict[Timed, None]] = {}
         self._handle: asyncio.TimerHandle | None = None
+        self._started = False
 
     def set(self, item: Timed, due_s: float) -> None:
         item.due_s = due_s
@@ -51,11 +53,15 @@ class Timers:
 
     def start(self) -> None:
         """Tick on the running loop until `stop`."""
-        self._handle = asyncio.get_running_loop().call_later(TICK_S, self._ticked)
+        self._started = True
+        if self._turns:
+            self._tick_later()
 
     def stop(self) -> None:
+        self._started = False
         if self._handle is not None:
             self._handle.cancel()
+            self._handle = None
 
     def advance(self, now_s: float) -> None:
         """Call `expired` of all that is due at `now_s`."""
@@ -71,12 +77,21 @@ class Timers:
                 elif item.due_s != math.inf:
                     self._put(item, item.due_s)
 
+    def _tick_later(self) -> None:
+        self._handle = asyncio.get_running_loop().call_later(TICK_S, self._ticked)
+
     def _ticked(self) -> None:
-        self.start()
         self.advance(monotonic_s())
+        if self._turns and self._started:
+            self._tick_later()
+        else:
+            self._handle = None
 
     def _put(self, item: Timed, due_s: float) -> None:
         self._take_out(item)
+        if self._handle is None and self._started:
+            self._tick = _tick_of(monotonic_s())
+            self._tick_later()
         # One tick later than the deadline's own, so that none is early.
         latest = self._tick + LOOK_TICKS
         tick = latest if due_s >= latest * TICK_S else max(_tick_of(due_s), self._tick) + 1
