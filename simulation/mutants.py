@@ -31,7 +31,7 @@ SEEDS_SECOND = 150
 STEPS = (
     "tests/properties/test_rollout_steps.py",
     "tests/unit/rollouts/test_gate.py",
-    "tests/unit/gateway/test_holds.py",
+    "tests/unit/gateway/limits/test_holds.py",
     "tests/unit/routing/test_host_watch.py",
 )
 PLAYS = (
@@ -40,7 +40,7 @@ PLAYS = (
     "tests/properties/test_forecast_play.py",
     "tests/properties/test_collection_play.py",
     "tests/unit/rollouts/test_deployments.py",
-    "tests/unit/gateway/test_courier_rounds.py",
+    "tests/unit/gateway/courier/test_courier_rounds.py",
 )
 PLAYS_SLOW = ("tests/properties/test_api_play.py",)
 LIMIT_S = 900.0

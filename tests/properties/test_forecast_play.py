@@ -8,7 +8,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toy_world import LIMITS, START, Luck, World, deployment, endpoint
+from toys.world import LIMITS, START, Luck, World, deployment, endpoint
 from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts.forecast.ideal import course
 from weighbridge.rollouts.forecast.model import Course, Outlook, Pace, Share, StepKind

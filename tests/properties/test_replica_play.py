@@ -6,7 +6,7 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toy_world import START, replica
+from toys.world import START, replica
 from weighbridge.acceptance.model import Verdict
 from weighbridge.engines.base import ProbeOutcome
 from weighbridge.replicas.model import TRANSITIONS, Replica, ReplicaLimits, ReplicaState

@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from toy_world import Luck, World, deployment, endpoint
+from toys.world import Luck, World, deployment, endpoint
 from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts.model import RolloutStatus
 

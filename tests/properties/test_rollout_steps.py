@@ -5,8 +5,8 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollout_rules import check_plan, check_upkeep
-from toy_world import LIMITS, START, deployment, endpoint, replica
+from toys.rules import check_plan, check_upkeep
+from toys.world import LIMITS, START, deployment, endpoint, replica
 from weighbridge.replicas.model import Replica, ReplicaState
 from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.rollouts.plan import Seen, plan

@@ -9,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 from simulation.memory.database import Executor
 from simulation.memory.store import BlockedError, Memory
 from simulation.memory.tables import SCHEMAS
-from toy_machine import furnish, waiting
+from toys.rows import furnish, waiting
 from weighbridge.receipts import store as receipt_store
 from weighbridge.rollouts import store as rollout_store
 from weighbridge.storage.database import Database

@@ -11,7 +11,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from toy_machine import Machine, ToyEngine, ToyGateway, ToyRuntime, ToyStore, furnish, waiting
+from toys.gateway import ToyGateway
+from toys.machine import Machine
+from toys.node import ToyEngine, ToyRuntime, ToyStore
+from toys.rows import furnish, waiting
 from weighbridge.control.loop import Loop
 from weighbridge.receipts import service
 from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes, signer

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
-from toy_machine import Machine, ToyEngine, ToyGateway, ToyRuntime, ToyStore, everything, furnish
+from toys.gateway import ToyGateway
+from toys.machine import Machine
+from toys.node import ToyEngine, ToyRuntime, ToyStore
+from toys.rows import everything, furnish
 from weighbridge.errors import StaleError
 from weighbridge.receipts import service as receipts
 from weighbridge.replicas.model import ReplicaState

@@ -4,7 +4,7 @@ import asyncio
 
 from sqlalchemy import select, text, update
 
-from toy_machine import furnish
+from toys.rows import furnish
 from weighbridge.ingest import store
 from weighbridge.registry.model import SyncStatus
 from weighbridge.storage import lease

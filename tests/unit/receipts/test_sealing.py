@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import update
 
-from toy_machine import furnish, waiting
+from toys.rows import furnish, waiting
 from weighbridge.clock import Clock
 from weighbridge.receipts import service
 from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from toy_world import START, replica
+from toys.world import START, replica
 from weighbridge.acceptance.model import Verdict
 from weighbridge.engines.base import ProbeOutcome
 from weighbridge.replicas.model import Replica, ReplicaLimits, ReplicaState

@@ -5,7 +5,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from toy_world import replica
+from toys.world import replica
 from weighbridge.engines.base import EngineSettings
 from weighbridge.engines.vllm import Vllm
 from weighbridge.errors import InvalidError

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from toy_world import START, replica, serving
+from toys.world import START, replica, serving
 from weighbridge.engines.base import ProbeOutcome
 from weighbridge.replicas.model import TRANSITIONS, Replica, ReplicaLimits, ReplicaState
 from weighbridge.replicas.plan import REASON_CHARS_MAX, Command, Probe, Seen, plan

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text, update
 
-from toy_machine import NOW, Machine, ToyEngine, ToyGateway, ToyRuntime, ToyStore, furnish, waiting
-from toy_world import replica
+from toys.gateway import ToyGateway
+from toys.machine import Machine
+from toys.node import ToyEngine, ToyRuntime, ToyStore
+from toys.rows import NOW, furnish, waiting
+from toys.world import replica
 from weighbridge.accounts import service as accounts
 from weighbridge.accounts.model import KeyKind
 from weighbridge.errors import StaleError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from toy_world import LIMITS, START, Luck, World, deployment, endpoint, replica, serving
+from toys.world import LIMITS, START, Luck, World, deployment, endpoint, replica, serving
 from weighbridge.replicas.model import Replica, ReplicaState
 from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.rollouts.moves import DrainReplica, StartReplica

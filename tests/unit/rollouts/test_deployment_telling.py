@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import timedelta
 
-from toy_world import START, deployment
+from toys.world import START, deployment
 from weighbridge.rollouts.model import RolloutStatus
 from weighbridge.rollouts.telling import deployment_events, gate_event, submitted
 from weighbridge.usage.model import VersionFigures

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from toy_world import LIMITS, START, deployment, endpoint, replica, serving
+from toys.world import LIMITS, START, deployment, endpoint, replica, serving
 from weighbridge.replicas.model import Replica, ReplicaState
 from weighbridge.rollouts.model import Deployment, RolloutStatus
 from weighbridge.rollouts.moves import AdoptReplica, DrainReplica, StartReplica, StopReplica

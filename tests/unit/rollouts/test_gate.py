@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from toy_world import LIMITS, START, deployment, endpoint, serving
+from toys.world import LIMITS, START, deployment, endpoint, serving
 from weighbridge.endpoints.gate import GateOptions
 from weighbridge.rollouts.gate import GateLimits, verdict
 from weighbridge.rollouts.model import Deployment, RolloutStatus

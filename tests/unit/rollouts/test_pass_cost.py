@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event, insert, select
 
-from toy_machine import NOW, Machine, ToyEngine, ToyGateway, ToyRuntime, ToyStore, furnish, waiting
+from toys.gateway import ToyGateway
+from toys.machine import Machine
+from toys.node import ToyEngine, ToyRuntime, ToyStore
+from toys.rows import NOW, furnish, waiting
 from weighbridge.clock import Clock
 from weighbridge.errors import StaleError
 from weighbridge.rollouts import store as rollout_store

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from toy_machine import NOW, Machine, ToyEngine, ToyGateway, ToyRuntime, ToyStore, furnish, waiting
-from toy_world import replica, serving
+from toys.gateway import ToyGateway
+from toys.machine import Machine
+from toys.node import ToyEngine, ToyRuntime, ToyStore
+from toys.rows import NOW, furnish, waiting
+from toys.world import replica, serving
 from weighbridge.clock import Clock
 from weighbridge.replicas import store
 from weighbridge.replicas.model import ReplicaState

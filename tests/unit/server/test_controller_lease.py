@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import insert, select, update
 
-from toy_machine import furnish
+from toys.rows import furnish
 from weighbridge.clock import Clock
 from weighbridge.errors import StaleError
 from weighbridge.server.control import ControllerLease

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import insert, select, update
 
-from toy_machine import furnish, waiting
-from toy_world import replica
+from toys.rows import furnish, waiting
+from toys.world import replica
 from weighbridge.replicas import store
 from weighbridge.replicas.model import ReplicaState
 from weighbridge.rollouts import store as rollout_store

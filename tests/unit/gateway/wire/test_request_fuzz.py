@@ -5,12 +5,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import h11
+from client_wire import BODY_BYTES_MAX, Wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client_wire import BODY_BYTES_MAX, Wire
-
-CORPUS = [path.read_bytes() for path in sorted(Path(__file__).parents[2].glob("corpus/gateway/*"))]
+CORPUS = [path.read_bytes() for path in sorted(Path(__file__).parents[3].glob("corpus/gateway/*"))]
 PIECES = (
     b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b":", b",", b"0", b"1", b"a", b"\x00", b"\xff", b";",
     b"0\r\n\r\n", b"Content-Length: 3\r\n", b"Content-Length: 0\r\n", b"Transfer-Encoding: chunked\r\n",

@@ -1,8 +1,8 @@
 """A caller's connection keeps its limits of time and size, whatever the caller does."""
 
 import pytest
-
 from client_wire import Wire
+
 from weighbridge.gateway.proxy import states
 from weighbridge.gateway.wire import upstream, visits
 from weighbridge.gateway.wire.framing import TRANSITIONS as CHUNK_TRANSITIONS

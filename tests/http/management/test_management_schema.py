@@ -13,7 +13,7 @@ from weighbridge.api.app import routes_app
 from weighbridge.api.schema import schema_text
 from weighbridge.clock import Clock
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PUBLISHED = yaml.safe_load((ROOT / "tests/conformance/management-openapi.yaml").read_text())
 CHECKED_IN = ROOT / "docs/api/openapi.json"
 MODELS = "/management/v1/orgs/my-org/models"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 
-from rollout_rules import check_plan, check_upkeep
+from toys.rules import check_plan, check_upkeep
 from weighbridge.endpoints.model import Endpoint
 from weighbridge.replicas.model import TRANSITIONS as REPLICA_TRANSITIONS
 from weighbridge.replicas.model import Replica, ReplicaState
