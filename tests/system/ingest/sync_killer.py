@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 
 import pytest
+from cases.model import INDEX, SHARDS
 from sqlalchemy import text
-from sync_cases import INDEX, SHARDS
 
 from ingest_world import World
 from s3_stub import S3Stub, running_stub

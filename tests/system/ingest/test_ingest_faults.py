@@ -1,62 +1,32 @@
-"""Weight syncs against a server that misbehaves, and a control plane that is killed (W3, W5, W6, D5)."""
+"""Weight syncs against a server that misbehaves, and bytes that rot in the store (W3, W5, W6)."""
 
 import asyncio
 import base64
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import awscrt.checksums
 import pytest
+from stub_site import BIG, CONTENT, KEY, ROLE, Stubbed, until
 
 from ingest_world import SPECS, World, start_world
-from s3_stub import Asked, S3Stub, listing, running_stub
+from s3_stub import Asked, S3Stub, listing
 from safetensors_files import safetensors_file
-from weighbridge.clock import Clock
 from weighbridge.ingest.base_model import read_base_model
-from weighbridge.ingest.pump.buffers import BUFFER_BYTES_MAX
-from weighbridge.ingest.reconciler import IngestReconciler
 from weighbridge.ingest.s3 import S3Access
-from weighbridge.ingest.s3.source import HEAD_BYTES
 from weighbridge.settings import Settings
 from weighbridge.storage.database import Database
-from weighbridge.weights.tensors import TensorSpec
 
 pytestmark = pytest.mark.system
-
-KEY = "m/model.safetensors"
-CONTENT = safetensors_file(SPECS)
-ROLE = "arn:aws:iam::123456789012:role/reader"
-BIG = (TensorSpec("a", "U8", (40 * 1024 * 1024,)), TensorSpec("b", "U8", (16 * 1024 * 1024,)))
-
-
-class _Stubbed:
-    """What a World needs of a server."""
-
-    def __init__(self, stub: S3Stub) -> None:
-        self.endpoint_url = stub.endpoint_url
-        self.role_arn = ROLE
-        self.external_id = "external-id-of-acme"
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Stub]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "own")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "own-secret")
-    with running_stub() as server:
-        server.objects[KEY] = CONTENT
-        yield server
 
 
 @pytest.fixture
 async def world(stub: S3Stub, database: Database, tmp_path: Path) -> AsyncIterator[World]:
-    async with start_world(_Stubbed(stub), database, tmp_path, sync_stall_s=1.5) as ready:
+    async with start_world(Stubbed(stub), database, tmp_path, sync_stall_s=1.5) as ready:
         yield ready
 
 
@@ -182,9 +152,9 @@ async def test_a_running_sync_stops_when_it_is_cancelled(
 ) -> None:
     stub.objects[KEY] = safetensors_file(BIG)
     stub.bytes_per_s = 2_000_000
-    async with start_world(_Stubbed(stub), database, tmp_path, BIG) as world:
+    async with start_world(Stubbed(stub), database, tmp_path, BIG) as world:
         version_id = await world.upload("s3://acme/m")
-        await _until(world, lambda: len(stub.gets) > 2)
+        await until(world, lambda: len(stub.gets) > 2)
         await world.execute("UPDATE model_versions SET cancel_requested = true")
         began = time.monotonic()
         row = await world.finished(version_id)
@@ -198,7 +168,7 @@ async def test_a_throttling_server_slows_the_sync_and_does_not_fail_it(
 ) -> None:
     stub.objects[KEY] = safetensors_file(BIG)
     stub.fault = lambda asked, number: "503" if number % 5 in (1, 2, 3) else ""
-    async with start_world(_Stubbed(stub), database, tmp_path, BIG) as world:
+    async with start_world(Stubbed(stub), database, tmp_path, BIG) as world:
         row = await world.sync("s3://acme/m")
     assert row.status == "done"
 
@@ -210,7 +180,7 @@ async def test_two_syncs_of_one_content_fetch_it_once(
     stub.objects = {"m/model.safetensors": content, "copy/model.safetensors": content}
     stub.checksums = dict.fromkeys(stub.objects, _crc64(content))
     stub.bytes_per_s = 40_000_000
-    async with start_world(_Stubbed(stub), database, tmp_path, BIG) as world:
+    async with start_world(Stubbed(stub), database, tmp_path, BIG) as world:
         ids = [await world.upload(f"s3://acme/{folder}") for folder in ("m", "copy", "m")]
         rows = [await world.finished(version_id) for version_id in ids]
     assert [row.status for row in rows] == ["done"] * 3
@@ -269,121 +239,6 @@ async def test_a_rotten_blob_is_found_and_its_version_withdrawn(world: World) ->
     again = await world.sync("s3://acme/m")
     assert again.manifest_digest == row.manifest_digest
     assert world.store.version_dir(row.manifest_digest).is_dir()
-
-
-async def test_a_control_plane_that_lost_its_lease_writes_nothing_more(
-    stub: S3Stub, database: Database, tmp_path: Path
-) -> None:
-    stub.objects[KEY] = safetensors_file(BIG)
-    stub.bytes_per_s = 4_000_000
-    async with (
-        start_world(_Stubbed(stub), database, tmp_path, BIG) as world,
-        world.another() as other,
-    ):
-        version_id = await world.upload("s3://acme/m")
-        await _until(world, lambda: len(stub.gets) > 2)
-        await world.execute("UPDATE leases SET expires_at = '-infinity'")
-        await other.reconcile()
-        assert (await world.row(version_id)).claim_epoch == 2
-        await world.reconciler.idle()
-        assert set(other._tasks) == {version_id}
-        stub.bytes_per_s = 0.0
-        await other.idle()
-        row = await world.row(version_id)
-    assert (row.status, row.claim_epoch) == ("done", 2)
-
-
-async def test_a_sync_goes_on_where_a_killed_control_plane_left_it(
-    stub: S3Stub, database: Database, database_url: str, database_schema: str, tmp_path: Path
-) -> None:
-    content = safetensors_file(BIG)
-    stub.objects[KEY] = content
-    stub.bytes_per_s = 20_000_000
-    async with start_world(_Stubbed(stub), database, tmp_path, BIG, sync_parts_parallel=1) as world:
-        version_id = await world.upload("s3://acme/m")
-        child = _control_plane(database_url, database_schema, world)
-        try:
-            await _until_journalled(world.root, child)
-        finally:
-            os.kill(child.pid, signal.SIGKILL)
-            child.wait()
-        interrupted = await world.row(version_id)
-        assert interrupted.status == "in_progress"
-        assert world.store.published() == {await _base(world)}
-
-        stub.bytes_per_s = 0.0
-        before = len(stub.gets)
-        settings = world.settings
-        after = IngestReconciler(
-            database, world.store, S3Access(settings), Clock(), settings, holder="node-1"
-        )
-        await world.reconciler.close()
-        world.reconciler = after
-        row = await world.finished(version_id)
-    assert (row.status, row.claim_epoch) == ("done", 2)
-    directory = world.store.version_dir(row.manifest_digest)
-    assert (directory / "model.safetensors").read_bytes() == content
-    fetched = sum(get.end - get.start for get in stub.gets[before:])
-    assert fetched <= len(content) - BUFFER_BYTES_MAX + HEAD_BYTES
-
-
-_CONTROL_PLANE = """
-import asyncio, sys
-from pathlib import Path
-from weighbridge.clock import Clock
-from weighbridge.control.loop import Loop
-from weighbridge.control.wake import Wake
-from weighbridge.ingest.base_model import read_base_model
-from weighbridge.ingest.reconciler import IngestReconciler
-from weighbridge.ingest.s3 import S3Access
-from weighbridge.settings import Settings
-from weighbridge.storage.database import Database
-from weighbridge.weights.filesystem import FilesystemStore
-
-settings = Settings.model_validate_json(sys.argv[3])
-store = FilesystemStore(Path(sys.argv[4]))
-
-async def main():
-    database = Database(sys.argv[1], schema=sys.argv[2])
-    reconciler = IngestReconciler(
-        database, store, S3Access(settings), Clock(), settings, holder="node-1"
-    )
-    await Loop("ingest", reconciler.reconcile, Wake()).run()
-
-asyncio.run(main())
-"""
-
-
-def _control_plane(url: str, schema: str, world: World) -> "subprocess.Popen[bytes]":
-    settings = world.settings.model_dump_json()
-    return subprocess.Popen(
-        [sys.executable, "-c", _CONTROL_PLANE, url, schema, settings, str(world.root)],
-        stdout=subprocess.DEVNULL,
-    )
-
-
-async def _until_journalled(root: Path, child: "subprocess.Popen[bytes]") -> None:
-    limit = time.monotonic() + 60
-    while not _journalled(root):
-        assert child.poll() is None
-        assert time.monotonic() < limit
-        await asyncio.sleep(0.02)
-
-
-def _journalled(root: Path) -> bool:
-    return any(path.stat().st_size for path in root.glob("staging/*/*.journal"))
-
-
-async def _until(world: World, condition: object) -> None:
-    limit = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < limit
-        await world.reconciler.reconcile()
-        await asyncio.sleep(0.05)
-
-
-async def _base(world: World) -> str:
-    return next(iter(world.store.published()))
 
 
 async def test_a_base_model_is_read_from_a_bucket_with_the_servers_own_credentials(

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases.every import CASES, folder_of
+from cases.model import SPECS, Case
 from sqlalchemy import Row, text
-from sync_cases import CASES, SPECS, Case, folder_of
 
 from ingest_world import World, start_world
 from s3_stub import Asked, Request, S3Stub, running_stub

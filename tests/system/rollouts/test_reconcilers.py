@@ -1,50 +1,20 @@
 """The three reconcilers of a control plane together, on the real database, files and acks."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text, update
 
-from toys.gateway import ToyGateway
 from toys.machine import Machine
-from toys.node import ToyEngine, ToyRuntime, ToyStore
-from toys.rows import everything, furnish
+from toys.rows import everything
 from weighbridge.errors import StaleError
-from weighbridge.receipts import service as receipts
 from weighbridge.replicas.model import ReplicaState
-from weighbridge.rollouts.drains import service as drains
 from weighbridge.rollouts.model import RolloutStatus
 from weighbridge.routing.files import read_snapshot
 from weighbridge.routing.model import RouteTable
-from weighbridge.settings import Settings
-from weighbridge.storage.database import Database
 from weighbridge.storage.tables import deployments, endpoints
 from weighbridge.usage import store as usage_store
 from weighbridge.usage.model import UsageEvent
-
-
-@pytest.fixture
-async def machine(database: Database, tmp_path: Path) -> AsyncIterator[Machine]:
-    settings = Settings(
-        data_dir=tmp_path,
-        min_ready_s=0.1,
-        bake_s=0.1,
-        probe_start_period_s=0.02,
-        probe_period_s=0.1,
-        probe_timeout_s=1.0,
-        replica_stop_grace_s=1.0,
-    )
-    async with database.begin() as tx:
-        await furnish(tx)
-    runtime = ToyRuntime()
-    gateway = ToyGateway(settings)
-    made = Machine(database, settings, runtime, ToyEngine(runtime), ToyStore(), gateway)
-    worker = asyncio.create_task(gateway.run())
-    yield made
-    worker.cancel()
-    await asyncio.gather(worker, return_exceptions=True)
 
 
 async def test_a_first_deployment_serves_and_a_second_replaces_it_without_a_gap(
@@ -156,27 +126,6 @@ async def test_a_replica_that_hangs_is_given_up_and_stopped_before_its_slot_is_f
 
         await machine.until(given_up, "the hanging replica is replaced")
         assert machine.runtime.launched.count(victim.id) == 1
-
-
-async def test_a_drain_waits_for_requests_in_flight(machine: Machine) -> None:
-    async with machine.controlled():
-        await machine.deploy(1, 1)
-        await machine.ended("d1")
-        old = await machine.rows(ReplicaState.READY)
-        for one in old:
-            machine.gateway.column.counts[one.slot] = 1
-        await machine.deploy(2, 2)
-
-        async def one_drains() -> bool:
-            draining = await machine.rows(ReplicaState.DRAINING)
-            return len(draining) == 1 and draining[0].drain_deadline is not None
-
-        await machine.until(one_drains, "the first old replica waits for its request")
-        await asyncio.sleep(0.3)  # longer than any poll: it must still be waiting
-        assert await one_drains()
-        for one in old:
-            machine.gateway.column.counts[one.slot] = 0
-        assert (await machine.ended("d2")).status is RolloutStatus.DONE
 
 
 async def test_a_control_plane_that_is_killed_mid_rollout_continues_and_starts_nothing_twice(
@@ -350,85 +299,6 @@ async def test_what_cannot_be_committed_is_not_done(machine: Machine) -> None:
             for table in ("replicas", "deployments", "counters"):
                 await tx.execute(text(f"DROP FUNCTION refuse_{table}() CASCADE"))
         assert (await machine.ended("d2")).status is RolloutStatus.DONE
-
-
-async def test_a_drain_goes_on_without_a_controller_and_is_finished_by_the_next(
-    machine: Machine,
-) -> None:
-    async with machine.controlled():
-        await machine.deploy(1, 1)
-        await machine.ended("d1")
-        for one in await machine.rows(ReplicaState.READY):
-            machine.gateway.column.counts[one.slot] = 1
-        await machine.deploy(2, 2)
-
-        async def draining() -> bool:
-            return any(r.drain_deadline for r in await machine.rows(ReplicaState.DRAINING))
-
-        await machine.until(draining, "an old replica waits for its request")
-    (left,) = [r for r in await machine.rows(ReplicaState.DRAINING) if r.drain_deadline]
-    async with machine.controlled():
-        await asyncio.sleep(0.3)
-        (same,) = [r for r in await machine.rows(ReplicaState.DRAINING) if r.id == left.id]
-        assert same.drain_deadline == left.drain_deadline
-        assert left.id in machine.runtime.processes
-        for slot in range(len(machine.gateway.column.counts)):
-            machine.gateway.column.counts[slot] = 0
-        assert (await machine.ended("d2")).status is RolloutStatus.DONE
-
-
-async def test_a_forced_drain_ends_with_its_requests_cut_and_the_receipt_says_so(
-    machine: Machine,
-) -> None:
-    async with machine.controlled():
-        await machine.deploy(1, 1)
-        await machine.ended("d1")
-        for one in await machine.rows(ReplicaState.READY):
-            machine.gateway.column.counts[one.slot] = 3
-        await machine.deploy(2, 2)
-
-        async def draining() -> bool:
-            return any(r.drain_deadline for r in await machine.rows(ReplicaState.DRAINING))
-
-        await machine.until(draining, "an old replica waits for its requests")
-        (left,) = await machine.rows(ReplicaState.DRAINING)
-        assert await force(machine, 0.5) == [left.id]
-        # A deadline is never put off.
-        assert await force(machine, 3_600) == [left.id]
-
-        async def forced_again() -> bool:
-            """The second old replica drains with the usual time."""
-            return any(
-                r.drain_deadline and r.id != left.id
-                for r in await machine.rows(ReplicaState.DRAINING)
-            )
-
-        await machine.until(forced_again, "the other one waits for its requests")
-        assert len(await force(machine, 0.0)) == 1
-
-        async def none_is_left() -> bool:
-            return not await machine.rows(ReplicaState.DRAINING)
-
-        await machine.until(none_is_left, "both have ended")
-        assert (await machine.ended("d2")).status is RolloutStatus.DONE
-    async with machine.database.begin() as tx:
-        stored = await receipts.read(tx, "d2")
-    assert stored is not None
-    told = [one.payload for one in stored.entries]
-    forced = [one for one in told if one["event"] == "drain_forced"]
-    assert [one["asked_by"] for one in forced] == ["k1"] * 3
-    assert [one["in_flight"] for one in told if one.get("state") == "unrouted"] == [3, 3]
-    ended = [one for one in told if one.get("state") == "stopping"]
-    assert [one["in_flight"] for one in ended] == [3, 3]
-    assert [one["reason"] for one in ended] == ["3 requests cut at the drain deadline"] * 2
-
-
-async def force(machine: Machine, after_s: float) -> list[str]:
-    async with machine.database.begin() as tx:
-        found = await drains.force(
-            tx, "chat", org_id=None, after_s=after_s, now=machine.clock.now(), asked_by="k1"
-        )
-    return [one.id for one in found]
 
 
 async def test_a_version_that_answers_errors_while_it_is_watched_goes_back_with_the_figures(

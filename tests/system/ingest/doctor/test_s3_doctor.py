@@ -1,123 +1,37 @@
 """The S3 doctor names each cause and the exact statement that mends it; a stub shows what a real server cannot."""
 
-import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
+from doctor_stub import (
+    DECRYPT,
+    DENIED,
+    EXTERNAL_ID,
+    KEY,
+    LIST,
+    LOCATION,
+    READ,
+    TRUST,
+    Refusal,
+    also,
+    examine,
+    step,
+    strict_role,
+)
 
-from ingest_world import BASE_CONFIG, SPECS, World, start_world
-from s3_stub import Request, S3Stub, running_stub
+from ingest_world import BASE_CONFIG, SPECS, World
+from s3_stub import Request, S3Stub
 from safetensors_files import safetensors_file
-from weighbridge.accounts.model import Org
-from weighbridge.clock import monotonic_s
 from weighbridge.ingest.doctor import asking as asking_module
-from weighbridge.ingest.doctor.examine import Doctor
-from weighbridge.ingest.doctor.model import Report, Step
-from weighbridge.ingest.model import S3Prefix
-from weighbridge.ingest.s3.access import S3Access
-from weighbridge.ingest.s3.policies import WRONG_EXTERNAL_ID, Reader
-from weighbridge.storage.database import Database
+from weighbridge.ingest.s3.policies import WRONG_EXTERNAL_ID
 from weighbridge.weights.tensors import TensorSpec
 from weighbridge.weights.verdict import Wish
 
 pytestmark = pytest.mark.system
 
-KEY = "m/model.safetensors"
-ROLE = "arn:aws:iam::999999999999:role/own"
-SHARED = "arn:aws:iam::123456789012:role/reader"
-EXTERNAL_ID = "external-id-of-acme"
-SERVER = "arn:aws:iam::210987654321:role/weighbridge"
 KMS_KEY = "arn:aws:kms:eu-west-1:999999999999:key/k1"
 WISH = Wish("tiny", SPECS, BASE_CONFIG)
 PASSED = ["role", "external_id", "region", "list", "head", "first_byte", "version_read"]
-
-TRUST = {
-    "Sid": "WeighbridgeAssume",
-    "Effect": "Allow",
-    "Principal": {"AWS": SERVER},
-    "Action": "sts:AssumeRole",
-    "Condition": {"StringEquals": {"sts:ExternalId": EXTERNAL_ID}},
-}
-LIST = {
-    "Sid": "WeighbridgeList",
-    "Effect": "Allow",
-    "Principal": {"AWS": ROLE},
-    "Action": "s3:ListBucket",
-    "Resource": "arn:aws:s3:::acme",
-    "Condition": {"StringLike": {"s3:prefix": "m/*"}},
-}
-READ = {
-    "Sid": "WeighbridgeRead",
-    "Effect": "Allow",
-    "Principal": {"AWS": ROLE},
-    "Action": ["s3:GetObject", "s3:GetObjectVersion"],
-    "Resource": "arn:aws:s3:::acme/m/*",
-}
-LOCATION = {
-    "Sid": "WeighbridgeLocation",
-    "Effect": "Allow",
-    "Principal": {"AWS": ROLE},
-    "Action": "s3:GetBucketLocation",
-    "Resource": "arn:aws:s3:::acme",
-}
-DECRYPT = {
-    "Sid": "WeighbridgeDecrypt",
-    "Effect": "Allow",
-    "Principal": {"AWS": ROLE},
-    "Action": "kms:Decrypt",
-    "Resource": "*",
-}
-DENIED = (403, "AccessDenied: Access Denied")
-Refusal = Callable[[Request], tuple[int, str] | None]
-
-
-class _Stubbed:
-    def __init__(self, stub: S3Stub) -> None:
-        self.endpoint_url = stub.endpoint_url
-        self.role_arn = SHARED
-        self.external_id = EXTERNAL_ID
-
-
-def strict_role(request: Request) -> tuple[int, str] | None:
-    """A role whose trust policy is right."""
-    if request.operation == "AssumeRole" and request.form.get("ExternalId") != EXTERNAL_ID:
-        return DENIED
-    return None
-
-
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Stub]:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "own")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "own-secret")
-    with running_stub() as server:
-        server.objects[KEY] = safetensors_file(SPECS)
-        server.refusal = strict_role
-        yield server
-
-
-@pytest.fixture
-async def world(stub: S3Stub, database: Database, tmp_path: Path) -> AsyncIterator[World]:
-    async with start_world(_Stubbed(stub), database, tmp_path) as ready:
-        yield ready
-
-
-async def examine(
-    world: World, uri: str = "s3://acme/m", *, role: str | None = ROLE, wish: Wish | None = None
-) -> Report:
-    org = Org("org_1", "acme", EXTERNAL_ID, role, datetime(2026, 1, 1, tzinfo=UTC))
-    doctor = Doctor(world.database, S3Access(world.settings), monotonic_s)
-    return await doctor.examine(org, uri, wish)
-
-
-def also(refusal: Refusal) -> Refusal:
-    return lambda request: strict_role(request) or refusal(request)
-
-
-def step(report: Report, name: str) -> Step:
-    return next(one for one in report.steps if one.name == name)
 
 
 async def test_a_folder_that_can_be_read_passes_every_step(world: World) -> None:
@@ -297,102 +211,6 @@ async def test_a_folder_that_may_not_be_listed_is_still_tried(world: World, stub
     report = await examine(world)
     assert step(report, "head").ok
     assert step(report, "first_byte").ok
-
-
-@pytest.mark.parametrize(
-    ("uri", "code", "suggestion"),
-    [
-        ("s3://acme/M", "PREFIX_NEAR_MISS", "s3://acme/m"),
-        ("s3://acme/runs/suport-v1", "PREFIX_NEAR_MISS", "s3://acme/runs/support-v1"),
-        ("s3://acme/runs/support", "PREFIX_NEAR_MISS", "s3://acme/runs/support-v1"),
-        ("s3://acme/m/model.safetensors", "PREFIX_IS_OBJECT", "s3://acme/m"),
-        ("s3://acme/runs", "WEIGHTS_IN_SUBFOLDER", "s3://acme/runs/support-v1"),
-    ],
-)
-async def test_a_misspelt_prefix_gets_the_one_that_exists(
-    uri: str, code: str, suggestion: str, world: World, stub: S3Stub
-) -> None:
-    stub.objects["runs/support-v1/model.safetensors"] = b"x"
-    report = await examine(world, uri)
-    assert step(report, "list").code == "EMPTY"
-    assert (code, suggestion) in [(one.code, one.suggestion) for one in report.look_alikes]
-
-
-@pytest.mark.parametrize(
-    ("uri", "suggestion"),
-    [
-        ("arn:aws:s3:::acme/m", "s3://acme/m"),
-        ("arn:aws:s3::acme/m/*", "s3://acme/m"),
-        ("https://acme.s3.eu-west-1.amazonaws.com/m/", "s3://acme/m"),
-        ("https://s3.amazonaws.com/acme/m?x=1", "s3://acme/m"),
-        ("S3://acme/m", "s3://acme/m"),
-    ],
-)
-async def test_another_way_to_write_the_place_gets_the_right_one(
-    uri: str, suggestion: str, world: World, stub: S3Stub
-) -> None:
-    report = await examine(world, uri)
-    assert (report.steps[0].name, report.ok) == ("uri", False)
-    assert [one.suggestion for one in report.look_alikes] == [suggestion]
-    assert stub.roles == []
-
-
-async def test_the_shared_role_shows_nobody_what_lies_beside_the_folder(
-    world: World, stub: S3Stub
-) -> None:
-    stub.objects["runs/secret-plan/model.safetensors"] = b"x"
-    report = await examine(world, "s3://acme/runs/secret-pla", role=None)
-    assert step(report, "list").code == "EMPTY"
-    assert report.look_alikes == ()
-    policy = json.loads(stub.roles[-1]["Policy"])["Statement"]
-    allowed = policy[1]["Condition"]["StringLike"]["s3:prefix"]
-    assert allowed == "runs/secret-pla/*"
-
-
-async def test_a_bucket_of_another_org_is_not_touched_with_the_shared_role(
-    world: World, stub: S3Stub
-) -> None:
-    await world.execute(
-        "INSERT INTO orgs (id, name, s3_external_id, created_at) VALUES ('org_2', 'beta', 'x-2', now())"
-    )
-    await world.execute("INSERT INTO bucket_bindings VALUES ('acme', 'org_2', NULL, now())")
-    report = await examine(world, role=None)
-    assert [(one.name, one.code) for one in report.steps] == [("bucket", "BUCKET_BOUND")]
-    assert stub.roles == []
-    assert (await examine(world, role=ROLE)).ok
-
-
-async def test_a_bucket_that_passed_is_bound_to_the_org(world: World, stub: S3Stub) -> None:
-    def refuse_strangers(request: Request) -> tuple[int, str] | None:
-        if request.operation != "ListObjectsV2":
-            return None
-        number = int(request.headers["X-Amz-Security-Token"].partition("-")[2])
-        reader = Reader(S3Prefix("acme", "m"), SHARED, EXTERNAL_ID, shared=True)
-        known = stub.roles[number - 1]["RoleSessionName"] == reader.session_name
-        return None if known else DENIED
-
-    stub.refusal = refuse_strangers
-    await world.execute(
-        "INSERT INTO orgs (id, name, s3_external_id, created_at) VALUES ('org_2', 'beta', 'x-2', now())"
-    )
-    assert (await examine(world, role=None)).ok
-    doctor = Doctor(world.database, S3Access(world.settings), monotonic_s)
-    other = Org("org_2", "beta", "x-2", None, datetime(2026, 1, 1, tzinfo=UTC))
-    assert (await doctor.examine(other, "s3://acme/m", None)).steps[0].code == "BUCKET_BOUND"
-
-
-async def test_statements_for_the_shared_role_let_only_this_orgs_sessions_in(
-    world: World, stub: S3Stub
-) -> None:
-    stub.refusal = lambda r: DENIED if r.operation == "ListObjectsV2" else None
-    failed = step(await examine(world, role=None), "list")
-    name = Reader(S3Prefix("acme", "m"), SHARED, EXTERNAL_ID).session_name
-    assert failed.statement == {
-        **LIST,
-        "Principal": {"AWS": SHARED},
-        "Condition": {"StringLike": {"s3:prefix": "m/*", "aws:userid": f"*:{name}"}},
-    }
-    assert stub.roles[0]["RoleSessionName"] == name
 
 
 async def test_a_server_that_does_not_answer_costs_bounded_time(

@@ -8,7 +8,6 @@ The same seed draws the same faults; what falls where is the machine's to decide
 import argparse
 import json
 import os
-import platform
 import random
 import shutil
 import signal
@@ -16,28 +15,25 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from installation import ARCH, BUCKET, ENDPOINT, LIMIT_S, MODELS, ORG, until
+from plane_report import PLANES, Report
 from plane_watch import Watch
 from separate_roles import SeparateRoles, own_postgres, separate
 from wide_version import SLOW_SYNC
 
 from s3 import running_s3
 from safetensors_files import encode, header_of
-from weighbridge.cli.demo.traffic import Tally
 from weighbridge.sdk import Client, ClientError, NotFoundError
 from weighbridge.sdk.receipts.verify import examine
 from weighbridge.server.services import accepts_unix
 from weighbridge.storage.lease import LEASE_RENEW_S, LEASE_TTL_S
 from weighbridge.weights.tensors import TensorSpec
 
-PLANES = ("plane-1", "plane-2", "plane-3")
 ROLES = {"agent": "agent", "gateway": "gateway", **dict.fromkeys(PLANES, "api,controller")}
 ENDPOINTS = (ENDPOINT, "acme-second")
 WIDE = "wide"
@@ -50,90 +46,6 @@ CALL_LIMIT_S = 120.0
 SEALED_LIMIT_S = 120.0
 EVIDENCE = Path(__file__).parents[4] / "docs/evidence"
 FAULTS = {"leader killed": 5, "any killed": 2, "leader frozen": 2, "two killed": 1, "all killed": 1}
-
-
-@dataclass
-class Report:
-    seed: int
-    lasted_s: float = 0.0
-    faults: Counter[str] = field(default_factory=Counter)
-    kills: int = 0
-    takeovers_s: list[float] = field(default_factory=list)
-    deployments: Counter[str] = field(default_factory=Counter)
-    versions: Counter[str] = field(default_factory=Counter)
-    receipts: int = 0
-    calls_repeated: int = 0
-    rollout_longest_s: float = 0.0
-    leases: int = 0
-    tally: Tally | None = None
-    checks: Counter[str] = field(default_factory=Counter)
-    breaches: list[str] = field(default_factory=list)
-
-    def document(self) -> dict:
-        return {
-            "seed": self.seed,
-            "minutes": round(self.lasted_s / 60, 1),
-            "control_planes": len(PLANES),
-            "faults": dict(self.faults),
-            "processes_killed": self.kills,
-            "leases_taken": self.leases,
-            "takeover_longest_s": round(max(self.takeovers_s, default=0.0), 1),
-            "deployments_by_end": dict(self.deployments),
-            "rollout_longest_s": round(self.rollout_longest_s, 1),
-            "versions_by_end": dict(self.versions),
-            "receipts_verified": self.receipts,
-            "calls_repeated": self.calls_repeated,
-            "streams": {
-                "whole": sum(self.tally.answered.values()),
-                "failed": self.tally.failed,
-                "cut": self.tally.cut,
-            },
-            "checks": dict(sorted(self.checks.items())),
-            "violations": self.breaches,
-            "conditions": {
-                "python": platform.python_version(),
-                "cores": os.cpu_count(),
-                "load_average_1m": round(os.getloadavg()[0], 1),
-            },
-        }
-
-    def write(self, directory: Path) -> None:
-        document = self.document()
-        (directory / "control-planes.json").write_text(json.dumps(document, indent=1) + "\n")
-        streams = document["streams"]
-        lines = [
-            "# Three control planes that die at random",
-            "",
-            "`make soak-control` writes this page.",
-            "",
-            (
-                f"{document['minutes']:g} minutes with seed {self.seed}: {self.kills} control planes killed with "
-                f"-9 and {self.faults['leader frozen']} frozen, {self.leases} leases taken (the longest way to one: "
-                f"{document['takeover_longest_s']:g} s), while {self.deployments.total()} deployments and "
-                f"{self.versions.total()} uploads went on under {streams['whole']:,} streams; "
-                f"**{len(self.breaches)} violations**, {streams['failed']} streams failed, {streams['cut']} cut."
-            ),
-            "",
-            (
-                f"{self.receipts} receipts verified; {self.calls_repeated:,} times a management call was made "
-                "again, with its `Idempotency-Key`, because a plane died with it or none was there. Real "
-                "PostgreSQL, gateway, node agent "
-                f"and llama.cpp engines on {os.cpu_count()} cores; load {document['conditions']['load_average_1m']} "
-                "at the end."
-            ),
-            "",
-            *_table("Faults", self.faults),
-            *_table("Deployments by end", self.deployments),
-            *_table("Versions by end", self.versions),
-            *_table("Invariant, times checked", self.checks),
-            *(f"* {words}" for words in self.breaches),
-        ]
-        (directory / "control-planes.md").write_text("\n".join(lines).rstrip() + "\n")
-
-
-def _table(title: str, counts: Counter) -> list[str]:
-    rows = [f"| {name} | {count:,} |" for name, count in sorted(counts.items())]
-    return [f"| {title} | |", "|---|---:|", *rows, ""]
 
 
 class Course:

@@ -1,0 +1,1 @@
+"""Cases of weight syncs, by what is wrong."""
