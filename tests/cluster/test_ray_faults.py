@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from installation import ENDPOINT, until
 from ray_machines import Machines, running_cluster
-from test_ray_runtime import LIMIT_S, answers, leading, spec, state
+from ray_replicas import LIMIT_S, answers, leading, spec, state
 from test_ray_site import DEPLOYED_S, STREAMS_ENDED, serving, streams, total
 
 from weighbridge.errors import UnavailableError

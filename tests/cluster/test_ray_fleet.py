@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 from ray.exceptions import ActorUnavailableError
-from test_ray_runtime import spec
+from ray_replicas import spec
 
 from weighbridge.errors import LimitError, UnavailableError
 from weighbridge.runtimes import wire

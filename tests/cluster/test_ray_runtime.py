@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sys
 import time
-import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -15,99 +13,27 @@ from pathlib import Path
 
 import pytest
 from ray_machines import Machines
+from ray_replicas import LIMIT_S, SECRET, answers, follower, leading, spec, state, until, until_true
 
 from weighbridge.errors import LimitError, SetupError, UnavailableError
 from weighbridge.runtimes.base import (
     GROUP_LABEL,
     NODES_LABEL,
     Placement,
-    ReplicaSpec,
     Resources,
     RuntimeState,
     Spread,
-    Weights,
 )
 from weighbridge.runtimes.fit import obstacle
 from weighbridge.runtimes.processes import child_pids, identify
 from weighbridge.runtimes.ray.options import RayOptions
 from weighbridge.runtimes.ray.runtime import RayRuntime
 
-ENGINE = str(Path(__file__).parents[1] / "system" / "programs" / "engine.py")
-SECRET = "s3cret-of-the-replica"
-LIMIT_S = 60.0
-
-
-@contextlib.asynccontextmanager
-async def leading(cluster: Machines) -> AsyncIterator[RayRuntime]:
-    """The runtime of a control process that leads; in the end nothing that it has started is left."""
-    found = RayRuntime(cluster.options(), time.monotonic, lambda: 1)
-    try:
-        await until(found, lambda _: True)
-        yield found
-        for status in await found.list({}):
-            await found.stop(status.name, 0)
-        await until(found, lambda all_: all(one.state in ENDED for one in all_))
-        for status in await found.list({}):
-            await found.forget(status.name)
-    finally:
-        await found.close()
-
 
 @pytest.fixture
 async def runtime(cluster: Machines) -> AsyncIterator[RayRuntime]:
     async with leading(cluster) as found:
         yield found
-
-
-ENDED = (RuntimeState.EXITED, RuntimeState.LOST)
-
-
-def spec(name: str, *arguments: str, **changes) -> ReplicaSpec:
-    argv = changes.pop("argv", None) or [
-        "{python}",
-        "-S",
-        ENGINE,
-        "--host",
-        "{host}",
-        "--port",
-        "{port}",
-        "--model",
-        "{model}",
-    ]
-    values = {
-        "secrets": {"ENGINE_TOKEN": SECRET},
-        "labels": {"endpoint": "e1"},
-        "grace_s": 2.0,
-        "resources": Resources(cpus=1.0),
-    }
-    weights = Weights("digest", "/models/x", 1)
-    return ReplicaSpec(name, [*argv, *arguments], weights, **(values | changes))
-
-
-async def until(runtime: RayRuntime, condition, limit_s: float = LIMIT_S):
-    """The statuses that fulfil it; the runtime may be away meanwhile."""
-    deadline_s = time.monotonic() + limit_s
-    while True:
-        try:
-            found = await runtime.list({})
-            if condition(found):
-                return found
-        except UnavailableError as error:
-            found = error
-        assert time.monotonic() < deadline_s, found
-        await asyncio.sleep(0.1)
-
-
-async def state(runtime: RayRuntime, name: str, wanted: RuntimeState, limit_s: float = LIMIT_S):
-    def reached(all_):
-        return any(one.name == name and one.state is wanted and _told(one) for one in all_)
-
-    found = await until(runtime, reached, limit_s)
-    return next(one for one in found if one.name == name)
-
-
-def _told(status) -> bool:
-    return status.url is not None or status.state is not RuntimeState.RUNNING
 
 
 async def test_a_replica_is_started_found_again_stopped_and_forgotten(cluster, runtime):
@@ -144,24 +70,6 @@ async def test_what_an_engine_said_is_kept_and_its_place_is_free_once_its_end_wa
     await until_true(free_gpus, 4.0)
     assert await runtime.logs("r1", 1000) == "engine says: last line\n"
     assert [one.exit_code for one in await runtime.list({})] == [3]
-
-
-@contextlib.asynccontextmanager
-async def follower(cluster: Machines) -> AsyncIterator[RayRuntime]:
-    """Of a control process that leads nobody: connected, and it has not listed anything."""
-    found = RayRuntime(cluster.options(), time.monotonic)
-
-    async def connected() -> bool:
-        try:
-            return bool(await found.capacity())
-        except UnavailableError:
-            return False
-
-    try:
-        await until_true(connected, True)
-        yield found
-    finally:
-        await found.close()
 
 
 async def test_what_a_replica_held_is_not_given_back_for_one_that_leads_nobody(cluster, runtime):
@@ -433,28 +341,6 @@ async def refusal(options: RayOptions) -> str:
             assert time.monotonic() < deadline_s
     finally:
         await runtime.close()
-
-
-async def until_true(ask, wanted, limit_s: float = LIMIT_S) -> None:
-    deadline_s = time.monotonic() + limit_s
-    while True:
-        answer = ask()
-        if (await answer if asyncio.iscoroutine(answer) else answer) == wanted:
-            return
-        assert time.monotonic() < deadline_s
-        await asyncio.sleep(0.1)
-
-
-def answers(url: str) -> dict:
-    """What the engine says, once it listens."""
-    deadline_s = time.monotonic() + LIMIT_S
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return json.load(answer)
-        except OSError:
-            assert time.monotonic() < deadline_s
-            time.sleep(0.05)
 
 
 def environment_of(pid: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from installation import BUCKET, ENDPOINT, MODELS, ORG, Installation, installed, until
 from ray_machines import Machines
-from test_ray_runtime import spec, until_true
+from ray_replicas import spec, until_true
 
 from s3 import running_s3
 from weighbridge.cli.demo.traffic import NOTHING, Tally, Traffic

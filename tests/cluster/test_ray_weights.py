@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from installation import ANSWERS, ENDPOINT, Installation, until
 from ray_machines import Machines
-from test_ray_runtime import answers, runtime, spec, state
-from test_ray_runtime import until as until_listed
+from ray_replicas import answers, spec, state
+from ray_replicas import until as until_listed
+from test_ray_runtime import runtime
 from test_ray_site import ready_nodes, serving, streams, total
 
 from s3 import running_s3
