@@ -16,6 +16,7 @@ MODULES = sorted(path for path in SOURCE.rglob("*.py") if "migrations" not in pa
 PROGRAMS = sorted(
     path for name in ("simulation", "benchmarks") for path in (ROOT / name).rglob("*.py")
 )
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 PURE_FILES = ("model.py", "plan.py", "balance.py")
 IMPURE = {"now", "utcnow", "time", "monotonic", "uuid4", "random", "token_urlsafe", "urandom"}
 
@@ -38,12 +39,18 @@ def test_a_module_says_what_it_holds_and_stays_small(path: Path) -> None:
     assert not long
 
 
+def test_a_file_of_the_tests_stays_small() -> None:
+    lengths = {_name(path): len(path.read_text().splitlines()) for path in TESTS}
+    assert {name: length for name, length in lengths.items() if length > FILE_LINES_MAX} == {}
+
+
 def test_a_package_has_at_most_ten_files() -> None:
-    packages = {path.parent for path in MODULES + PROGRAMS}
-    counts = {
-        _name(package): sum(1 for file in package.glob("*.py") if file.name != "__init__.py")
-        for package in packages
-    }
+    """So has a folder of tests, besides the fixtures that it shares."""
+    counts = Counter(
+        _name(path.parent)
+        for path in MODULES + PROGRAMS + TESTS
+        if path.name not in ("__init__.py", "conftest.py")
+    )
     assert {name: count for name, count in counts.items() if count > PACKAGE_FILES_MAX} == {}
 
 
