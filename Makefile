@@ -70,7 +70,7 @@ soak: $(STAMP) ## Play 100,000 worlds (or SEEDS) in all, on from where docs/evid
 	@$(CLEAN) $(BIN)/python -m simulation --seeds $(or $(SEEDS),100000) --evidence
 
 soak-control: $(STAMP) ## Kill three control planes at random for MINUTES (10) and write docs/evidence/control-planes.md
-	@$(CLEAN) PYTHONPATH=tests $(BIN)/python tests/system/plane_kills.py \
+	@$(CLEAN) PYTHONPATH=tests:tests/system $(BIN)/python tests/system/server/roles/plane_kills.py \
 		--minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --evidence
 
 openapi: $(STAMP) ## Write docs/api/openapi.json anew

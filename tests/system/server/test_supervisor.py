@@ -25,7 +25,7 @@ from weighbridge.server.supervisor import ask_to_leave
 
 pytestmark = pytest.mark.system
 
-PROGRAMS = Path(__file__).with_name("programs")
+PROGRAMS = Path(__file__).parents[1] / "programs"
 LIMIT_S = 30.0
 
 

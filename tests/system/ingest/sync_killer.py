@@ -11,11 +11,11 @@ from contextlib import closing, contextmanager
 
 import pytest
 from sqlalchemy import text
+from sync_cases import INDEX, SHARDS
 
 from ingest_world import World
 from s3_stub import S3Stub, running_stub
 from safetensors_files import index_of, safetensors_file
-from sync_cases import INDEX, SHARDS
 from weighbridge.clock import new_uuid
 from weighbridge.weights.digest import content_digest, file_digest
 

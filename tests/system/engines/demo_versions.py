@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
-MODELS = Path(__file__).parents[1] / "models"
+MODELS = Path(__file__).parents[2] / "models"
 WEIGH_TOOL = {
     "type": "function",
     "function": {

@@ -17,7 +17,7 @@ from weighbridge.runtimes.base import ReplicaSpec, RuntimeState, Weights
 from weighbridge.runtimes.process import ProcessRuntime
 from weighbridge.runtimes.processes import find_marked, identify, send_signal
 
-ENGINE = str(Path(__file__).with_name("programs") / "engine.py")
+ENGINE = str(Path(__file__).parents[1] / "programs" / "engine.py")
 SECRET = "s3cret-of-the-replica"
 LIMIT_S = 30.0
 

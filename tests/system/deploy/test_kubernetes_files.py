@@ -18,7 +18,7 @@ from weighbridge.settings import DataDir, Settings
 
 pytestmark = pytest.mark.system
 
-FOLDER = Path(__file__).parents[2] / "deploy" / "kubernetes"
+FOLDER = Path(__file__).parents[3] / "deploy" / "kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))
 PREFIX = "WEIGHBRIDGE_"
 PART_OF = {"app.kubernetes.io/part-of": "weighbridge"}

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Row, text
+from sync_cases import CASES, SPECS, Case, folder_of
 
 from ingest_world import World, start_world
 from s3_stub import Asked, Request, S3Stub, running_stub
-from sync_cases import CASES, SPECS, Case, folder_of
 from weighbridge.clock import new_uuid
 from weighbridge.ingest.s3 import access
 from weighbridge.storage.database import Database

@@ -1,6 +1,6 @@
 """Three control planes on one PostgreSQL that die and freeze at random while rollouts and uploads go on.
 
-    PYTHONPATH=tests python tests/system/plane_kills.py --minutes 10 --seed 1 [--evidence]
+    PYTHONPATH=tests:tests/system python tests/system/server/roles/plane_kills.py --minutes 10 --seed 1 [--evidence]
 
 The same seed draws the same faults; what falls where is the machine's to decide.
 """
@@ -49,7 +49,7 @@ ROLLOUT_LIMIT_S = 600.0
 """R9 bounds a rollout, and each fault that falls into it may cost `TAKEOVER_S`; the report tells the longest."""
 CALL_LIMIT_S = 120.0
 SEALED_LIMIT_S = 120.0
-EVIDENCE = Path(__file__).parents[2] / "docs/evidence"
+EVIDENCE = Path(__file__).parents[4] / "docs/evidence"
 FAULTS = {"leader killed": 5, "any killed": 2, "leader frozen": 2, "two killed": 1, "all killed": 1}
 
 

@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from sync_cases import SPECS
 from sync_killer import Stubbed, assert_whole, end_all, kill_all, points_of, queue, weights_of
 
 from ingest_world import World, start_world
 from s3 import S3Server, running_s3
 from s3_stub import S3Stub
-from sync_cases import SPECS
 from weighbridge.storage.database import Database
 from weighbridge.weights.bucket.store import BucketStore
 

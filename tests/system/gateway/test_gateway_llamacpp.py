@@ -25,7 +25,7 @@ llamacpp = pytest.importorskip("weighbridge.engines.llamacpp")
 
 pytestmark = pytest.mark.system
 
-MODELS = Path(__file__).parents[1] / "models"
+MODELS = Path(__file__).parents[2] / "models"
 ENGINE_START_S = 60.0
 MESSAGES = [{"role": "user", "content": "What is a weighbridge?"}]
 
