@@ -33,7 +33,7 @@ test: $(STAMP) ## Run the whole test suite
 test-cluster: $(STAMP) ## Run the tests on a real Ray cluster of three machines; installs ray
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade-strategy only-if-needed \
 		--constraint constraints.txt --editable '.[test,ray]'
-	@$(CLEAN) $(BIN)/python -m pytest tests/cluster
+	@$(CLEAN) $(BIN)/python -m pytest tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP) ## Format, lint, types, import directions
 	@$(BIN)/ruff format --check .

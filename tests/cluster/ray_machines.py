@@ -24,6 +24,11 @@ from weighbridge.settings import Settings
 TOKEN = "a-token-of-the-test-cluster"
 RAY = (sys.executable, "-c", "from ray.scripts.scripts import main; main()")
 START_LIMIT_S = 60.0
+LANE = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Which of the test processes this is: each has loopback addresses and ports of its own."""
+LANE_ADDRESSES = 100
+LANE_PORTS = 8_000
+NODE_PORTS = 200
 HEALTH = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
@@ -134,6 +139,7 @@ class Machines:
 
     def _start(self, name: str, ip: str, words: list[str]) -> RayNode:
         self.started += 1
+        ports = 10_000 + LANE * LANE_PORTS + self.started * NODE_PORTS
         log = self.root / f"{name}.out"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -149,9 +155,9 @@ class Machines:
                     "--temp-dir",
                     str(self.root / "ray"),
                     "--min-worker-port",
-                    str(10_000 + self.started * 200),
+                    str(ports),
                     "--max-worker-port",
-                    str(10_000 + self.started * 200 + 199),
+                    str(ports + NODE_PORTS - 1),
                     "--disable-usage-stats",
                     "--include-log-monitor",
                     "false",
@@ -199,7 +205,10 @@ class Machines:
 def running_cluster(nodes: int, *, base: int = 20, lasting: bool = False) -> Iterator[Machines]:
     """Nodes are started one after another: two at once race for names in Ray's session directory."""
     machines = Machines(
-        Path(tempfile.mkdtemp(prefix="wr", dir="/tmp")), base, _free_port(), lasting
+        Path(tempfile.mkdtemp(prefix="wr", dir="/tmp")),
+        base + LANE * LANE_ADDRESSES,
+        _free_port(),
+        lasting,
     )
     machines.weights_port = _free_port()
     machines.root.chmod(0o755)

@@ -8,7 +8,7 @@ import pytest
 from installation import ENDPOINT, until
 from ray_machines import Machines, running_cluster
 from ray_replicas import LIMIT_S, answers, leading, spec, state
-from test_ray_site import DEPLOYED_S, STREAMS_ENDED, serving, streams, total
+from test_ray_site import DEPLOYED_S, PAUSE_S, STREAMS_ENDED, serving, streams, total
 
 from weighbridge.errors import UnavailableError
 from weighbridge.runtimes.base import RuntimeState
@@ -62,7 +62,7 @@ def test_while_the_head_is_away_no_stream_ends_and_a_rollout_waits_for_it(
     with (
         serving(lasting, make_public_directory(), "lasting") as site,
         site.client() as client,
-        streams(site, count=2) as groups,
+        streams(site, count=2, pause_s=PAUSE_S) as groups,
     ):
         asked = site.ask_for(client, 2)
         until(lambda: len(client.admin.replicas.list(ENDPOINT)) > 2, what="a new replica")

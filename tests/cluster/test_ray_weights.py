@@ -13,7 +13,7 @@ from ray_machines import Machines
 from ray_replicas import answers, spec, state
 from ray_replicas import until as until_listed
 from test_ray_runtime import runtime
-from test_ray_site import ready_nodes, serving, streams, total
+from test_ray_site import PAUSE_S, ready_nodes, serving, streams, total
 
 from s3 import running_s3
 from weighbridge.replicas.weights.prefetch import ON_THEIR_WAY
@@ -195,7 +195,7 @@ def test_each_node_has_brought_the_version_itself_and_a_token_is_in_no_log(site,
 def test_nobody_is_drained_while_the_weights_of_the_target_do_not_come(site, cluster):
     server = lock_holder(site.run_dir / "weights.lock")
     before = ready_nodes(site)
-    with streams(site, count=1) as groups, site.client() as client:
+    with streams(site, count=1, pause_s=PAUSE_S) as groups, site.client() as client:
         os.kill(server.pid, signal.SIGSTOP)
         try:
             asked = site.ask_for(client, 2)
@@ -220,7 +220,7 @@ def test_without_a_surge_the_weights_are_on_the_nodes_before_anybody_is_drained(
     forget_unused(cluster)
     before = ready_nodes(site)
     assert sorted(before.values()) == ["n1", "n2"]
-    with streams(site, count=1) as groups, site.client() as client:
+    with streams(site, count=1, pause_s=PAUSE_S) as groups, site.client() as client:
         client.admin.endpoints.update(ENDPOINT, max_surge=0, max_unavailable=1)
         (shape,) = client.admin.endpoints.list()
         os.kill(server.pid, signal.SIGSTOP)

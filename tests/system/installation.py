@@ -315,9 +315,9 @@ class Installation:
         messages = [{"role": "user", "content": QUESTION}]
         return client.chat.create(endpoint, messages, temperature=0).text
 
-    def traffic(self, client: Client, endpoint: str = ENDPOINT) -> Traffic:
-        """Eight clients that stream without pause and never try again."""
-        return Traffic(client, endpoint, LONG_QUESTION, SUFFIXES)
+    def traffic(self, client: Client, endpoint: str = ENDPOINT, *, pause_s: float = 0.0) -> Traffic:
+        """Eight clients that stream, as a rule without pause, and never try again."""
+        return Traffic(client, endpoint, LONG_QUESTION, SUFFIXES, pause_s=pause_s)
 
     def ready_replicas(self, client: Client, endpoint: str = ENDPOINT) -> list[str]:
         found = client.admin.replicas.list(endpoint)

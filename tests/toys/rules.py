@@ -129,10 +129,10 @@ def _check_pause(seen: Seen, deployment_id: str, now: datetime, limits: RolloutL
 def _check_paused(
     replicas: Sequence[Replica], strikes: int, steps_s: Sequence[float], now: datetime
 ) -> None:
-    ends = [r.state_since for r in replicas if r.state in (S.FAILED, S.LOST)]
-    if ends:
-        pause_s = steps_s[max(0, min(strikes, len(steps_s)) - 1)]
-        assert now >= max(ends) + timedelta(seconds=pause_s)
+    pause_s = {S.FAILED: steps_s[max(0, min(strikes, len(steps_s)) - 1)], S.LOST: steps_s[0]}
+    for ended in replicas:
+        if ended.state in pause_s:
+            assert now >= ended.state_since + timedelta(seconds=pause_s[ended.state])
 
 
 def check_upkeep(

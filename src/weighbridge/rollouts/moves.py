@@ -252,9 +252,16 @@ def uncounted(replicas: Iterable[Replica]) -> tuple[str, ...]:
 
 
 def backoff_end(ended: Sequence[Replica], strikes: int, steps_s: Sequence[float]) -> datetime:
-    """The last end plus the pause that so many strikes cost; a lost replica costs at least the first pause."""
-    pause_s = steps_s[min(max(strikes, 1), len(steps_s)) - 1]
-    return max(r.state_since for r in ended) + timedelta(seconds=pause_s)
+    """The last failure plus the pause that so many strikes cost.
+
+    A lost replica costs the first pause and no more: it says nothing against what ran on its node.
+    """
+    ends = [r.state_since + timedelta(seconds=steps_s[0]) for r in ended]
+    failures = [r.state_since for r in ended if r.state is ReplicaState.FAILED]
+    if failures:
+        pause_s = steps_s[min(max(strikes, 1), len(steps_s)) - 1]
+        ends.append(max(failures) + timedelta(seconds=pause_s))
+    return max(ends)
 
 
 def _worth(replica: Replica, now: datetime, limits: RolloutLimits) -> tuple[bool, int, float, str]:

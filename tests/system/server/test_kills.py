@@ -31,6 +31,8 @@ from weighbridge.sdk import Client, ClientError, wait_for_deployment, wait_for_s
 pytestmark = pytest.mark.system
 
 CALLERS = 4
+REPLACED_S = 150.0
+"""Each killed engine is a failure, and the pause before a replacement grows with them, up to a minute here."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def client(site: Installation) -> Iterator[Client]:
 def _whole_again(site: Installation, client: Client) -> Iterator[None]:
     """After each death everything is as before: two living replicas serve, and management answers."""
     yield
-    until(lambda: is_whole(site, client), what="two living replicas")
+    until(lambda: is_whole(site, client), REPLACED_S, "two living replicas")
     assert until(lambda: site.say(client), 15, "an answer") in ANSWERS.values()
 
 
@@ -121,7 +123,7 @@ def test_engines_end_with_the_node_agent_and_are_started_again(site, client):
     assert len(before) == 2
     site.kill(site.process("agent"))
     until(lambda: not any(is_alive(engine) for engine in before.values()), 20, "engines' end")
-    until(lambda: is_whole(site, client), what="two living replicas")
+    until(lambda: is_whole(site, client), REPLACED_S, "two living replicas")
     assert set(site.engines()).isdisjoint(before)
 
 
@@ -170,7 +172,7 @@ def kill_a_busy_engine(site, client):
         busy = until(lambda: busy_replica(client), 10, "a stream on a replica")
         site.kill(site.engines()[busy])
         until(lambda: busy not in site.ready_replicas(client), 20, "one replica less")
-        until(lambda: is_whole(site, client), what="its replacement")
+        until(lambda: is_whole(site, client), REPLACED_S, "its replacement")
     return traffic.tally()
 
 

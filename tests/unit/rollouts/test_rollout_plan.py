@@ -314,6 +314,17 @@ def test_upkeep_counts_a_failure_of_all_replicas_as_one_strike() -> None:
     assert steady_plan(BASE, failed, 1, NOW, LIMITS, surge=1).next_at == after(10)
 
 
+def test_after_a_lost_node_upkeep_does_not_wait_for_what_failures_before_it_cost() -> None:
+    """All that ran on a machine whose power was cut is lost at once, and comes back at once."""
+    failed = tuple(replica(n, state=S.FAILED, state_since=after(-20)) for n in "abcd")
+    lost = tuple(replica(n, state=S.LOST, state_since=NOW) for n in "xy")
+    assert steady_plan(BASE, (*failed, *lost), 2, NOW, LIMITS, surge=1).next_at == after(1)
+    just_failed = replica("e", state=S.FAILED, state_since=NOW)
+    assert steady_plan(
+        BASE, (*failed, *lost, just_failed), 2, NOW, LIMITS, surge=1
+    ).next_at == after(LIMITS.upkeep_backoff_s[2])
+
+
 def test_upkeep_leaves_ready_replicas_of_any_version_and_stops_the_rest_of_a_failed_rollout() -> (
     None
 ):

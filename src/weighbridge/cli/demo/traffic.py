@@ -16,6 +16,8 @@ PROBLEMS_MAX = 5
 """Problems kept word for word; the others are only counted."""
 
 JOIN_TIMEOUT_S = 60.0
+REFUSED_PAUSE_S = 0.1
+"""A server that refuses is not to be hammered."""
 
 
 class Outcome(StrEnum):
@@ -59,16 +61,24 @@ class Answer:
 class Traffic:
     """Streams run while the context lasts; on leaving, those that run are read to their end.
 
-    Nothing is retried, so that no failure hides. `suffixes` tells a version from its fingerprint's end.
+    Nothing is retried, so that no failure hides. `suffixes` tells a version from its fingerprint's end. After an
+    answer a client waits `pause_s` before it asks again.
     """
 
     def __init__(
-        self, client: Client, endpoint_id: str, question: str, suffixes: Mapping[str, str]
+        self,
+        client: Client,
+        endpoint_id: str,
+        question: str,
+        suffixes: Mapping[str, str],
+        *,
+        pause_s: float = 0.0,
     ) -> None:
         self._client = client
         self._endpoint_id = endpoint_id
         self._question = question
         self._suffixes = suffixes
+        self._pause_s = pause_s
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._answers: Counter[tuple[Outcome, str]] = Counter()
@@ -130,9 +140,8 @@ class Traffic:
                 self._answers[answer.outcome, answer.version] += 1
                 if answer.problem and len(self._problems) < PROBLEMS_MAX:
                     self._problems.append(answer.problem)
-            if answer.outcome is not Outcome.ANSWERED:
-                # A server that refuses is not to be hammered.
-                self._stop.wait(0.1)
+            whole = answer.outcome is Outcome.ANSWERED
+            self._stop.wait(self._pause_s if whole else max(self._pause_s, REFUSED_PAUSE_S))
 
     def _ask(self) -> Answer:
         messages = [{"role": "user", "content": self._question}]

@@ -71,7 +71,8 @@ class Report:
                 f"-9 and {self.faults['leader frozen']} frozen, {self.leases} leases taken (the longest way to one: "
                 f"{document['takeover_longest_s']:g} s), while {self.deployments.total()} deployments and "
                 f"{self.versions.total()} uploads went on under {streams['whole']:,} streams; "
-                f"**{len(self.breaches)} violations**, {streams['failed']} streams failed, {streams['cut']} cut."
+                f"**{len(self.breaches)} violations**, {streams['failed']} streams failed, {streams['cut']} cut; "
+                f"the longest rollout took {document['rollout_longest_s']:g} s."
             ),
             "",
             (
