@@ -1,7 +1,6 @@
 """A control plane dies before and after each durable step: every deployment still ends as it should."""
 
 import pytest
-
 from simulation_process import run_module
 
 SCENES = 8

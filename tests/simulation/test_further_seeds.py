@@ -1,7 +1,6 @@
 """The other half of the worlds of `test_seeds.py`: workers of a run share its files, not its cases."""
 
 import pytest
-
 from simulation_process import LANES, require_no_breach
 
 

@@ -1,7 +1,6 @@
 """A seed is a world: the same log, byte for byte, in any process."""
 
 import pytest
-
 from simulation_process import simulate
 
 

@@ -1,7 +1,6 @@
 """Worlds from as many seeds: no invariant is ever broken, and each world comes to rest."""
 
 import pytest
-
 from simulation_process import LANES, require_no_breach
 
 

@@ -68,7 +68,8 @@ async def test_a_killed_agent_takes_its_engines_along_within_their_grace(machine
 
 async def test_a_new_agent_gives_no_slot_away_before_the_old_engines_are_dead(machine):
     """D4, R19: what an agent that was killed has left is shown as stopping, and holds its slot."""
-    _, tree = await launched(machine, "r1", "--ignore-sigterm")
+    # Longer than the new agent needs to start.
+    _, tree = await launched(machine, "r1", "--ignore-sigterm", grace_s=8.0)
     machine.kill_agent()
     await machine.start()
     await machine.runtime.launch(spec("r2"))
