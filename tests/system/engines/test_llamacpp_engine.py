@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -18,6 +17,7 @@ from blake3 import blake3
 from demo_versions import WEIGH_TOOL, list_files_anew, make_version, reference
 
 import weighbridge
+from weighbridge.cli.demo.process import free_ports
 from weighbridge.engines.base import EngineLaunch, EngineLoad, EngineSettings, ProbeOutcome
 from weighbridge.engines.llamacpp import LlamaCpp
 
@@ -106,8 +106,7 @@ def start(session: aiohttp.ClientSession, tmp_path: Path) -> Iterator[Start]:
 
 
 def _start(engine: LlamaCpp, launch: EngineLaunch, folder: Path) -> tuple[subprocess.Popen, str]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    (port,) = free_ports(1)
     command = engine.command(launch)
 
     def fill(word: str) -> str:

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from blake3 import blake3
 
 import weighbridge
 from gateway_process import ENDPOINT, KEY, GatewayProcess, until
+from weighbridge.cli.demo.process import free_ports
 from weighbridge.engines.base import EngineLaunch, EngineSettings, ProbeOutcome, served_name
 from weighbridge.routing.model import ReplicaRoute
 from weighbridge.routing.tokens import replica_token
@@ -46,12 +46,6 @@ def make_version(model: str, target: Path) -> str:
     return blake3(manifest).hexdigest()
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 @dataclass
 class Replica:
     launch: EngineLaunch
@@ -74,7 +68,7 @@ def replica(gateway: GatewayProcess, engine: object, model: str, version: int) -
         cache_dir=str(gateway.root / "cache"),
     )
     command = engine.command(launch)
-    port = free_port()
+    (port,) = free_ports(1)
     places = {"{model}": str(folder), "{host}": "127.0.0.1", "{port}": str(port)}
     source = str(Path(weighbridge.__file__).parents[1])
     environment = {**os.environ, **command.env, **command.secrets, "PYTHONPATH": source}

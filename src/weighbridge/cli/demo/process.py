@@ -1,15 +1,19 @@
 """A child process of the demo: its log, free ports, and a stop that does not fail to stop."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from weighbridge.errors import SetupError
 
 LOG_TAIL_CHARACTERS = 2000
+FREE_PORTS = range(61_000, 65_536)
+"""Beyond those that Linux gives away by itself, so that nobody gets one between the look and its use."""
 
 
 class Child:
@@ -59,12 +63,12 @@ class Child:
 
 
 def free_ports(count: int) -> Sequence[int]:
-    """Ports nobody listens on at this moment, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Ports nobody listens on at this moment, all different. Raises RuntimeError when there are not so many."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(FREE_PORTS, len(FREE_PORTS)):
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"fewer than {count} ports are free")
