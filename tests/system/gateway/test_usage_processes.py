@@ -81,6 +81,7 @@ async def test_two_workers_hold_one_limit(tmp_path: Path) -> None:
         refill = (time.monotonic() - began_s) * limit / 60
         assert limit <= statuses[200] <= limit + 1 + refill, (statuses, refill)
         assert statuses[200] + statuses[429] == 120
+        await until(lambda: gateway.log.count('"event":"request"') == 120, gateway)
         requests = (line for line in gateway.log.splitlines() if '"event":"request"' in line)
         served = {json.loads(line)["process"] for line in requests}
         assert len(served) == 2
@@ -96,8 +97,8 @@ async def test_a_killed_worker_and_a_restart_keep_the_day_s_quota(tmp_path: Path
         await gateway.stop()
         await gateway.start()
         statuses = await ask(gateway, 60)
-        # 20 are left; a request each may be too many for the race of two workers, and for the refill.
-        assert 20 <= statuses[200] <= 22, statuses
+        # 20 are left. What two workers admit in the same moment, before the end and after it, may be too many.
+        assert 20 <= statuses[200] <= 24, statuses
 
 
 async def counted(database: Database) -> int:

@@ -102,7 +102,7 @@ class Quotas:
         self._unix_offset_s = self._clock.now().timestamp() - now_s
         for name, subject in list(self._subjects.items()):
             self._bring_up(subject, now_s)
-            self._show(subject)
+            self._show(subject, now_s)
             if now_s - subject.met_s > IDLE_S and not self._cells[subject.row + IN_FLIGHT]:
                 del self._subjects[name]
                 self._told.clear()
@@ -144,7 +144,7 @@ class Quotas:
             for bucket in subject.buckets:
                 bucket.used += tokens if bucket.counts_tokens else 1
                 cells[row + bucket.cell] = bucket.used
-            cells[row + VIEW_UNIX_S] = subject.at_s + self._unix_offset_s
+            cells[row + VIEW_UNIX_S] = now_s + self._unix_offset_s
         return Admission(subjects, tokens, self._tell(subjects).fields())
 
     def _tell(self, subjects: Sequence[_Subject]) -> Told:
@@ -178,7 +178,7 @@ class Quotas:
                 elif not answered:
                     bucket.used = max(0.0, bucket.used - 1)
                 cells[row + bucket.cell] = bucket.used
-            cells[row + VIEW_UNIX_S] = subject.at_s + self._unix_offset_s
+            cells[row + VIEW_UNIX_S] = now_s + self._unix_offset_s
 
     def _look_for_workers(self) -> None:
         """A worker that has just begun counts as alive until the next `refresh`."""
@@ -202,8 +202,9 @@ class Quotas:
                 return None
             self._subjects[kind, subject_id] = subject
         elif subject.limits != limits:
-            self._bring_up(subject, self._clock.monotonic())
-            self._show(subject)
+            now_s = self._clock.monotonic()
+            self._bring_up(subject, now_s)
+            self._show(subject, now_s)
             self._limit(subject, limits)
         # The same limits may come as another object, from a newer table.
         subject.limits = limits
@@ -273,12 +274,16 @@ class Quotas:
             for bucket in subject.buckets:
                 bucket.used = max(0.0, bucket.used + (tokens if bucket.counts_tokens else requests))
 
-    def _show(self, subject: _Subject) -> None:
-        """Keep the view in the row: whoever takes this column or subject over goes on from there."""
+    def _show(self, subject: _Subject, now_s: float) -> None:
+        """Keep the view in the row: whoever takes this column or subject over goes on from there.
+
+        Its moment is that of the newest charge in it, which the refill may be a grain behind; by the refill's, the
+        view with fewer charges could pass for the newer.
+        """
         cells, row = self._cells, subject.row
         for bucket in subject.buckets:
             cells[row + bucket.cell] = bucket.used
-        cells[row + VIEW_UNIX_S] = subject.at_s + self._unix_offset_s
+        cells[row + VIEW_UNIX_S] = now_s + self._unix_offset_s
 
     def _seen(self, subject: _Subject, worker: int, column: Column) -> _Seen:
         seen = subject.seen.get(worker)
