@@ -97,8 +97,8 @@ async def test_a_killed_worker_and_a_restart_keep_the_day_s_quota(tmp_path: Path
         await gateway.stop()
         await gateway.start()
         statuses = await ask(gateway, 60)
-        # 20 are left. What two workers admit in the same moment, before the end and after it, may be too many.
-        assert 20 <= statuses[200] <= 24, statuses
+        # 20 are left; a request each may be too many for the race of two workers, before the end and after it.
+        assert 20 <= statuses[200] <= 22, statuses
 
 
 async def counted(database: Database) -> int:
