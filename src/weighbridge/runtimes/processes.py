@@ -258,7 +258,9 @@ def _read_mark(entry: Path) -> Mark | None:
 
 def _environment(entry: Path) -> bytes:
     """Of any thread: the first may have ended before the others."""
-    for thread in (entry, *(entry / "task").iterdir()):
+    with contextlib.suppress(ProcessLookupError):
+        return (entry / "environ").read_bytes()
+    for thread in (entry / "task").iterdir():
         with contextlib.suppress(ProcessLookupError):
             return (thread / "environ").read_bytes()
     return b""
