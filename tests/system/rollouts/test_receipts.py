@@ -5,16 +5,13 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from toys.gateway import ToyGateway
 from toys.machine import Machine
-from toys.node import ToyEngine, ToyRuntime, ToyStore
-from toys.rows import furnish, waiting
+from toys.rows import waiting
 from weighbridge.control.loop import Loop
 from weighbridge.receipts import service
 from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes, signer
@@ -23,31 +20,8 @@ from weighbridge.rollouts import store as rollout_store
 from weighbridge.rollouts.model import RolloutStatus
 from weighbridge.rollouts.telling import submitted
 from weighbridge.sdk.receipts.verify import Receipt, examine, read_receipt
-from weighbridge.settings import Settings
 from weighbridge.storage.counters import next_value
-from weighbridge.storage.database import Database
 from weighbridge.storage.history_tables import usage_requests
-
-
-@pytest.fixture
-async def machine(database: Database, tmp_path: Path) -> AsyncIterator[Machine]:
-    settings = Settings(
-        data_dir=tmp_path,
-        min_ready_s=0.1,
-        bake_s=0.1,
-        probe_start_period_s=0.02,
-        probe_period_s=0.1,
-        replica_stop_grace_s=1.0,
-    )
-    async with database.begin() as tx:
-        await furnish(tx)
-    runtime = ToyRuntime()
-    gateway = ToyGateway(settings)
-    made = Machine(database, settings, runtime, ToyEngine(runtime), ToyStore(), gateway)
-    worker = asyncio.create_task(gateway.run())
-    yield made
-    worker.cancel()
-    await asyncio.gather(worker, return_exceptions=True)
 
 
 @asynccontextmanager
