@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILED := .compiled
 # What WEIGHBRIDGE_* a person has set for a server of their own must not leak into tests and demo.
 CLEAN := env -u WEIGHBRIDGE_BASE_URL -u WEIGHBRIDGE_API_KEY -u WEIGHBRIDGE_ADMIN_KEY -u WEIGHBRIDGE_INFERENCE_KEY
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-cluster check format bench bench-gateway bench-ingest bench-scale simulate crashes mutants soak soak-control openapi lock clean
+.PHONY: help setup demo run test test-compiled test-cluster check format compiled bench bench-gateway bench-ingest bench-scale simulate crashes mutants soak soak-control openapi lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +36,20 @@ test-cluster: $(STAMP) ## Run the tests on a real Ray cluster of three machines;
 		--constraint constraints.txt --editable '.[test,ray]'
 	@$(CLEAN) $(BIN)/python -m pytest tests/cluster -n 2 --dist loadfile --no-loadscope-reorder
 
+compiled: $(COMPILED)/.installed ## Compile the gateway's data path, into .compiled/; needs a C compiler and Python's headers
+
+$(COMPILED)/.installed: $(STAMP) hatch_build.py $(shell find src -name '*.py')
+	@rm -rf $(COMPILED)
+	@WEIGHBRIDGE_COMPILE=1 PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet \
+		--disable-pip-version-check --no-deps --target $(COMPILED) .
+	@touch $@
+
+test-compiled: $(COMPILED)/.installed ## Run the gateway's tests on its compiled modules
+	@PYTHONPATH=$(COMPILED) $(BIN)/python -c 'import sys; from weighbridge.gateway.wire import client; \
+		sys.exit(None if client.__file__.endswith(".so") else "the plain module is found first: " + client.__file__)'
+	@$(CLEAN) PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python -m pytest -n 2 --dist loadfile \
+		tests/unit/gateway tests/http/gateway tests/system/gateway
+
 check: $(STAMP) ## Format, lint, types, import directions
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -48,7 +63,7 @@ format: $(STAMP) ## Format the code and mend what lint can mend
 bench: $(STAMP) ## Run the benchmarks and write benchmarks/results/
 	@$(CLEAN) $(BIN)/python -m benchmarks
 
-bench-gateway: $(STAMP) ## Measure the gateway beside the proxies installed here
+bench-gateway: $(COMPILED)/.installed ## Measure the gateway beside the proxies installed here
 	@$(CLEAN) $(BIN)/python -m benchmarks gateway
 
 bench-ingest: $(STAMP) ## Compare weight syncs with other S3 clients, into benchmarks/results/
@@ -83,4 +98,4 @@ lock: ## Write constraints.txt anew from pyproject.toml's ranges
 	@rm -rf .lock-venv
 
 clean: ## Remove what make has made
-	rm -rf $(VENV) .lock-venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(COMPILED) .lock-venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -85,6 +85,7 @@ def run() -> Result:
 def _peers(directory: Path, ports: list[int]) -> tuple[list[peers.Peer], list[str]]:
     made = {
         "Weighbridge": peers.weighbridge(directory, ports),
+        "compiled": peers.compiled(directory, ports),
         "nginx": peers.nginx(directory, ports),
         "HAProxy": peers.haproxy(directory, ports),
         "vllm-router": peers.router("vllm-router", ports),

@@ -25,7 +25,10 @@ MODEL = "bench-{}"
 LIMITS = UsageLimits(requests_minute=10**9, tokens_minute=10**12)
 """Of each key and each endpoint; never reached, always counted."""
 START_S = 90.0
-SOURCE = str(Path(__file__).parents[2] / "src")
+ROOT = Path(__file__).parents[2]
+SOURCE = str(ROOT / "src")
+COMPILED = str(ROOT / ".compiled")
+"""What `make compiled` makes."""
 PEERS_DIR = "BENCH_PEERS"
 """Environment variable: a virtual environment's bin/ with vllm-router, sglang-router, litellm."""
 
@@ -41,7 +44,9 @@ class Peer:
     environment: Mapping[str, str]
 
 
-def weighbridge(directory: Path, engines: list[int]) -> Peer:
+def weighbridge(
+    directory: Path, engines: list[int], *, name: str = "Weighbridge", source: str = SOURCE
+) -> Peer:
     paths = _snapshots(directory, engines)
     (port, probe_port) = free_ports(2)
     command = (
@@ -50,7 +55,15 @@ def weighbridge(directory: Path, engines: list[int]) -> Peer:
         *("--probe-host", "127.0.0.1", "--probe-port", str(probe_port)),
     )
     does = "keys, checks, limits, least load, rewrites, usage, a log line per request"
-    return Peer("Weighbridge", does, port, command, {"PYTHONPATH": SOURCE})
+    return Peer(name, does, port, command, {"PYTHONPATH": source})
+
+
+def compiled(directory: Path, engines: list[int]) -> Peer | None:
+    if not Path(COMPILED).is_dir():
+        return None
+    return weighbridge(
+        directory / "compiled", engines, name="Weighbridge, compiled", source=COMPILED
+    )
 
 
 def bare(engines: list[int]) -> Peer:

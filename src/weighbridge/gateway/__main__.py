@@ -317,10 +317,9 @@ class Parent:
 
 @asynccontextmanager
 async def _probes(options: Options, holdings: Holdings) -> AsyncIterator[asyncio.Server]:
-    clock = Clock()
-    timers = Timers(clock.monotonic())
-    clients = Clients(ProbeSite(options.data_dir.run), timers, Outbox(), Limits(), clock)
-    loop = asyncio.get_running_loop()
+    clock, loop = Clock(), asyncio.get_running_loop()
+    timers, outbox = Timers(clock.monotonic()), Outbox(loop.call_soon)
+    clients = Clients(ProbeSite(options.data_dir.run), timers, outbox, Limits(), clock)
     # A copy, for the server closes what it is given.
     server = await loop.create_server(clients.connect, sock=holdings.probe_listener.dup())
     timers.start()

@@ -1,7 +1,6 @@
 """From an authenticated body to an admitted request: what is asked, of which endpoint, in the engine's terms."""
 
 import msgspec
-from msgspec import Struct
 
 from weighbridge.gateway.affinity.keys import affinity_key
 from weighbridge.gateway.answers.rendering import AnswerIdentity
@@ -22,6 +21,7 @@ from weighbridge.gateway.requests.writing import Body, engine_body, write_body
 from weighbridge.gateway.table import Tables
 from weighbridge.routing.model import EndpointRoute, KeyEntry, ReplicaRoute
 from weighbridge.routing.options import Affinity
+from weighbridge.structs import Frozen
 
 CHAT_PATH = "/v1/chat/completions"
 COMPLETIONS_PATH = "/v1/completions"
@@ -29,7 +29,7 @@ _PLAIN_TYPES = frozenset({"application/json", "", "application/json; charset=utf
 INFERENCE_PATHS = frozenset({CHAT_PATH, COMPLETIONS_PATH})
 
 
-class Admitted(Struct, frozen=True, gc=False):
+class Admitted(Frozen, frozen=True):
     """A request that may go to a replica. `path` is the engine's path too."""
 
     path: str

@@ -90,7 +90,7 @@ async def serve(options: Options, worker: int, parent: int) -> None:
     timers = clients.timers
     timers.start()
     servers = [await loop.create_server(clients.connect, sock=one) for one in _listeners(options)]
-    log.info("gateway.listening", port=options.port, worker=worker)
+    log.info("gateway.listening", port=options.port, worker=worker, compiled=_is_compiled())
     chores = _Chores(options.data_dir.run, worker, parent, worker_site)
     gc.freeze()
     gc.set_threshold(*COLLECTOR_THRESHOLDS)
@@ -124,6 +124,11 @@ async def serve(options: Options, worker: int, parent: int) -> None:
     worker_site.site.desk.ended.flush()
     await worker_site.spool.close()
     column.close()
+
+
+def _is_compiled() -> bool:
+    """Whether the data path runs as machine code (docs/decisions/0008)."""
+    return not str(sys.modules[Clients.__module__].__file__).endswith(".py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ def _site(
     clock = Clock()
     pepper = load_pepper(options.pepper_dir)
     timers = Timers(clock.monotonic())
-    outbox = Outbox()
+    outbox = Outbox(asyncio.get_running_loop().call_soon)
     upstreams = Upstreams(timers, outbox, limits.connect_s)
     access = AccessLog(sys.stderr.fileno(), f"gateway-{worker}", options.log_level, clock.now)
     prefix = f"{int(clock.now().timestamp() * 1000)}-{clock.new_short_id()}"

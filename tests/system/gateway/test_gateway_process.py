@@ -17,6 +17,7 @@ import pytest
 import weighbridge
 from gateway_process import ENDPOINT, KEY, START_S, GatewayProcess, until
 from stub_engine import running
+from weighbridge.gateway.wire import client
 from weighbridge.routing.model import TrafficShare
 
 pytestmark = pytest.mark.system
@@ -91,6 +92,14 @@ async def load_on(gateway: GatewayProcess, callers: int) -> AsyncIterator[Load]:
                 yield load
             finally:
                 load.stopping = True
+
+
+async def test_the_log_says_whether_the_data_path_is_compiled(tmp_path):
+    async with started(tmp_path) as gateway:
+        begun = [
+            json.loads(line) for line in gateway.log.splitlines() if "gateway.listening" in line
+        ]
+    assert {line["compiled"] for line in begun} == {Path(client.__file__).suffix == ".so"}
 
 
 async def test_replicas_are_replaced_under_48_streams_without_a_failed_or_cut_one(tmp_path):

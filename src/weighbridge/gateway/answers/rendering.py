@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from msgspec import Struct
-
 from weighbridge.errors import UnavailableError
 from weighbridge.gateway.answers.shapes import (
     ChatLogprobs,
@@ -17,15 +15,17 @@ from weighbridge.gateway.answers.shapes import (
     TimeInfo,
     Usage,
 )
+from weighbridge.structs import Frozen
 
 
 class WrongIdentityError(UnavailableError):
     """What answers is not the replica that was routed to (R15, G12): it must get no further request."""
 
-    code = "wrong_identity"
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="wrong_identity")
 
 
-class AnswerIdentity(Struct, frozen=True, gc=False):
+class AnswerIdentity(Frozen, frozen=True):
     """What an answer says of itself: to the caller, and (`served_name`) what the engine must say of itself."""
 
     answer_id: str
@@ -44,7 +44,7 @@ class AnswerIdentity(Struct, frozen=True, gc=False):
             raise WrongIdentityError(f"An engine of {self.endpoint_id} answered as another replica")
 
 
-class Elapsed(Struct, frozen=True, gc=False):
+class Elapsed(Frozen, frozen=True):
     """Seconds from the request's arrival to its first answer bytes and to now."""
 
     first_s: float

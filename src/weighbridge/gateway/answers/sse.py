@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 
-from msgspec import Struct
-
 from weighbridge.errors import UnavailableError
+from weighbridge.structs import Frozen
 
 EVENT_BYTES_MAX = 1024 * 1024
 """Longest event of an engine; a line that never ends costs no more memory than this (G10)."""
 
 
-class SseEvent(Struct, frozen=True, gc=False):
+class SseEvent(Frozen, frozen=True):
     """One event: its `data` lines joined, and its name ('' is the usual one)."""
 
     data: bytes

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import msgspec
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
 from weighbridge.errors import InvalidError, UnavailableError
 from weighbridge.gateway.answers.rendering import (
@@ -29,6 +29,7 @@ from weighbridge.gateway.answers.shapes import (
     TextChoice,
     finish_word,
 )
+from weighbridge.structs import Frozen
 
 _DECODER = msgspec.json.Decoder(EngineAnswer)
 _ENCODER = msgspec.json.Encoder()
@@ -37,7 +38,7 @@ _MESSAGE_CHARS_MAX = 500
 _CONTEXT_WORDS = ("context size", "context length", "n_ctx", "maximum context")
 
 
-class WholeAnswer(Struct, frozen=True, gc=False):
+class WholeAnswer(Frozen, frozen=True):
     body: bytes
     usage: EngineUsage | None
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from msgspec import Struct
+from weighbridge.structs import Frozen
 
 CHARS_PER_TOKEN = 4
 MESSAGE_TOKENS = 4
@@ -11,7 +11,7 @@ COMPLETION_TOKENS_GUESS = 512
 """For a request that sets no limit of its own."""
 
 
-class TokenEstimate(Struct, frozen=True, gc=False):
+class TokenEstimate(Frozen, frozen=True):
     """`unlimited` is how many of the answers have no limit of their own; `completion` has a guess for them."""
 
     prompt: int

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
-from msgspec import Struct
 
 from weighbridge.clock import Clock
 from weighbridge.gateway.limits.buckets import WINDOWS, Bucket, Told
@@ -29,6 +28,7 @@ from weighbridge.gateway.limits.ledger import (
 )
 from weighbridge.gateway.limits.refusals import concurrency_refusal, window_refusal
 from weighbridge.routing.limits import NO_LIMITS, UsageLimits
+from weighbridge.structs import Record
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ class _Subject:
     seen: dict[int, _Seen] = field(default_factory=dict)
 
 
-class Admission(Struct, gc=False):
+class Admission(Record):
     """A request that has passed, and what is charged for it until `Quotas.settle`.
 
     `fields` tell the caller how the limits stand; each line ends with CR LF.

@@ -7,10 +7,10 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 import msgspec
-from msgspec import Struct
 
 from weighbridge.clock import monotonic_s
 from weighbridge.gateway.limits.quotas import Admission
+from weighbridge.structs import Record
 from weighbridge.usage.model import NO_VERSION
 
 CLIENT_GONE = 499
@@ -18,7 +18,7 @@ CLIENT_GONE = 499
 _ENCODER = msgspec.json.Encoder()
 
 
-class AccessRecord(Struct, gc=False):
+class AccessRecord(Record):
     """Filled in on the way by the request's own visit; moments are monotonic but for `arrived_unix_s`.
     `answer_fields` belong in the head of its answer, whatever it is; each ends with CR LF.
     """
@@ -50,7 +50,7 @@ class AccessRecord(Struct, gc=False):
     answer_fields: bytes = b""
 
 
-class _Line(Struct, gc=False):
+class _Line(Record):
     """A log line; like the other log events it ends with what they all have."""
 
     request_id: str

@@ -2,8 +2,6 @@
 
 from urllib.parse import urlsplit
 
-from msgspec import Struct
-
 from weighbridge.gateway.limits.holds import Holds
 from weighbridge.gateway.proxy.choosing import Choice
 from weighbridge.gateway.requests.writing import model_member
@@ -11,11 +9,12 @@ from weighbridge.gateway.wire.upstream import Address, Asker, UpstreamConnection
 from weighbridge.routing.acks import WorkerColumn
 from weighbridge.routing.model import ReplicaRoute
 from weighbridge.routing.tokens import replica_token
+from weighbridge.structs import Frozen
 
 _KEPT_MAX = 4096
 
 
-class _Known(Struct, frozen=True):
+class _Known(Frozen, frozen=True):
     """What does not change between requests to one replica."""
 
     route: ReplicaRoute

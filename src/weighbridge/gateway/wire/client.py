@@ -33,7 +33,7 @@ _NO_BODY = LengthBody(0)
 _IDLE, _HEAD, _BODY, _ANSWERING, _FLUSHING, _DISCARDING, _CLOSING, _CLOSED = Phase
 
 
-class ClientConnection(AnswerWriter, asyncio.Protocol):
+class ClientConnection(AnswerWriter):
     """Its phases are the table above. Requests sent ahead wait unread in `_ahead`, which is bounded."""
 
     __slots__ = (
@@ -382,8 +382,8 @@ class Clients:
         self.date = b""
         self.refresh()
 
-    def connect(self) -> ClientConnection:
-        return ClientConnection(self)
+    def connect(self) -> asyncio.Protocol:
+        return cast("asyncio.Protocol", ClientConnection(self))
 
     def refresh(self) -> None:
         """The date of answers; twice a second is enough."""

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from weighbridge.errors import InvalidError
@@ -16,6 +15,7 @@ from weighbridge.gateway.wire.limits import (
     FIELDS_MAX,
     TARGET_CHARS_MAX,
 )
+from weighbridge.structs import Frozen
 
 Fields = list[tuple[str, str]]
 """Lower-case names with their values, in the order they came."""
@@ -43,10 +43,11 @@ _ONCE = frozenset({"content-length", "transfer-encoding", "host", "expect", "con
 class MalformedError(InvalidError):
     """Where this message ends and the next begins cannot be trusted, so the connection must end."""
 
-    code = "malformed_http"
+    def __init__(self, message: str, *, code: str = "malformed_http") -> None:
+        super().__init__(message, code=code)
 
 
-class RequestHead(Struct, frozen=True, gc=False):
+class RequestHead(Frozen, frozen=True):
     """`values` has one per name; of a field that came more than once they are joined by commas (RFC 9110, 5.2).
 
     `length` is the text of Content-Length, which is in neither of the two. `size_bytes` is that number when nothing
@@ -67,7 +68,7 @@ class RequestHead(Struct, frozen=True, gc=False):
         return [value for other, value in self.fields if other == name]
 
 
-class AnswerHead(Struct, frozen=True, gc=False):
+class AnswerHead(Frozen, frozen=True):
     """As `RequestHead`."""
 
     status: int

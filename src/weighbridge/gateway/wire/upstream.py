@@ -4,8 +4,6 @@ import asyncio
 from enum import IntEnum
 from typing import Protocol, cast
 
-from msgspec import Struct
-
 from weighbridge.clock import monotonic_s
 from weighbridge.errors import UnavailableError
 from weighbridge.gateway.wire.framing import Body, ChunkedBody, LengthBody, answer_body
@@ -25,12 +23,13 @@ from weighbridge.gateway.wire.limits import (
 )
 from weighbridge.gateway.wire.outbox import Outbox
 from weighbridge.gateway.wire.timers import NOWHERE, TICK_S, Timers
+from weighbridge.structs import Handle
 
 UNREACHABLE = "upstream_unreachable"
 """Code of the error when nothing was sent."""
 
 
-class Address(Struct, frozen=True, eq=False):
+class Address(Handle, frozen=True, eq=False):
     """A TCP host and port, or the path of a unix socket. Idle connections belong to this very object."""
 
     host: str = ""
@@ -125,19 +124,23 @@ class Upstreams:
 
     async def _connect(self, connection: "UpstreamConnection") -> None:
         loop, address = asyncio.get_running_loop(), connection.address
+        protocol = cast("asyncio.Protocol", connection)
         try:
             async with asyncio.timeout(self._connect_s):
                 if address.unix_path:
-                    await loop.create_unix_connection(lambda: connection, address.unix_path)
+                    await loop.create_unix_connection(lambda: protocol, address.unix_path)
                 else:
-                    await loop.create_connection(lambda: connection, address.host, address.port)
+                    await loop.create_connection(lambda: protocol, address.host, address.port)
         except OSError as error:
             # TimeoutError is one of them.
             connection.lost(f"cannot be reached: {type(error).__name__}")
 
 
-class UpstreamConnection(asyncio.Protocol):
-    """`reused` and `began` tell a connection that had been closed unnoticed from an upstream that fails."""
+class UpstreamConnection:
+    """`reused` and `began` tell a connection that had been closed unnoticed from an upstream that fails.
+
+    As with `AnswerWriter`, only the base of an `asyncio.Protocol` is missing.
+    """
 
     __slots__ = (
         "_asker", "_chunks", "_decoder", "_held", "_interim", "_keep", "_method", "_pattern", "_phase", "_request",
@@ -237,6 +240,15 @@ class UpstreamConnection(asyncio.Protocol):
             # Nobody asked.
             self._upstreams.drop(self)
             self.abort()
+
+    def eof_received(self) -> None:
+        """An upstream that ends one half ends both."""
+
+    def pause_writing(self) -> None:
+        """A request is written whole, whatever is in the buffer."""
+
+    def resume_writing(self) -> None:
+        """As `pause_writing`."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._upstreams.timers.clear(self)

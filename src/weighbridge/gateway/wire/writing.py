@@ -11,7 +11,10 @@ _CLOSE = b"connection: close\r\n"
 
 
 class AnswerWriter:
-    """How it writes follows from the request: its version, its method, and whether the connection is kept."""
+    """How it writes follows from the request: its version, its method, and whether the connection is kept.
+
+    An `asyncio.Protocol` but for its base: with one that is not compiled a class could not be a native one.
+    """
 
     __slots__ = ("_bodyless", "_chunked", "_minor", "_outbox", "_transport", "keep")
 
@@ -22,6 +25,9 @@ class AnswerWriter:
         self._minor = 1
         self._bodyless = False
         self._chunked = False
+
+    def eof_received(self) -> None:
+        """Whoever ends one half ends both."""
 
     def answer(self, status: int, fields: bytes, body: bytes) -> None:
         if self._transport is not None:

@@ -9,6 +9,7 @@ from weighbridge.gateway.errors import error_answer
 from weighbridge.gateway.wire.client import ClientConnection, Clients
 from weighbridge.gateway.wire.heads import RequestHead
 from weighbridge.gateway.wire.limits import Limits
+from weighbridge.gateway.wire.outbox import Outbox
 from weighbridge.gateway.wire.timers import Timers
 
 BODY_BYTES_MAX = 1000
@@ -49,14 +50,6 @@ class Transport(asyncio.Transport):
     def abort(self) -> None:
         self.aborted = True
         self.close()
-
-
-class DirectOutbox:
-    def put(self, transport: Transport, data: bytes) -> None:
-        transport.write(data)
-
-    def flush(self) -> None:
-        pass
 
 
 @dataclass
@@ -102,7 +95,8 @@ class Wire:
         self.visits: list[Visit] = []
         self.timers = Timers(self.now_s)
         clock = Clock(monotonic=lambda: self.now_s)
-        self.clients = Clients(self, self.timers, DirectOutbox(), limits or Limits(), clock)
+        outbox = Outbox(lambda flush: flush())
+        self.clients = Clients(self, self.timers, outbox, limits or Limits(), clock)
         self.transport = Transport()
         self.connection = self.transport.connection = self.clients.connect()
         self.connection.connection_made(self.transport)
