@@ -320,6 +320,7 @@ async def test_another_version_of_ray_and_a_wrong_token_are_refused_with_what_to
     assert "the driver has Ray 2.59.0" in message
     assert "WEIGHBRIDGE_RAY_PYTHON" in message
     assert closed.startswith(f"The Ray cluster at {cluster.address} cannot be joined")
+    assert "it refuses the driver's token. Set WEIGHBRIDGE_RAY_AUTH_TOKEN" in closed
     assert "another-token" not in closed
 
 

@@ -2,6 +2,7 @@
 
 import platform
 import re
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -9,6 +10,7 @@ from typing import Any, Self
 import ray
 import ray.exceptions
 from ray._private import state as ray_state
+from ray._raylet import GcsClient
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from weighbridge.errors import UnavailableError
@@ -27,6 +29,8 @@ OWN_LABELS = "ray.io/"
 PENDING_STATES = frozenset({"DEPENDENCIES_UNREADY", "PENDING_CREATION"})
 VERSION_MIN = (2, 54)
 """Earlier ones let any web page that an operator visits end jobs through the dashboard (CVE-2026-27482)."""
+KNOCK_S = 5.0
+"""A head that is there answers within a tenth of a second whether it knows the token."""
 VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 
 
@@ -41,6 +45,7 @@ class Cluster:
     def connect(cls, address: str, namespace: str, node_ip: str | None) -> Self:
         """Raises UnavailableError with what to do; may block for long when nobody is there."""
         check_version(ray.__version__)
+        knock(address)
         placed = {} if node_ip is None else {"_node_ip_address": node_ip}
         try:
             ray.init(
@@ -146,6 +151,32 @@ def check_version(version: str) -> None:
             "Install it with pip install 'weighbridge[ray]'.",
             code="ray_version",
         )
+
+
+def knock(address: str) -> None:
+    """Raises UnavailableError when the head refuses the token; `ray.init` would try it again for half a minute.
+
+    Whatever else keeps the head from answering is left for `ray.init` to find.
+    """
+    refused: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            GcsClient(address=address)
+        except ray.exceptions.AuthenticationError as error:
+            refused.append(error)
+        except ray.exceptions.RayError:
+            return  # a head that is away, or starts
+
+    asking = threading.Thread(target=ask, name="knock", daemon=True)
+    asking.start()
+    asking.join(KNOCK_S)
+    if refused:
+        raise UnavailableError(
+            f"The Ray cluster at {address} cannot be joined: it refuses the driver's token. Set "
+            "WEIGHBRIDGE_RAY_AUTH_TOKEN to the one that its nodes were started with (RAY_AUTH_TOKEN).",
+            code="ray_token_refused",
+        ) from refused[0]
 
 
 def incarnation_of(actor: Actor) -> str:

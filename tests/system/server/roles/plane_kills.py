@@ -217,9 +217,13 @@ class Course:
 
     def _follow(self, client: Client, deployment: str) -> None:
         began_s = time.monotonic()
+        course: dict[str, str] = {}
         while not (found := self._call(lambda: client.deployments.get(deployment))).final:
-            if time.monotonic() - began_s > ROLLOUT_LIMIT_S:
-                self.watch.demand("R9", False, f"{deployment} has not ended: {found.reason}")
+            took_s = time.monotonic() - began_s
+            course.setdefault(found.reason, f"{took_s:.0f} s: {found.reason}")
+            if took_s > ROLLOUT_LIMIT_S:
+                late = f"{deployment} has not ended: {', '.join(course.values())}"
+                self.watch.demand("R9", False, late)
                 return
             time.sleep(0.2)
         took_s = time.monotonic() - began_s
