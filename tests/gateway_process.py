@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
+
 import weighbridge
 from stub_engine import StubEngine
 from weighbridge.routing.acks import GatewayView, open_acks
@@ -143,6 +145,16 @@ class GatewayProcess:
             raise
         facts = json.loads((self.paths.run / "gateway.json").read_text(encoding="utf-8"))
         self.port, self.probe_port = facts["port"], facts["probe_port"]
+
+    async def everything_logged(self) -> None:
+        """A request's line comes after those of all that ended before it, which are those of the test before."""
+        stranger = {"authorization": "Bearer nobody"}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{self.url}/v1/models", headers=stranger) as answer,
+        ):
+            request_id = answer.headers["x-request-id"]
+        await until(lambda: request_id in self.log, self)
 
     async def applied(self, generation: int) -> None:
         await until(lambda: (self.view.routes_acked() or 0) >= generation, self)

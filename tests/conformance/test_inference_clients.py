@@ -120,6 +120,7 @@ async def test_cerebras_completions_and_models(site):
 
 
 def test_the_synchronous_cerebras_client_warms_its_connection(gateway):
+    asyncio.run(gateway.everything_logged())
     before = gateway.log.count("/v1/tcp_warming")
     with cerebras.Cerebras(api_key=KEY, base_url=gateway.url, max_retries=0):
         pass

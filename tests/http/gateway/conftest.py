@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-from gateway_process import ENDPOINT, KEY, GatewayProcess, until
+from gateway_process import ENDPOINT, KEY, GatewayProcess
 from stub_engine import StubEngine, running
 
 
@@ -57,14 +57,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
     asyncio.run(process.stop())
 
 
-async def everything_logged(gateway: GatewayProcess, session: aiohttp.ClientSession) -> None:
-    """A request's line comes after those of all that ended before it, which are those of the test before."""
-    stranger = {"authorization": "Bearer nobody"}
-    async with session.get(f"{gateway.url}/v1/models", headers=stranger) as answer:
-        request_id = answer.headers["x-request-id"]
-    await until(lambda: request_id in gateway.log, gateway)
-
-
 @pytest.fixture
 async def site(gateway: GatewayProcess) -> AsyncIterator[Site]:
     # Replicas get names of their own, so that no test meets one that another has seen fail.
@@ -76,7 +68,7 @@ async def site(gateway: GatewayProcess) -> AsyncIterator[Site]:
         running(engines[2]) as url2,
         aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as session,
     ):
-        await everything_logged(gateway, session)
+        await gateway.everything_logged()
         made = Site(gateway, session, engines, [url0, url1, url2], name, len(gateway.log))
         await made.route(0, 1)
         yield made
