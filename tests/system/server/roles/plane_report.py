@@ -24,7 +24,6 @@ class Report:
     receipts: int = 0
     calls_repeated: int = 0
     rollout_longest_s: float = 0.0
-    rollout_calm_max_s: float = 0.0
     leases: int = 0
     tally: Tally | None = None
     checks: Counter[str] = field(default_factory=Counter)
@@ -41,7 +40,6 @@ class Report:
             "takeover_longest_s": round(max(self.takeovers_s, default=0.0), 1),
             "deployments_by_end": dict(self.deployments),
             "rollout_longest_s": round(self.rollout_longest_s, 1),
-            "rollout_calm_max_s": round(self.rollout_calm_max_s, 1),
             "versions_by_end": dict(self.versions),
             "receipts_verified": self.receipts,
             "calls_repeated": self.calls_repeated,
@@ -74,8 +72,7 @@ class Report:
                 f"{document['takeover_longest_s']:g} s), while {self.deployments.total()} deployments and "
                 f"{self.versions.total()} uploads went on under {streams['whole']:,} streams; "
                 f"**{len(self.breaches)} violations**, {streams['failed']} streams failed, {streams['cut']} cut; "
-                f"the longest rollout took {document['rollout_longest_s']:g} s; none took more "
-                f"of the time between faults than {document['rollout_calm_max_s']:g} s."
+                f"the longest rollout took {document['rollout_longest_s']:g} s."
             ),
             "",
             (
