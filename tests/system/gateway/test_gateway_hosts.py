@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import httpx
@@ -227,10 +228,7 @@ def test_a_drain_waits_for_a_host_that_is_killed_until_its_lease_ends(hosts: Hos
         ends_at = hosts.two.row()["expires_at"]
         wait_for_deployment(admin, ENDPOINT, deployment_id, timeout_s=120)
         first.wait_for_answers(8, timeout_s=30)
-        (finished,) = hosts.control.rows(
-            f"SELECT finished_at FROM deployments WHERE id = '{deployment_id}'"
-        )
-        assert finished.finished_at > ends_at
+        assert finished_at(hosts, deployment_id) > ends_at
         assert hosts.two.row()["expired"]
     assert first.tally().clean, first.tally()
     hosts.two.start()
@@ -248,12 +246,20 @@ def killed_in_a_drain(hosts: Hosts, admin: Client) -> tuple[int, str]:
             second.wait_for_answers(8, timeout_s=30)
             deployment = hosts.control.ask_for(admin, new)
             until(lambda: is_draining(hosts.control), 60, "a drain")
+            (killed,) = hosts.control.rows("SELECT clock_timestamp() AS at")
             hosts.two.kill()
         if is_draining(hosts.control):
             return new, deployment.id
         wait_for_deployment(admin, ENDPOINT, deployment.id, timeout_s=120)
+        # Nothing else excuses a drain that has not waited.
+        assert finished_at(hosts, deployment.id) < killed.at
         hosts.two.start()
     raise AssertionError(f"{DRAINS_MAX} drains were over before the host was killed")
+
+
+def finished_at(hosts: Hosts, deployment_id: str) -> datetime:
+    (row,) = hosts.control.rows(f"SELECT finished_at FROM deployments WHERE id = '{deployment_id}'")
+    return row.finished_at
 
 
 def test_a_host_that_stops_in_order_is_waited_for_by_nobody(hosts: Hosts) -> None:
