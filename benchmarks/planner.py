@@ -31,7 +31,7 @@ from weighbridge.runtimes.base import NodeInfo, ReplicaSpec, ReplicaStatus, Runt
 from weighbridge.settings import Settings
 from weighbridge.storage import embedded, lease
 from weighbridge.storage.database import Database
-from weighbridge.storage.migrate import migrate
+from weighbridge.storage.schema.migrate import migrate
 
 REPLICAS = 10
 SIZES = (100, 300, 1_000)

@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from weighbridge.storage import embedded
 from weighbridge.storage.database import Database
-from weighbridge.storage.migrate import migrate
+from weighbridge.storage.schema.migrate import migrate
 from weighbridge.storage.tables import metadata
 
 URL_VARIABLE = "WEIGHBRIDGE_TEST_DATABASE_URL"

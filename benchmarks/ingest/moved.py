@@ -29,7 +29,7 @@ from weighbridge.clock import new_uuid
 from weighbridge.settings import Settings
 from weighbridge.storage import embedded
 from weighbridge.storage.database import Database
-from weighbridge.storage.migrate import migrate
+from weighbridge.storage.schema.migrate import migrate
 from weighbridge.weights.filesystem import FilesystemStore
 from weighbridge.weights.manifest import FileEntry, Manifest
 

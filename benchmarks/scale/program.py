@@ -15,7 +15,7 @@ from benchmarks.scale import clusters, serving
 from benchmarks.scale.fleet import DEPLOYMENTS_PAST, NODES, REPLICAS, WEEK, Fleet, fill
 from benchmarks.scale.growth import fit
 from weighbridge.storage import embedded
-from weighbridge.storage.migrate import migrate
+from weighbridge.storage.schema.migrate import migrate
 
 SIZES = tuple(map(int, os.environ.get("BENCH_FLEETS", "125,250,500,1000").split(",")))
 COMMAND = "python -m benchmarks scale"

@@ -28,7 +28,7 @@ from weighbridge.rollouts.gate import GateLimits
 from weighbridge.rollouts.reconciler import RolloutReconciler, nothing_fetched, rollout_limits
 from weighbridge.routing.hosts.view import AllHosts, Gateways, OneHost
 from weighbridge.routing.model import KeyTable, RouteTable
-from weighbridge.server.control import ControllerLease
+from weighbridge.server.roles.leading import ControllerLease
 from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
 from weighbridge.storage.pruning import prune

@@ -39,6 +39,10 @@ class SimTables(Tables):
         pass
 
 
+async def _fits() -> None:
+    """Every program here is for the schema that is in memory."""
+
+
 class CourierProcess:
     """One start of a host's courier; `ready` is called when it has brought the tables, or tried to, or died; `refused`
     when it says that this host cannot serve.
@@ -65,7 +69,7 @@ class CourierProcess:
             tables,
             reports,
             self.wake,
-            require_schema=lambda: None,
+            require_schema=_fits,
             answered=lambda looked_unix_s, reported_unix_s: None,
             unix_s=site.loop.time,
         )

@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, text
 from weighbridge.server.services import accepts_unix
 from weighbridge.settings import DataDir
 from weighbridge.storage.database import driver_url
-from weighbridge.storage.migrate import migrate
+from weighbridge.storage.schema.migrate import migrate
 
 WAIT_S = 30.0
 
@@ -48,7 +48,7 @@ def control(own_database: str, tmp_path: Path) -> Iterator[tuple[subprocess.Pope
         "WEIGHBRIDGE_DATABASE_URL": own_database,
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "weighbridge.server.control"], env=environment
+        [sys.executable, "-m", "weighbridge.server.roles.launch"], env=environment
     )
     deadline_s = time.monotonic() + WAIT_S
     while not accepts_unix(paths.control_socket):

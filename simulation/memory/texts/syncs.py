@@ -130,6 +130,20 @@ def mark_lease(tx: Transaction, p: Parameters) -> Answer:
     return nothing(1)
 
 
+@says(
+    """
+    SELECT extract(epoch FROM expires_at - clock_timestamp()) AS seconds FROM leases
+    WHERE name = :name AND expires_at > clock_timestamp()
+    """
+)
+def lease_left(tx: Transaction, p: Parameters) -> Answer:
+    row, now = tx.view("leases").get((p["name"],)), tx.memory.now()
+    if row is None or row["expires_at"] is MINUS_INFINITY or row["expires_at"] <= now:  # type: ignore[operator]  # times
+        return Answer(("seconds",), [], 0)
+    left = row["expires_at"] - now  # type: ignore[operator]  # times
+    return Answer(("seconds",), [(left.total_seconds(),)], 1)
+
+
 @says("SELECT holder_at, holder_boot_id, holder_boot_s FROM leases WHERE name = :name")
 def last_mark(tx: Transaction, p: Parameters) -> Answer:
     names = ("holder_at", "holder_boot_id", "holder_boot_s")

@@ -110,7 +110,7 @@ def migrate(data_dir: DataDirectory = None, as_json: AsJson = False) -> None:
         settings = _settings(data_dir=data_dir, host=None, port=None)
         # Only here, so that a client's installation need not load the server.
         from weighbridge.server.roles.serve import database_url  # noqa: PLC0415
-        from weighbridge.storage.migrate import migrate as apply  # noqa: PLC0415
+        from weighbridge.storage.schema.migrate import migrate as apply  # noqa: PLC0415
 
         schema = apply(database_url(settings))
         output.show({"schema": schema}, f"The database is at schema {schema}.")

@@ -15,7 +15,7 @@ import typer
 
 from weighbridge.cli import config
 from weighbridge.cli.output import Output, plain
-from weighbridge.errors import SetupError
+from weighbridge.errors import SetupError, UnavailableError
 from weighbridge.sdk import (
     AuthenticationError,
     BadRequestError,
@@ -225,12 +225,15 @@ def _keyword(name: str, annotation: object, *, default: object) -> inspect.Param
 
 @contextmanager
 def reported(output: Output) -> Iterator[None]:
-    """Errors of the client and of set-up become a message on stderr and an exit code."""
+    """Errors of the client, of set-up and of what a start needs become a message on stderr and an exit code."""
     try:
         yield
     except SetupError as error:
         _report(output, {"message": error.message, "code": error.code}, None)
         raise typer.Exit(Exit.SETUP) from error
+    except UnavailableError as error:
+        _report(output, {"message": error.message, "code": error.code}, None)
+        raise typer.Exit(Exit.UNAVAILABLE) from error
     except ClientError as error:
         _report(output, _document(error), _next_step(error))
         raise typer.Exit(exit_code(error)) from error

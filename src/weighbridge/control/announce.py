@@ -1,6 +1,7 @@
 """Wake-ups between processes that share a database: a hint, by LISTEN/NOTIFY; the loops' timers find what is lost."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import NoReturn
 
 import structlog
@@ -40,9 +41,13 @@ class SharedWake:
             self._some.clear()
             names, self._unsent = sorted(self._unsent), set()
             try:
-                await self._database.notify(CHANNEL, [f"{self._sender} {name}" for name in names])
+                await self.tell(names)
             except UnavailableError as error:
                 log.warning("wake.not_sent", names=names, reason=error.message)
+
+    async def tell(self, names: Iterable[str]) -> None:
+        """Only the others, and now; UnavailableError where it cannot be done."""
+        await self._database.notify(CHANNEL, [f"{self._sender} {name}" for name in names])
 
     async def listen(self) -> NoReturn:
         """Pass on what the others tell; after each loss of the connection everybody looks once."""

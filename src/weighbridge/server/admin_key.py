@@ -11,7 +11,7 @@ from weighbridge.server.supervisor import take_supervisor_lock
 from weighbridge.settings import Settings
 from weighbridge.storage import embedded
 from weighbridge.storage.database import Database
-from weighbridge.storage.migrate import migrate
+from weighbridge.storage.schema.migrate import migrate
 
 KEY_NAME = "made on the server"
 

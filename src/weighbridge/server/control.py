@@ -10,7 +10,6 @@ import socket
 import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AsyncExitStack, suppress
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -28,15 +27,13 @@ from weighbridge.control.loop import Loop
 from weighbridge.control.wake import Wake
 from weighbridge.engines.catalog import engines
 from weighbridge.engines.gguf.cache import sweep_converted
-from weighbridge.errors import SetupError, StaleError, UnavailableError
+from weighbridge.errors import SetupError, UnavailableError
 from weighbridge.ingest.reconciler import IngestReconciler
 from weighbridge.ingest.s3 import S3Access
 from weighbridge.receipts.reconciler import ReceiptReconciler, SealTimes, signer
-from weighbridge.replicas import store as replica_store
 from weighbridge.replicas.reconciler import ReplicaReconciler
 from weighbridge.replicas.routes import RoutesPublisher
 from weighbridge.replicas.store import digests_in_use
-from weighbridge.rollouts import store as rollout_store
 from weighbridge.routing import published
 from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.hosts.identity import host_identity
@@ -49,6 +46,7 @@ from weighbridge.runtimes.ray.options import RayOptions
 from weighbridge.runtimes.ray.runtime import RayRuntime
 from weighbridge.runtimes.wire import private_listener
 from weighbridge.server.figures import FiguresWriter
+from weighbridge.server.roles.leading import LEASE_LOOP, ControllerLease, hand_over
 from weighbridge.server.roles.model import Role, Seat, read_seat
 from weighbridge.server.roles.pulling import (
     cache_dir_of,
@@ -58,8 +56,9 @@ from weighbridge.server.roles.pulling import (
 )
 from weighbridge.settings import Settings
 from weighbridge.storage import lease as leases
-from weighbridge.storage.database import Database, Transaction
+from weighbridge.storage.database import Database
 from weighbridge.storage.pruning import prune
+from weighbridge.storage.schema.support import require_schema
 from weighbridge.telemetry.logs import configure_logs
 from weighbridge.usage.reconciler import UsageKeep, UsageReconciler
 from weighbridge.weights.bucket.opening import open_store
@@ -70,134 +69,84 @@ from weighbridge.weights.node.versions import NodeVersions
 
 log = structlog.get_logger()
 
-LEASE_NAME = "controller"
-JUMP_MIN = timedelta(seconds=1)
-"""Between the clocks of two controllers; less is the wall clock being kept right."""
 SHUTDOWN_GRACE_S = 5
 LAST_CALLS_S = 0.5
 """From the end of new connections to an api to its own."""
 QUERY_TIMEOUT_S = 60.0
 PRUNE_PERIOD_S = 3600.0
+EXIT_UNAVAILABLE = 6
 EXIT_SETUP = 78
 """EX_CONFIG of sysexits.h: starting again will not help."""
 
 
-class ControllerLease:
-    """The right to reconcile; `current` raises StaleError while another control process has it."""
-
-    def __init__(self, database: Database, holder: str, clock: Clock) -> None:
-        self._database = database
-        self._holder = holder
-        self._clock = clock
-        self._lease: leases.Lease | None = None
-        self._until_s = 0.0
-
-    def current(self) -> leases.Lease:
-        """Also when this process was frozen, or away from the database, for as long as a lease lasts."""
-        if self._lease is None or self._clock.moment().boot_s >= self._until_s:
-            raise StaleError("another control process holds the controller lease")
-        return self._lease
-
-    def epoch(self) -> int | None:
-        """Of the lease that this process has, as far as it knows."""
-        return None if self._lease is None else self._lease.epoch
-
-    async def keep(self) -> float:
-        """One pass: take the lease or renew it. Returns when to look again, in seconds."""
-        asked_s = self._clock.moment().boot_s  # before the database's, so that ours ends first
-        async with self._database.begin() as tx:
-            held = self._lease
-            if held is not None and not await leases.renew(tx, held):
-                log.warning("lease.lost", lease=LEASE_NAME, epoch=held.epoch)
-                held = None
-            if held is None:
-                held = await leases.acquire(tx, LEASE_NAME, self._holder)
-                if held is not None:
-                    await self._set_times(tx)
-            if held is not None:
-                await leases.mark(tx, held, self._clock.moment())
-        if held is not None and held != self._lease:
-            log.info("lease.taken", lease=LEASE_NAME, epoch=held.epoch)
-        self._lease = held
-        self._until_s = asked_s + leases.LEASE_TTL_S
-        return leases.LEASE_RENEW_S
-
-    async def _set_times(self, tx: Transaction) -> None:
-        """Before anybody acts under a new epoch: tell by this clock what the last holder stamped by its own (D6)."""
-        last = await leases.last_mark(tx, LEASE_NAME)
-        if last is None:
-            return
-        shift = self._clock.moment().jump_since(last)
-        if abs(shift) < JUMP_MIN:
-            return
-        log.warning("clock.jumped", shift_s=round(shift.total_seconds(), 3))
-        await rollout_store.shift_times(tx, shift)
-        await replica_store.shift_times(tx, shift)
-
-    async def give_back(self) -> None:
-        if self._lease is not None:
-            async with self._database.begin() as tx:
-                await leases.release(tx, self._lease)
-
-
 async def serve(settings: Settings, seat: Seat) -> None:
-    """Run until SIGTERM or SIGINT. Raises SetupError when this machine or its settings do not allow it."""
+    """Run until SIGTERM or SIGINT.
+
+    Raises SetupError when this machine, its settings or the database's schema do not allow it, UnavailableError
+    when the database is away at the start or at the end.
+    """
     if settings.database_url is None:
         raise SetupError(
             "The control process needs WEIGHBRIDGE_DATABASE_URL; `weighbridge up` sets it."
         )
-    paths = settings.paths
     clock, wake = Clock(), Wake()
     async with AsyncExitStack() as stack:
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
-        session = await stack.enter_async_context(aiohttp.ClientSession())
-        # A question is not asked twice, so none may meet a connection that its engine is closing.
-        asking = aiohttp.TCPConnector(force_close=True)
-        probe_session = await stack.enter_async_context(aiohttp.ClientSession(connector=asking))
-        holder = seat.holder(socket.gethostname(), clock.moment().boot_id, paths.root)
+        await require_schema(database)
+        holder = seat.holder(socket.gethostname(), clock.moment().boot_id, settings.paths.root)
         keeper = ControllerLease(database, holder, clock)
         shared = SharedWake(database, wake, clock.new_short_id())
-        marks = LoadMarks(paths.cache / "verified")
+        marks = LoadMarks(settings.paths.cache / "verified")
         parts = Parts(
             database=database,
             settings=settings,
             clock=clock,
             wake=shared,
-            pepper=load_pepper(paths.secrets),
+            pepper=load_pepper(settings.paths.secrets),
             store=open_store(settings, holder, marks, _in_use(database)),
             s3=S3Access(settings),
             runtime=_runtime(settings, clock, stack, keeper.epoch),
-            engines=engines(session, NODE_PYTHON),
-            gateways=AllHosts(
-                GatewayView(open_acks(paths.acks_file)),
-                host_identity(paths).id,
-                clock.boot_s,
-                waits=Role.CONTROLLER in seat.roles,
-            ),
-            probe_session=probe_session,
+            engines=engines(await stack.enter_async_context(aiohttp.ClientSession()), NODE_PYTHON),
+            gateways=_gateways(settings, seat, clock),
+            probe_session=await stack.enter_async_context(_asking()),
         )
         loops: list[Loop] = []
         if Role.CONTROLLER in seat.roles:
             with suppress(UnavailableError):  # the loop tries again
                 await keeper.keep()
-            stack.push_async_callback(keeper.give_back)
+            stack.push_async_callback(hand_over, keeper, shared)
             versions = NodeVersions(parts.store, marks)
             stack.push_async_callback(asyncio.to_thread, versions.close)
             loops = _loops(parts, wake, keeper, holder=holder, versions=versions, stack=stack)
         # What is there by now stays: a pass over a large fleet would make the collector look through it all again.
         gc.freeze()
+        gc.enable()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop.run()) for loop in loops]
             tasks.append(group.create_task(shared.announce()))
             if loops:
                 tasks.append(group.create_task(shared.listen()))
             if Role.API in seat.roles:
-                await _answer(create_app(parts), paths.api_socket(seat.name))
+                await _answer(create_app(parts), settings.paths.api_socket(seat.name))
             else:
                 await _stopped()
             for task in tasks:
                 task.cancel()
+
+
+def _asking() -> aiohttp.ClientSession:
+    """A question is not asked twice, so none may meet a connection that its engine is closing."""
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True))
+
+
+def _gateways(settings: Settings, seat: Seat, clock: Clock) -> AllHosts:
+    return AllHosts(
+        GatewayView(open_acks(settings.paths.acks_file)),
+        host_identity(settings.paths).id,
+        clock.boot_s,
+        waits=Role.CONTROLLER in seat.roles,
+    )
 
 
 async def _stopped() -> None:
@@ -293,7 +242,7 @@ def _loops(
         "receipts": sealing.reconcile,
         **({} if prefetcher is None else {"prefetch": prefetcher.reconcile}),
     }
-    leading = Loop("lease", partial(_lead, keeper, wake), wake)
+    leading = Loop(LEASE_LOOP, partial(_lead, keeper, wake), wake)
     pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)
     return [leading, pruning, *(Loop(name, step, wake) for name, step in passes.items())]
 
@@ -384,9 +333,5 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_SETUP
     except UnavailableError as error:
         log.warning("control.stopped", reason=error.message)
-        return 1
+        return EXIT_UNAVAILABLE
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

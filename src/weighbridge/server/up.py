@@ -1,7 +1,6 @@
 """`weighbridge up` and `weighbridge down`: the whole server on one machine."""
 
 import asyncio
-import os
 import threading
 from contextlib import suppress
 from importlib.metadata import version
@@ -12,14 +11,15 @@ from weighbridge.errors import SetupError
 from weighbridge.routing.tokens import load_pepper
 from weighbridge.runtimes.processes import HeldLock
 from weighbridge.server.database import OnText, running_database
+from weighbridge.server.roles.places import make_directories
 from weighbridge.server.roles.processes import public_url, services
 from weighbridge.server.stopping import down as stop_services
 from weighbridge.server.supervisor import Supervisor, ask_to_leave, take_supervisor_lock
 from weighbridge.server.telling import Telling
-from weighbridge.settings import DataDir, Settings
+from weighbridge.settings import Settings
 from weighbridge.storage import embedded
 from weighbridge.storage.database import Database
-from weighbridge.storage.migrate import migrate
+from weighbridge.storage.schema.migrate import migrate
 
 
 def up(
@@ -84,21 +84,6 @@ def down(settings: Settings) -> int:
     if settings.database_url is None:
         embedded.stop(paths.postgres)
     return 0
-
-
-def make_directories(paths: DataDir) -> None:
-    # Root's database user must be able to walk through; everything below that matters is closed.
-    mode = 0o711 if os.geteuid() == 0 else 0o700
-    try:
-        paths.root.mkdir(mode=mode, parents=True, exist_ok=True)
-        for private in (paths.run, paths.logs, paths.secrets, paths.store, paths.cache):
-            private.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise SetupError(
-            f"The data directory {paths.root} cannot be used: {error.strerror}. "
-            "Choose another with --data-dir or WEIGHBRIDGE_DATA_DIR.",
-            code="data_dir_unusable",
-        ) from error
 
 
 async def _first_key(url: str, pepper: bytes) -> str | None:

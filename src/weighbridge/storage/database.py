@@ -29,7 +29,7 @@ POOL_OVERFLOW = 8
 POOL_WAIT_S = 10.0
 STATEMENT_TIMEOUT_MS = 30_000
 LOCK_TIMEOUT_MS = 10_000
-IDLE_TIMEOUT_MS = 10_000
+IDLE_TIMEOUT_MS = 6_000
 """A process that is frozen within a transaction loses its locks after this time: less than a lease lasts."""
 PING_IDLE_S = 1.0
 _IDLE_SINCE = "idle_since_s"
@@ -123,6 +123,10 @@ class Database:
                 raise _busy() from error
             raise
 
+    @property
+    def url(self) -> URL:
+        return self._engine.url
+
     async def ping(self) -> None:
         async with self.begin() as tx:
             await tx.execute(text("SELECT 1"))
@@ -177,6 +181,18 @@ def _ask_idle_connections(engine: Engine) -> None:
 
     event.listen(engine, "checkin", given_back)
     event.listen(engine, "checkout", taken)
+
+
+def unreachable(url: URL, error: DBAPIError) -> UnavailableError:
+    """For an operator, at a start: what was said, and of which database; without its user's name and password."""
+    host = url.host or url.query.get("host") or "the local socket"
+    port = f":{url.port}" if url.port else ""
+    said = str(error.orig).strip().splitlines() or ["it gives no reason"]
+    return UnavailableError(
+        f"The database at {host}{port}/{url.database or ''} cannot be used: {said[0]}. "
+        "Check WEIGHBRIDGE_DATABASE_URL and that the database runs.",
+        code="database_unreachable",
+    )
 
 
 def _unavailable(*, committing: bool) -> UnavailableError:

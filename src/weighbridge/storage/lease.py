@@ -46,6 +46,13 @@ _MARK = text(
     """
 )
 
+_LEFT = text(
+    """
+    SELECT extract(epoch FROM expires_at - clock_timestamp()) AS seconds FROM leases
+    WHERE name = :name AND expires_at > clock_timestamp()
+    """
+)
+
 _LAST_MARK = text("SELECT holder_at, holder_boot_id, holder_boot_s FROM leases WHERE name = :name")
 
 
@@ -114,6 +121,12 @@ async def mark(tx: Transaction, lease: Lease, moment: Moment) -> None:
             "boot_s": moment.boot_s,
         },
     )
+
+
+async def left_s(tx: Transaction, name: str) -> float:
+    """Until somebody else may take it, in seconds; 0 when it is free."""
+    row = (await tx.execute(_LEFT, {"name": name})).one_or_none()
+    return 0.0 if row is None else float(row.seconds)
 
 
 async def last_mark(tx: Transaction, name: str) -> Moment | None:

@@ -22,7 +22,7 @@ from weighbridge.routing.model import EndpointRoute, KeyTable, RouteTable
 from weighbridge.routing.published import KEYS, ROUTES, Published
 from weighbridge.routing.tokens import pepper_mark
 from weighbridge.storage.database import Database
-from weighbridge.storage.migrate import migrate
+from weighbridge.storage.schema.migrate import migrate
 
 pytestmark = pytest.mark.system
 

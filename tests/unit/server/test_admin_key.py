@@ -14,7 +14,7 @@ from weighbridge.server.admin_key import new_admin_key
 from weighbridge.settings import Settings
 from weighbridge.storage import embedded
 from weighbridge.storage.database import Database
-from weighbridge.storage.migrate import migrate
+from weighbridge.storage.schema.migrate import migrate
 
 
 async def kind_of(url: str, settings: Settings, text: str) -> KeyKind:

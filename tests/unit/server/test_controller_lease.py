@@ -1,17 +1,26 @@
 """The controller's lease on the real database: a new holder tells stored times by its own clock (D6)."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, select, text, update
 
 from toys.rows import furnish
 from weighbridge.clock import Clock
+from weighbridge.control.announce import CHANNEL, SharedWake
+from weighbridge.control.wake import Wake
 from weighbridge.errors import StaleError
-from weighbridge.server.control import ControllerLease
+from weighbridge.server.roles.leading import (
+    LATE_S,
+    LEASE_LOOP,
+    LEASE_RENEW_S,
+    LEASE_TTL_S,
+    ControllerLease,
+    hand_over,
+)
 from weighbridge.storage.database import Database
-from weighbridge.storage.lease import LEASE_TTL_S
 from weighbridge.storage.tables import deployments, replicas
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -132,3 +141,38 @@ async def test_a_holder_that_was_frozen_for_as_long_as_a_lease_lasts_acts_under_
         lease.current()
     await lease.keep()
     assert lease.current() == held
+
+
+async def test_who_stands_by_looks_again_when_the_lease_ends_and_not_a_round_later(
+    database: Database,
+) -> None:
+    await ControllerLease(database, "one", BOOT).keep()
+    other = ControllerLease(database, "other", BOOT)
+    assert await other.keep() == LEASE_RENEW_S
+    ending = text("UPDATE leases SET expires_at = clock_timestamp() + make_interval(secs => 0.5)")
+    async with database.begin() as tx:
+        await tx.execute(ending)
+    pause_s = await other.keep()
+    assert pause_s <= 0.5 + LATE_S
+    with pytest.raises(StaleError):
+        other.current()
+    await asyncio.sleep(pause_s)
+    await other.keep()
+    assert other.current().epoch == 2
+
+
+async def test_who_leads_and_stops_wakes_who_stands_by(database: Database) -> None:
+    notices = database.notifications(CHANNEL)
+    assert not await anext(notices)
+    leading, standing_by = (
+        ControllerLease(database, "one", BOOT),
+        ControllerLease(database, "b", BOOT),
+    )
+    await leading.keep()
+    await standing_by.keep()
+    await hand_over(standing_by, SharedWake(database, Wake(), "b"))
+    await hand_over(leading, SharedWake(database, Wake(), "one"))
+    assert await anext(notices) == f"one {LEASE_LOOP}"
+    await notices.aclose()
+    await standing_by.keep()
+    assert standing_by.current().epoch == 2

@@ -29,7 +29,7 @@ from weighbridge.server.rescue.restore import NUMBERS_SKIPPED, restore
 from weighbridge.settings import Settings
 from weighbridge.storage import lease
 from weighbridge.storage.database import Database, driver_url
-from weighbridge.storage.migrate import migrate
+from weighbridge.storage.schema.migrate import migrate
 from weighbridge.weights.tensors import TensorSpec
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

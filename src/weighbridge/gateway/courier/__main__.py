@@ -30,7 +30,7 @@ from weighbridge.routing.acks import GatewayView, open_acks
 from weighbridge.routing.hosts.identity import host_identity, place
 from weighbridge.settings import Settings
 from weighbridge.storage.database import Database
-from weighbridge.storage.migrate import require_schema
+from weighbridge.storage.schema.support import require_schema
 from weighbridge.telemetry.logs import configure_logs
 from weighbridge.usage.reconciler import UsageReconciler
 
@@ -74,7 +74,7 @@ async def carry(options: Options, url: str, parent: int) -> None:
         shared = SharedWake(database, wake, clock.new_short_id())
         usage = UsageReconciler(database, clock, options.data_dir.usage, sweeps=False)
         counting = Loop("usage", usage.reconcile, wake)
-        courier = _courier(options, database, url, wake)
+        courier = _courier(options, database, wake)
         await courier.look_first()
         _tell_parent(READY)
         async with asyncio.TaskGroup() as tasks:
@@ -91,7 +91,7 @@ async def carry(options: Options, url: str, parent: int) -> None:
         await database.close()
 
 
-def _courier(options: Options, database: Database, url: str, wake: Wake) -> Courier:
+def _courier(options: Options, database: Database, wake: Wake) -> Courier:
     paths, clock = options.data_dir, Clock()
     tables = Tables(database, paths, options.pepper_dir, place())
     view = GatewayView(open_acks(paths.acks_file))
@@ -100,7 +100,7 @@ def _courier(options: Options, database: Database, url: str, wake: Wake) -> Cour
         tables,
         Reports(database, host_identity(paths), view, tables, clock.monotonic),
         wake,
-        require_schema=partial(require_schema, url),
+        require_schema=partial(require_schema, database),
         answered=partial(write_courier_figures, paths.run),
         unix_s=clock.unix_s,
     )

@@ -1,7 +1,7 @@
 """What a courier does again and again for its host: bring the tables, report what the workers have applied."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import NoReturn
 
@@ -27,9 +27,9 @@ FIRST_LOOK_S = 8.0
 class Courier:
     """Of one start. `bring` and `report` run until they are cancelled.
 
-    `require_schema` blocks; it raises SetupError where this program is not for that database. `answered` hears, each
-    second while the database answers, when it was last asked for tables and when it last took a report (Unix seconds,
-    0 where it has not).
+    `require_schema` raises SetupError where this program is not for that database. `answered` hears, each second while
+    the database answers, when it was last asked for tables and when it last took a report (Unix seconds, 0 where it
+    has not).
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Courier:
         reports: Reports,
         wake: Wake,
         *,
-        require_schema: Callable[[], None],
+        require_schema: Callable[[], Awaitable[None]],
         answered: Callable[[float, float], None],
         unix_s: Callable[[], float],
     ) -> None:
@@ -121,12 +121,7 @@ class Courier:
         """SetupError where schema, pepper or addresses do not fit; asked until the database has answered once."""
         if self._admitted:
             return
-        try:
-            await asyncio.to_thread(self._require_schema)
-        except SetupError as error:
-            if error.code == "database_unreachable":
-                raise UnavailableError(error.message) from error
-            raise
+        await self._require_schema()
         async with self._database.begin() as tx:
             await self._tables.admit(tx)
         self._admitted = True

@@ -13,7 +13,7 @@ from weighbridge.server.rescue.archive import FORMAT, Facts, pack, written_whole
 from weighbridge.server.supervisor import take_supervisor_lock
 from weighbridge.settings import Settings
 from weighbridge.storage import embedded
-from weighbridge.storage.migrate import current_schema
+from weighbridge.storage.schema.migrate import current_schema
 
 
 def backup(settings: Settings, path: Path, *, with_secrets: bool, now: datetime) -> Facts:

@@ -17,12 +17,12 @@ from weighbridge.routing.tokens import load_pepper, pepper_mark, store_pepper
 from weighbridge.runtimes.processes import lock_holder
 from weighbridge.server.rescue import programs
 from weighbridge.server.rescue.archive import Facts, read_facts, read_pepper, unpack_dump
+from weighbridge.server.roles.places import make_directories
 from weighbridge.server.supervisor import take_supervisor_lock
-from weighbridge.server.up import make_directories
 from weighbridge.settings import Settings
 from weighbridge.storage import embedded
 from weighbridge.storage.database import driver_url
-from weighbridge.storage.migrate import current_schema, migrate, refuse_unknown
+from weighbridge.storage.schema.migrate import current_schema, migrate, refuse_unknown
 
 NUMBERS_SKIPPED = 1_000
 """At once after a backup; besides, one for each second since: nobody uploads more versions of one architecture."""

@@ -77,7 +77,7 @@ def seat_for(roles: Collection[Role], name: str | None) -> Seat:
 
 def read_seat(argv: Sequence[str]) -> Seat:
     """From the arguments of a control process."""
-    parser = argparse.ArgumentParser(prog="weighbridge.server.control")
+    parser = argparse.ArgumentParser(prog="weighbridge.server.roles.launch")
     parser.add_argument("--roles", default=",".join(sorted(CONTROL_ROLES)))
     parser.add_argument("--name")
     given = parser.parse_args(argv)

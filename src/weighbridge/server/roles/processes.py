@@ -100,7 +100,7 @@ def _control(settings: Settings, seat: Seat, environment: dict[str, str]) -> Ser
     socket = settings.paths.api_socket(seat.name)
     return Service(
         seat.name,
-        [*_PYTHON, "weighbridge.server.control", *seat.argv()],
+        [*_PYTHON, "weighbridge.server.roles.launch", *seat.argv()],
         env=environment,
         stop_grace_s=CONTROL_STOP_S,
         ready_check=(lambda: accepts_unix(socket)) if Role.API in seat.roles else None,

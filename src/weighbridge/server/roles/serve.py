@@ -2,18 +2,14 @@
 
 import os
 from collections.abc import Collection
-from importlib.metadata import version
 
 from weighbridge.errors import SetupError
 from weighbridge.server.database import OnText
 from weighbridge.server.roles.model import CONTROL_ROLES, Role, seat_for
-from weighbridge.server.roles.processes import public_url, services
+from weighbridge.server.roles.places import make_directories
+from weighbridge.server.roles.processes import services
 from weighbridge.server.services import Service
-from weighbridge.server.supervisor import Supervisor, ask_to_leave, take_supervisor_lock
-from weighbridge.server.telling import Telling
-from weighbridge.server.up import make_directories
 from weighbridge.settings import Settings
-from weighbridge.storage.migrate import require_schema
 
 
 def serve(
@@ -29,14 +25,12 @@ def serve(
     A single process takes the place of this one, so that a service manager has no other between it and
     what it manages; several are supervised as `up` does it. With `take_over` it follows the gateway, or the supervisor,
     that runs on this data directory with other settings or another version. Raises SetupError when this machine,
-    its settings or the database's schema do not allow it.
+    its settings or the database's schema do not allow it, UnavailableError when the database is away. A single
+    process looks at the schema itself.
     """
     seat = seat_for(roles, name) if CONTROL_ROLES & set(roles) else None
-    url = None
-    if seat is not None:
-        url = database_url(settings)
-        require_schema(url)
-    elif name is not None:
+    url = None if seat is None else database_url(settings)
+    if seat is None and name is not None:
         raise SetupError("Only a control process (api, controller) has a name.", code="name_unused")
     make_directories(settings.paths)
     parts = services(settings, url, roles, seat)
@@ -48,9 +42,10 @@ def serve(
         )
     if len(parts) == 1:
         _become(parts[0], take_over=take_over)
-    if take_over:
-        ask_to_leave(settings.paths.run)
-    return _supervise(settings, parts, on_event)
+    # Only here: a process that another one follows at once has no use for what it would load.
+    from weighbridge.server.roles.together import supervise  # noqa: PLC0415
+
+    return supervise(settings, parts, url, on_event, take_over=take_over)
 
 
 def database_url(settings: Settings) -> str:
@@ -72,15 +67,3 @@ def _become(service: Service, *, take_over: bool) -> None:
         )
     argv = [*service.argv, *(service.follow_argv if take_over else ())]
     os.execve(argv[0], argv, {**os.environ, **service.env})  # noqa: S606
-
-
-def _supervise(settings: Settings, parts: list[Service], on_event: OnText) -> int:
-    paths = settings.paths
-    with take_supervisor_lock(paths.run) as lock:
-        names = [part.name for part in parts]
-        shown = public_url(settings) if "gateway" in names else ", ".join(names)
-        telling = Telling(names, shown, paths.logs, on_event)
-        Supervisor(
-            parts, paths.run, paths.logs, version=version("weighbridge"), on_event=telling
-        ).run(lock)
-    return 0

@@ -1,4 +1,4 @@
-"""Alembic's entry: migrations run on the connection that weighbridge.storage.migrate hands over."""
+"""Alembic's entry: migrations run on the connection that weighbridge.storage.schema.migrate hands over."""
 
 from alembic import context
 

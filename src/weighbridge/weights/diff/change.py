@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from weighbridge.weights.diff.shelf import PlacedTensor
+from weighbridge.weights.diff.shelf import PlacedTensor, Read
 from weighbridge.weights.tensors import DTYPE_BITS
 
 PIECE_BYTES = 8 * 1024 * 1024
@@ -17,8 +17,6 @@ _PLAIN = {
 }  # fmt: skip
 
 Floats = npt.NDArray[np.float64]
-Read = Callable[[str, int, int], bytes]
-"""Of a blob's digest, and the first and the end of the bytes wanted."""
 
 
 def relative_change(

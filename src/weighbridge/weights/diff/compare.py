@@ -6,8 +6,7 @@ from enum import StrEnum
 
 from weighbridge.errors import NotFoundError, UnavailableError
 from weighbridge.weights.base import WeightStore
-from weighbridge.weights.diff.change import Read, relative_change
-from weighbridge.weights.diff.shelf import TensorsByName, TensorShelf
+from weighbridge.weights.diff.shelf import Read, TensorsByName, TensorShelf
 
 TENSOR_SUFFIX = ".safetensors"
 MEASURED_BYTES_MAX = 4 * 1024**3
@@ -69,6 +68,9 @@ def compare(
 
     The smallest tensors are measured first, so that the bounds leave out few.
     """
+    # Only here: numpy is a tenth of what an api takes to start, and few ask for this.
+    from weighbridge.weights.diff.change import relative_change  # noqa: PLC0415
+
     changes = [TensorChange(name, Change.REMOVED) for name in before.keys() - after.keys()]
     changes += [TensorChange(name, Change.ADDED) for name in after.keys() - before.keys()]
     same_form = []

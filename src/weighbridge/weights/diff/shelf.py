@@ -1,7 +1,7 @@
 """Digests of each blob's tensors, as notes in the weight store that can be made again."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -13,6 +13,9 @@ from weighbridge.weights.safetensors import LENGTH_BYTES, header_length, parse_h
 from weighbridge.weights.tensors import TensorSpec, size_bytes
 
 READ_BYTES = 4 * 1024 * 1024
+
+Read = Callable[[str, int, int], bytes]
+"""Of a blob's digest, and the first and the end of the bytes wanted."""
 
 
 @dataclass(frozen=True, slots=True)

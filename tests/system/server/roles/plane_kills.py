@@ -30,8 +30,8 @@ from s3 import running_s3
 from safetensors_files import encode, header_of
 from weighbridge.sdk import Client, ClientError, NotFoundError
 from weighbridge.sdk.receipts.verify import examine
+from weighbridge.server.roles.leading import LEASE_RENEW_S, LEASE_TTL_S
 from weighbridge.server.services import accepts_unix
-from weighbridge.storage.lease import LEASE_RENEW_S, LEASE_TTL_S
 from weighbridge.weights.tensors import TensorSpec
 
 ROLES = {"agent": "agent", "gateway": "gateway", **dict.fromkeys(PLANES, "api,controller")}
@@ -41,6 +41,8 @@ WIDE_TENSOR = TensorSpec("wide", "F32", (512, 1024))
 VERSIONS_KEPT = 4
 TAKEOVER_S = LEASE_TTL_S + LEASE_RENEW_S + 10.0
 """Until somebody leads, when any plane lives: the lease runs out, another looks, on a busy machine."""
+FROZEN_MAX_S = 23.0
+"""Nearly three leases."""
 ROLLOUT_LIMIT_S = 180.0
 CALL_LIMIT_S = 120.0
 SEALED_LIMIT_S = 120.0
@@ -118,7 +120,7 @@ class Course:
             case "all killed":
                 doomed = list(PLANES)
             case _:
-                self._freeze(leader, self._chance.uniform(1.0, LEASE_TTL_S + 8.0))
+                self._freeze(leader, self._chance.uniform(1.0, FROZEN_MAX_S))
                 return
         for name in doomed:
             self.site.kill_role(name)

@@ -15,10 +15,10 @@ from s3 import running_s3
 from weighbridge.routing.files import read_snapshot
 from weighbridge.routing.model import RouteTable
 from weighbridge.sdk import Client, wait_for_deployment
+from weighbridge.server.roles.leading import LEASE_RENEW_S, LEASE_TTL_S
 from weighbridge.server.services import accepts_unix
 from weighbridge.storage.database import driver_url
-from weighbridge.storage.lease import LEASE_RENEW_S, LEASE_TTL_S
-from weighbridge.storage.migrate import OLDEST_PROGRAM
+from weighbridge.storage.schema.support import OLDEST_PROGRAM
 
 pytestmark = pytest.mark.system
 
@@ -125,6 +125,17 @@ def test_an_upgrade_role_by_role_fails_no_request_and_no_answer_of_an_api(site, 
     assert refused.returncode == 78
     assert "at schema 0999, which this Weighbridge does not know" in refused.stderr
     set_schema(site, "0001", oldest=1)
+
+
+def test_a_process_that_finds_the_database_away_is_one_to_start_again(site):
+    """A service manager does, unless the exit code says that it is of no use."""
+    away = "postgresql://u:secret@/main?host=/var/empty/nobody"
+    for roles in ("api", "controller", "api,controller,gateway"):
+        env = {**site.env, "WEIGHBRIDGE_DATABASE_URL": away, "WEIGHBRIDGE_PORT": "0"}
+        ended = weighbridge(env, "serve", "--roles", roles, "--name", "late")
+        assert ended.returncode == 6, ended.stderr
+        assert "The database at /var/empty/nobody/main cannot be used: connection" in ended.stderr
+        assert "secret" not in ended.stderr
 
 
 def is_back(site: SeparateRoles, name: str, began: int) -> bool:
