@@ -31,7 +31,7 @@ def _ttl(tx: Transaction, p: Parameters) -> object:
         SET holder = :holder, epoch = leases.epoch + 1,
             expires_at = clock_timestamp() + make_interval(secs => :ttl)
         WHERE leases.expires_at < clock_timestamp() OR leases.holder = :holder
-           -- written before the server's clock was set back
+           -- written before the server's clock was set back, or by a program that gave longer ones
            OR leases.expires_at > clock_timestamp() + make_interval(secs => :ttl)
     RETURNING epoch
     """
@@ -133,12 +133,15 @@ def mark_lease(tx: Transaction, p: Parameters) -> Answer:
 @says(
     """
     SELECT extract(epoch FROM expires_at - clock_timestamp()) AS seconds FROM leases
-    WHERE name = :name AND expires_at > clock_timestamp()
+    WHERE name = :name AND holder <> :holder AND expires_at > clock_timestamp()
+        AND expires_at <= clock_timestamp() + make_interval(secs => :ttl)
     """
 )
 def lease_left(tx: Transaction, p: Parameters) -> Answer:
     row, now = tx.view("leases").get((p["name"],)), tx.memory.now()
-    if row is None or row["expires_at"] is MINUS_INFINITY or row["expires_at"] <= now:  # type: ignore[operator]  # times
+    if row is None or row["holder"] == p["holder"] or row["expires_at"] is MINUS_INFINITY:
+        return Answer(("seconds",), [], 0)
+    if not now < row["expires_at"] <= _ttl(tx, p):  # type: ignore[operator]  # times
         return Answer(("seconds",), [], 0)
     left = row["expires_at"] - now  # type: ignore[operator]  # times
     return Answer(("seconds",), [(left.total_seconds(),)], 1)

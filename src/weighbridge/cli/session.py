@@ -228,12 +228,10 @@ def reported(output: Output) -> Iterator[None]:
     """Errors of the client, of set-up and of what a start needs become a message on stderr and an exit code."""
     try:
         yield
-    except SetupError as error:
+    except (SetupError, UnavailableError) as error:
         _report(output, {"message": error.message, "code": error.code}, None)
-        raise typer.Exit(Exit.SETUP) from error
-    except UnavailableError as error:
-        _report(output, {"message": error.message, "code": error.code}, None)
-        raise typer.Exit(Exit.UNAVAILABLE) from error
+        setup = isinstance(error, SetupError)
+        raise typer.Exit(Exit.SETUP if setup else Exit.UNAVAILABLE) from error
     except ClientError as error:
         _report(output, _document(error), _next_step(error))
         raise typer.Exit(exit_code(error)) from error

@@ -34,16 +34,20 @@ class Loop:
                 # Somebody else wrote first: read again, at once.
                 log.debug("reconcile.stale", reconciler=self.name, reason=error.message)
                 failures += 1
-                pause_s = backoff_s(failures) if failures > 1 else 0.0
+                pause_s = self._backoff_s(failures) if failures > 1 else 0.0
             except UnavailableError as error:
                 failures += 1
-                pause_s = backoff_s(failures)
+                pause_s = self._backoff_s(failures)
                 log.warning("reconcile.unavailable", reconciler=self.name, reason=error.message)
             except Exception:
                 failures += 1
-                pause_s = backoff_s(failures)
+                pause_s = self._backoff_s(failures)
                 log.exception("reconcile.failed", reconciler=self.name, failures=failures)
             await self.wake.wait(self.name, pause_s)
+
+    def _backoff_s(self, failures: int) -> float:
+        """Never longer than the pause after a pass that went well."""
+        return min(backoff_s(failures), self.period_max_s)
 
 
 def backoff_s(failures: int) -> float:

@@ -19,7 +19,8 @@ KEY_NAME = "made on the server"
 def new_admin_key(settings: Settings) -> str:
     """The text of a new admin key; whoever may write the data directory is the operator.
 
-    Works on a server that runs, at once, and on one that does not. Raises SetupError where there is none.
+    Works on a server that runs, at once, and on one that does not. Raises SetupError where there is none,
+    UnavailableError when its database is away.
     """
     paths = settings.paths
     if settings.database_url is not None:

@@ -23,7 +23,7 @@ from weighbridge.api.app import create_app
 from weighbridge.api.deps import Parts
 from weighbridge.clock import Clock
 from weighbridge.control.announce import SharedWake
-from weighbridge.control.loop import Loop
+from weighbridge.control.loop import Loop, backoff_s
 from weighbridge.control.wake import Wake
 from weighbridge.engines.catalog import engines
 from weighbridge.engines.gguf.cache import sweep_converted
@@ -46,7 +46,12 @@ from weighbridge.runtimes.ray.options import RayOptions
 from weighbridge.runtimes.ray.runtime import RayRuntime
 from weighbridge.runtimes.wire import private_listener
 from weighbridge.server.figures import FiguresWriter
-from weighbridge.server.roles.leading import LEASE_LOOP, ControllerLease, hand_over
+from weighbridge.server.roles.leading import (
+    CONTROLLER_RENEW_S,
+    LEASE_LOOP,
+    ControllerLease,
+    hand_over,
+)
 from weighbridge.server.roles.model import Role, Seat, read_seat
 from weighbridge.server.roles.pulling import (
     cache_dir_of,
@@ -74,7 +79,11 @@ LAST_CALLS_S = 0.5
 """From the end of new connections to an api to its own."""
 QUERY_TIMEOUT_S = 60.0
 PRUNE_PERIOD_S = 3600.0
+START_WAIT_S = 30.0
+"""A database that is away for longer is told of by an exit; whoever manages the process starts it again."""
+START_LOOK_S = 2.0
 EXIT_UNAVAILABLE = 6
+"""As the commands end with it: starting again may help."""
 EXIT_SETUP = 78
 """EX_CONFIG of sysexits.h: starting again will not help."""
 
@@ -83,7 +92,7 @@ async def serve(settings: Settings, seat: Seat) -> None:
     """Run until SIGTERM or SIGINT.
 
     Raises SetupError when this machine, its settings or the database's schema do not allow it, UnavailableError
-    when the database is away at the start or at the end.
+    when the database stays away at the start.
     """
     if settings.database_url is None:
         raise SetupError(
@@ -93,7 +102,7 @@ async def serve(settings: Settings, seat: Seat) -> None:
     async with AsyncExitStack() as stack:
         database = Database(settings.database_url.get_secret_value())
         stack.push_async_callback(database.close)
-        await require_schema(database)
+        await await_schema(database, clock)
         holder = seat.holder(socket.gethostname(), clock.moment().boot_id, settings.paths.root)
         keeper = ControllerLease(database, holder, clock)
         shared = SharedWake(database, wake, clock.new_short_id())
@@ -119,20 +128,40 @@ async def serve(settings: Settings, seat: Seat) -> None:
             versions = NodeVersions(parts.store, marks)
             stack.push_async_callback(asyncio.to_thread, versions.close)
             loops = _loops(parts, wake, keeper, holder=holder, versions=versions, stack=stack)
+        app = create_app(parts) if Role.API in seat.roles else None
         # What is there by now stays: a pass over a large fleet would make the collector look through it all again.
         gc.freeze()
-        gc.enable()
+        gc.enable()  # `roles.launch` loads without it
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(loop.run()) for loop in loops]
             tasks.append(group.create_task(shared.announce()))
             if loops:
                 tasks.append(group.create_task(shared.listen()))
-            if Role.API in seat.roles:
-                await _answer(create_app(parts), settings.paths.api_socket(seat.name))
+            if app is not None:
+                await _answer(app, settings.paths.api_socket(seat.name))
             else:
                 await _stopped()
             for task in tasks:
                 task.cancel()
+
+
+async def await_schema(database: Database, clock: Clock) -> None:
+    """Return once this program may use the database; it may be away for a moment, as in a failover.
+
+    Raises SetupError when it may not, UnavailableError when it was away for START_WAIT_S.
+    """
+    until_s, failures = clock.monotonic() + START_WAIT_S, 0
+    while True:
+        try:
+            await require_schema(database)
+        except UnavailableError as error:
+            failures += 1
+            if clock.monotonic() >= until_s:
+                raise
+            log.warning("control.waits", code=error.code, reason=error.message)
+        else:
+            return
+        await asyncio.sleep(min(backoff_s(failures), START_LOOK_S))
 
 
 def _asking() -> aiohttp.ClientSession:
@@ -242,7 +271,7 @@ def _loops(
         "receipts": sealing.reconcile,
         **({} if prefetcher is None else {"prefetch": prefetcher.reconcile}),
     }
-    leading = Loop(LEASE_LOOP, partial(_lead, keeper, wake), wake)
+    leading = Loop(LEASE_LOOP, partial(_lead, keeper, wake), wake, CONTROLLER_RENEW_S)
     pruning = Loop("pruning", partial(_prune, parts, keeper), wake, PRUNE_PERIOD_S)
     return [leading, pruning, *(Loop(name, step, wake) for name, step in passes.items())]
 
@@ -332,6 +361,6 @@ def main(argv: Sequence[str]) -> int:
         print(error.message, file=sys.stderr)  # noqa: T201 - the supervisor shows this line
         return EXIT_SETUP
     except UnavailableError as error:
-        log.warning("control.stopped", reason=error.message)
+        log.warning("control.stopped", code=error.code, reason=error.message)
         return EXIT_UNAVAILABLE
     return 0

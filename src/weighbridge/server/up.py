@@ -31,7 +31,8 @@ def up(
     what runs with other settings or another version is replaced.
 
     `on_event` gets lines for a person; `on_first_key` the admin key, once in the life of a data
-    directory. Raises SetupError when this machine or its settings do not allow it.
+    directory. Raises SetupError when this machine or its settings do not allow it, UnavailableError when the team's
+    own database is away.
     """
 
     def tell(text: str) -> None:

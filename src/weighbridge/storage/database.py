@@ -16,6 +16,7 @@ from sqlalchemy.exc import (
     DisconnectionError,
     InterfaceError,
     OperationalError,
+    ProgrammingError,
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -29,8 +30,8 @@ POOL_OVERFLOW = 8
 POOL_WAIT_S = 10.0
 STATEMENT_TIMEOUT_MS = 30_000
 LOCK_TIMEOUT_MS = 10_000
-IDLE_TIMEOUT_MS = 6_000
-"""A process that is frozen within a transaction loses its locks after this time: less than a lease lasts."""
+IDLE_TIMEOUT_MS = 5_000
+"""A process that is frozen within a transaction loses its locks after this time: less than is left of a lease."""
 PING_IDLE_S = 1.0
 _IDLE_SINCE = "idle_since_s"
 LISTEN_PING_S = 20.0
@@ -125,6 +126,7 @@ class Database:
 
     @property
     def url(self) -> URL:
+        """With its password: not for a log or a message."""
         return self._engine.url
 
     async def ping(self) -> None:
@@ -185,14 +187,32 @@ def _ask_idle_connections(engine: Engine) -> None:
 
 def unreachable(url: URL, error: DBAPIError) -> UnavailableError:
     """For an operator, at a start: what was said, and of which database; without its user's name and password."""
-    host = url.host or url.query.get("host") or "the local socket"
-    port = f":{url.port}" if url.port else ""
-    said = str(error.orig).strip().splitlines() or ["it gives no reason"]
     return UnavailableError(
-        f"The database at {host}{port}/{url.database or ''} cannot be used: {said[0]}. "
+        f"The database at {_place(url)} cannot be used: {_said(error)}. "
         "Check WEIGHBRIDGE_DATABASE_URL and that the database runs.",
         code="database_unreachable",
     )
+
+
+def forbidden(url: URL, error: ProgrammingError) -> Exception:
+    """As `unreachable`, for a user who lacks a right: a SetupError; `error` itself where it is another fault."""
+    if not isinstance(error.orig, psycopg.errors.InsufficientPrivilege):
+        return error
+    return SetupError(
+        f"The database at {_place(url)} refuses its user: {_said(error)}. Grant what is missing "
+        "(docs/operating/roles.md), or set another user in WEIGHBRIDGE_DATABASE_URL.",
+        code="database_forbidden",
+    )
+
+
+def _place(url: URL) -> str:
+    host = url.host or url.query.get("host") or "the local socket"
+    port = f":{url.port}" if url.port else ""
+    return f"{host}{port}/{url.database or ''}"
+
+
+def _said(error: DBAPIError) -> str:
+    return next(iter(str(error.orig).strip().splitlines()), "it gives no reason")
 
 
 def _unavailable(*, committing: bool) -> UnavailableError:

@@ -9,6 +9,7 @@ from weighbridge.errors import StaleError
 from weighbridge.storage.database import Transaction
 
 LEASE_TTL_S = 15.0
+"""Of a lease that says nothing else, as a sync's claim; the controller's is shorter (`server.roles.leading`)."""
 LEASE_RENEW_S = 5.0
 
 _ACQUIRE = text(
@@ -19,7 +20,7 @@ _ACQUIRE = text(
         SET holder = :holder, epoch = leases.epoch + 1,
             expires_at = clock_timestamp() + make_interval(secs => :ttl)
         WHERE leases.expires_at < clock_timestamp() OR leases.holder = :holder
-           -- written before the server's clock was set back
+           -- written before the server's clock was set back, or by a program that gave longer ones
            OR leases.expires_at > clock_timestamp() + make_interval(secs => :ttl)
     RETURNING epoch
     """
@@ -49,7 +50,8 @@ _MARK = text(
 _LEFT = text(
     """
     SELECT extract(epoch FROM expires_at - clock_timestamp()) AS seconds FROM leases
-    WHERE name = :name AND expires_at > clock_timestamp()
+    WHERE name = :name AND holder <> :holder AND expires_at > clock_timestamp()
+        AND expires_at <= clock_timestamp() + make_interval(secs => :ttl)
     """
 )
 
@@ -70,7 +72,8 @@ async def acquire(
 
     Each acquisition raises the epoch, so what an earlier holder still tries is refused by `require`. A
     holder's name must be one that two live processes cannot share. A lease that ends later than any made now
-    counts as expired (D6).
+    counts as expired (D6): the clock was set back, or its holder is of a version that gave longer ones, lives, and is
+    fenced off.
     """
     row = (
         await tx.execute(
@@ -123,9 +126,9 @@ async def mark(tx: Transaction, lease: Lease, moment: Moment) -> None:
     )
 
 
-async def left_s(tx: Transaction, name: str) -> float:
-    """Until somebody else may take it, in seconds; 0 when it is free."""
-    row = (await tx.execute(_LEFT, {"name": name})).one_or_none()
+async def left_s(tx: Transaction, name: str, holder: str, *, ttl_s: float = LEASE_TTL_S) -> float:
+    """Until `acquire` may give it to this holder, in seconds; 0: now. Locks nothing, so nobody's renewal waits."""
+    row = (await tx.execute(_LEFT, {"name": name, "holder": holder, "ttl": ttl_s})).one_or_none()
     return 0.0 if row is None else float(row.seconds)
 
 

@@ -46,6 +46,14 @@ def test_a_unit_runs_a_command_that_there_is(unit: Path) -> None:
     assert_command(arguments.replace("%i", "1").split())
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_a_unit_is_started_again_for_as_long_as_that_may_help(unit: Path) -> None:
+    """However quick it ends; but not after an error of set-up."""
+    lines = unit.read_text().splitlines()
+    assert {"Restart=always", "Restart=on-failure"} & set(lines)
+    assert {"StartLimitIntervalSec=0", "RestartPreventExitStatus=78"} <= set(lines)
+
+
 def test_the_units_together_are_valid(tmp_path: Path) -> None:
     analyze = needs("systemd-analyze")
     for unit in (DEPLOY / "systemd").iterdir():

@@ -13,10 +13,10 @@ from weighbridge.control.announce import CHANNEL, SharedWake
 from weighbridge.control.wake import Wake
 from weighbridge.errors import StaleError
 from weighbridge.server.roles.leading import (
+    CONTROLLER_RENEW_S,
+    CONTROLLER_TTL_S,
     LATE_S,
     LEASE_LOOP,
-    LEASE_RENEW_S,
-    LEASE_TTL_S,
     ControllerLease,
     hand_over,
 )
@@ -134,7 +134,7 @@ async def test_a_holder_that_was_frozen_for_as_long_as_a_lease_lasts_acts_under_
     seconds = [1_000.0]
     lease = ControllerLease(database, "one", replace(BOOT, boot_s=lambda: seconds[0]))
     await lease.keep()
-    seconds[0] += LEASE_TTL_S - 0.1
+    seconds[0] += CONTROLLER_TTL_S - 0.1
     held = lease.current()
     seconds[0] += 0.1
     with pytest.raises(StaleError):
@@ -148,7 +148,7 @@ async def test_who_stands_by_looks_again_when_the_lease_ends_and_not_a_round_lat
 ) -> None:
     await ControllerLease(database, "one", BOOT).keep()
     other = ControllerLease(database, "other", BOOT)
-    assert await other.keep() == LEASE_RENEW_S
+    assert await other.keep() == CONTROLLER_RENEW_S
     ending = text("UPDATE leases SET expires_at = clock_timestamp() + make_interval(secs => 0.5)")
     async with database.begin() as tx:
         await tx.execute(ending)

@@ -17,7 +17,10 @@ from weighbridge.storage.schema.migrate import current_schema
 
 
 def backup(settings: Settings, path: Path, *, with_secrets: bool, now: datetime) -> Facts:
-    """Write the file, mode 600, over one of that name. Raises SetupError where there is nothing to back up."""
+    """Write the file, mode 600, over one of that name. Raises SetupError where there is nothing to back up.
+
+    UnavailableError when the database is away.
+    """
     pepper = load_pepper(settings.paths.secrets)
     try:
         with _database(settings) as url, written_whole(path.absolute()) as temporary:

@@ -17,6 +17,7 @@ from weighbridge.routing.tokens import load_pepper, pepper_mark, store_pepper
 from weighbridge.runtimes.processes import lock_holder
 from weighbridge.server.rescue import programs
 from weighbridge.server.rescue.archive import Facts, read_facts, read_pepper, unpack_dump
+from weighbridge.server.roles.leading import CONTROLLER_TTL_S
 from weighbridge.server.roles.places import make_directories
 from weighbridge.server.supervisor import take_supervisor_lock
 from weighbridge.settings import Settings
@@ -67,7 +68,7 @@ def restore(settings: Settings, path: Path, *, replace: bool, now: datetime) -> 
     """Put the backup into the database, in one transaction.
 
     Raises SetupError while anything of the server runs, for a backup of a newer schema, and, without `replace`,
-    for a database that has something in it.
+    for a database that has something in it; UnavailableError when the database is away.
     """
     facts = read_facts(path)
     refuse_unknown(facts.schema)
@@ -123,7 +124,7 @@ def _refuse_led(connection: Connection) -> None:
     if holder is not None:
         raise SetupError(
             f"A controller runs on this database ({holder}); stop all of them first. "
-            "One that was killed counts for 15 s more.",
+            f"One that was killed counts for {CONTROLLER_TTL_S:g} s more.",
             code="server_runs",
         )
 

@@ -7,13 +7,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
-from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.pool import NullPool
 
 from weighbridge.errors import SetupError
-from weighbridge.storage.database import driver_url, unreachable
+from weighbridge.storage.database import driver_url, forbidden, unreachable
 from weighbridge.storage.schema.support import (
     MIGRATIONS,
     OLDEST_PROGRAM,
@@ -75,10 +74,7 @@ def _connected(url: str) -> Iterator[Connection]:
     except OperationalError as error:
         raise unreachable(engine.url, error) from error
     except ProgrammingError as error:
-        if not isinstance(error.orig, InsufficientPrivilege):
-            raise
-        message = unreachable(engine.url, error).message
-        raise SetupError(message, code="database_forbidden") from error
+        raise forbidden(engine.url, error) from error
     finally:
         engine.dispose()
 

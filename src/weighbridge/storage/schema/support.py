@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from weighbridge.errors import SetupError, UnavailableError
-from weighbridge.storage.database import Database, Transaction, unreachable
+from weighbridge.storage.database import Database, Transaction, forbidden, unreachable
 
 MIGRATIONS = Path(__file__).parents[1] / "migrations"
 OLDEST_PROGRAM = "schema.oldest_program"
@@ -20,15 +20,17 @@ _OLDEST = text("SELECT value FROM counters WHERE name = :name")
 async def require_schema(database: Database) -> None:
     """SetupError unless this program may use the database as it is; changes nothing.
 
-    UnavailableError, which says why, when it cannot be asked.
+    UnavailableError when it cannot be asked now: it says why where the database cannot be reached.
     """
     try:
         async with database.begin() as tx:
             found, oldest = await _schema(tx)
+    except ProgrammingError as error:
+        raise forbidden(database.url, error) from error
     except UnavailableError as error:
-        if isinstance(error.__cause__, DBAPIError):
-            raise unreachable(database.url, error.__cause__) from error
-        raise
+        if error.code != "database_unavailable" or not isinstance(error.__cause__, DBAPIError):
+            raise
+        raise unreachable(database.url, error.__cause__) from error
     head = head_schema()
     if found is None or found < head:
         state = "empty" if found is None else f"at schema {found}"

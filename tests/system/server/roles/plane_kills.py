@@ -30,7 +30,7 @@ from s3 import running_s3
 from safetensors_files import encode, header_of
 from weighbridge.sdk import Client, ClientError, NotFoundError
 from weighbridge.sdk.receipts.verify import examine
-from weighbridge.server.roles.leading import LEASE_RENEW_S, LEASE_TTL_S
+from weighbridge.server.roles.leading import CONTROLLER_RENEW_S, CONTROLLER_TTL_S
 from weighbridge.server.services import accepts_unix
 from weighbridge.weights.tensors import TensorSpec
 
@@ -39,7 +39,7 @@ ENDPOINTS = (ENDPOINT, "acme-second")
 WIDE = "wide"
 WIDE_TENSOR = TensorSpec("wide", "F32", (512, 1024))
 VERSIONS_KEPT = 4
-TAKEOVER_S = LEASE_TTL_S + LEASE_RENEW_S + 10.0
+TAKEOVER_S = CONTROLLER_TTL_S + CONTROLLER_RENEW_S + 10.0
 """Until somebody leads, when any plane lives: the lease runs out, another looks, on a busy machine."""
 FROZEN_MAX_S = 23.0
 """Nearly three leases."""
