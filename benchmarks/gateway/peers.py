@@ -277,12 +277,13 @@ def pin(pid: int, core: int) -> None:
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time of the process tree so far."""
-    ticks = 0
-    for one in tree(pid):
-        fields = Path(f"/proc/{one}/stat").read_text().rpartition(") ")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    """User and system time of the process tree so far, to the nanosecond: ticks of /proc are a tenth of a round."""
+    return sum(time.clock_gettime(_cpu_clock(one)) for one in tree(pid))
+
+
+def _cpu_clock(pid: int) -> int:
+    """The id of a process's CPU clock, as clock_getcpuclockid(3) makes it on Linux."""
+    return (~pid << 3) | 2
 
 
 def resident_mib(pid: int) -> float:

@@ -89,6 +89,11 @@ class Settings(BaseSettings):
         ge=0,
         description="A stream that has begun gets a comment when nothing else came for so long; 0: never.",
     )
+    stream_idle_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="A stream whose engine says nothing for so long is ended with an error event.",
+    )
     usage_requests_keep_s: float = Field(
         default=3600.0,
         ge=0,

@@ -1,5 +1,7 @@
 """From an authenticated body to an admitted request: what is asked, of which endpoint, in the engine's terms."""
 
+from typing import Final
+
 import msgspec
 
 from weighbridge.gateway.affinity.keys import affinity_key
@@ -23,10 +25,10 @@ from weighbridge.routing.model import EndpointRoute, KeyEntry, ReplicaRoute
 from weighbridge.routing.options import Affinity
 from weighbridge.structs import Frozen
 
-CHAT_PATH = "/v1/chat/completions"
-COMPLETIONS_PATH = "/v1/completions"
-_PLAIN_TYPES = frozenset({"application/json", "", "application/json; charset=utf-8"})
-INFERENCE_PATHS = frozenset({CHAT_PATH, COMPLETIONS_PATH})
+CHAT_PATH: Final = "/v1/chat/completions"
+COMPLETIONS_PATH: Final = "/v1/completions"
+_PLAIN_TYPES: Final = frozenset({"application/json", "", "application/json; charset=utf-8"})
+INFERENCE_PATHS: Final = frozenset({CHAT_PATH, COMPLETIONS_PATH})
 
 
 class Admitted(Frozen, frozen=True):

@@ -1,14 +1,15 @@
 """Who calls: the inference key of a request, from its Authorization header and the key table."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from weighbridge.errors import ForbiddenError, UnauthenticatedError
 from weighbridge.gateway.table import Tables
 from weighbridge.routing.model import KeyEntry
 from weighbridge.routing.tokens import key_digest
 
-HEADER_CHARS_MAX = 512
-_SCHEME = "bearer "
+HEADER_CHARS_MAX: Final = 512
+_SCHEME: Final = "bearer "
 
 
 def authenticate(

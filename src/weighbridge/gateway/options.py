@@ -36,6 +36,7 @@ class Options:
     hold_bytes_max: int
     hold_head_s: float
     stream_keepalive_s: float
+    stream_idle_s: float
     log_level: str
     control_urls: str
     courier: bool
@@ -67,6 +68,7 @@ class Options:
             *("--hold-bytes-max", str(self.hold_bytes_max)),
             *("--hold-head-s", str(self.hold_head_s)),
             *("--stream-keepalive-s", str(self.stream_keepalive_s)),
+            *("--stream-idle-s", str(self.stream_idle_s)),
             *("--control-urls", self.control_urls),
             *("--log-level", self.log_level),
         )
@@ -95,6 +97,7 @@ def read_options(argv: Sequence[str], settings: Settings) -> Options:
     parser.add_argument("--hold-bytes-max", type=int, default=settings.hold_bytes_max)
     parser.add_argument("--hold-head-s", type=float, default=settings.hold_head_s)
     parser.add_argument("--stream-keepalive-s", type=float, default=settings.stream_keepalive_s)
+    parser.add_argument("--stream-idle-s", type=float, default=settings.stream_idle_s)
     parser.add_argument("--log-level", default=settings.log_level)
     parser.add_argument("--control-urls", default=settings.control_urls)
     parser.add_argument(
@@ -121,6 +124,7 @@ def read_options(argv: Sequence[str], settings: Settings) -> Options:
         hold_bytes_max=found.hold_bytes_max,
         hold_head_s=found.hold_head_s,
         stream_keepalive_s=found.stream_keepalive_s,
+        stream_idle_s=found.stream_idle_s,
         log_level=found.log_level,
         control_urls=found.control_urls,
         courier=found.courier,

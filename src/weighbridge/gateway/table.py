@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from weighbridge.routing.model import (
     EMPTY_KEYS,
@@ -12,7 +13,7 @@ from weighbridge.routing.model import (
     RouteTable,
 )
 
-CALLERS_MAX = 4096
+CALLERS_MAX: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Tables:
         return sorted(visible, key=lambda endpoint: endpoint.endpoint_id)
 
 
-EMPTY_TABLES = Tables(0, 0, {}, {}).with_routes(EMPTY_ROUTES).with_keys(EMPTY_KEYS)
+EMPTY_TABLES: Final = Tables(0, 0, {}, {}).with_routes(EMPTY_ROUTES).with_keys(EMPTY_KEYS)
 
 
 @dataclass(slots=True)

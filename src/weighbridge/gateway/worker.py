@@ -164,6 +164,7 @@ def _site(
     limits = Limits(
         request_max_s=options.request_max_s,
         drain_s=options.drain_s,
+        idle_s=options.stream_idle_s,
         stream_keepalive_s=options.stream_keepalive_s or math.inf,
     )
     clock = Clock()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import pytest
 
 import weighbridge
 from gateway_process import ENDPOINT, KEY, START_S, GatewayProcess, until
-from stub_engine import running
+from stub_engine import StubEngine, running
 from weighbridge.gateway.wire import client
 from weighbridge.routing.model import TrafficShare
 
@@ -293,6 +294,37 @@ async def test_a_request_ends_at_its_deadline(tmp_path):
             await load.one()
         assert len(load.faults) == 2
         assert all("deadline_exceeded" in fault for fault in load.faults)
+
+
+async def test_a_stream_that_never_falls_silent_ends_at_its_deadline(tmp_path):
+    async with started(tmp_path, arguments=("--request-max-s", "1.5")) as gateway:
+        engine = gateway.engine("r0", tokens=200, pause_s=0.02)
+        load = await asked(gateway, engine)
+    assert [fault for fault in load.faults if "deadline_exceeded" in fault] == load.faults != []
+
+
+async def test_only_a_stream_whose_engine_says_nothing_for_long_is_ended(tmp_path):
+    async with started(tmp_path, arguments=("--stream-idle-s", "1")) as gateway:
+        slow = await asked(gateway, gateway.engine("r0", tokens=4, pause_s=0.7))
+        assert (slow.whole, slow.faults) == (1, [])
+        began_s = time.monotonic()
+        silent = await asked(gateway, gateway.engine("r1", mode="stall"))
+        assert 1.0 <= time.monotonic() - began_s < 5.0
+    assert [fault for fault in silent.faults if "deadline_exceeded" in fault] == silent.faults != []
+
+
+async def asked(gateway: GatewayProcess, engine: StubEngine) -> Load:
+    """One stream of this engine."""
+    async with (
+        running(engine) as url,
+        aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as session,
+    ):
+        name = engine.served_name.partition(".")[0]
+        replica = gateway.replica(name, url, slot=0)
+        await gateway.applied(gateway.publish_routes(gateway.endpoint(replica)))
+        load = Load(session, gateway.url)
+        await load.one()
+        return load
 
 
 def refused(command: list[str]) -> str:

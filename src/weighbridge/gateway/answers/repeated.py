@@ -1,26 +1,27 @@
 """Events of a stream that differ in their text only: recognised by their bytes, so that most need no full parse.
 
 An engine repeats the same event for every token but for one string. What stands around that string is learned
-from an event that was read in full, and tried on a probe; then it is compared byte by byte with each event. The
+by reading an event in full that has a probe in its place; then it is compared byte by byte with each event. The
 string itself is always decoded, checked and written anew. Whatever differs anywhere is read in full again.
 """
 
 import re
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
 from weighbridge.gateway.answers.shapes import UNREADABLE
+from weighbridge.gateway.answers.sse import CR, LF
 
-PROBE = "\u2603 weigh"
-_TEXT = re.compile(
-    rb'"(?:content|reasoning|reasoning_content|text)" ?: ?("(?:[^"\\\x00-\x1f]|\\.)*")'
-)
-_STRING = msgspec.json.Decoder(str)
-_ENCODER = msgspec.json.Encoder()
-LEARNED_FREELY = 4
-"""Learning costs as much as reading two events in full, so a pattern must have paid before the next is learned."""
-USES_TO_PAY = 4
+PROBE: Final = "\u2603 weigh"
+_NAMES: Final = (b'"content"', b'"text"', b'"reasoning_content"', b'"reasoning"')
+_TEXT: Final = re.compile(rb'"[a-z_]+" ?: ?("(?:[^"\\\x00-\x1f]|\\.)*")')
+_STRING: Final = msgspec.json.Decoder(str)
+_ENCODER: Final = msgspec.json.Encoder()
+LEARNED_FREELY: Final = 4
+"""Learning costs as much as reading an event in full, so a pattern must have paid before the next is learned."""
+USES_TO_PAY: Final = 4
 
 Rewrite = Callable[[bytes], bytes | None]
 """The frame for the JSON of one event, None unless it carries a text and nothing else. Must not change any state."""
@@ -59,7 +60,7 @@ class RepeatedEvents:
         ):
             return b""
         literal = received[len(before) : -len(ending)]
-        if b"\n" in literal:
+        if LF in literal:
             return b""  # several events; no string has such a byte
         try:
             text = _STRING.decode(literal)
@@ -69,25 +70,35 @@ class RepeatedEvents:
             return b""
         self.framed += 1
         self.chars += len(text)
-        return self._frame_before + _ENCODER.encode(text) + self._frame_after
+        return b"%b%b%b" % (self._frame_before, _ENCODER.encode(text), self._frame_after)
 
     def forget(self) -> None:
         self._fixed_bytes = 0
 
-    def learn(self, event: bytes, rewrite: Rewrite) -> None:
-        """`event` was read in full and is `data: ` with JSON, in one line, without its line ends."""
+    def learn(self, event: bytes, rewrite: Rewrite) -> bool:
+        """Whether there is a pattern now, of this event; it comes without its line ends."""
         if self._learned >= LEARNED_FREELY and self.framed - self._framed_before < USES_TO_PAY:
-            return
+            return False
         self._learned += 1
         self._framed_before, self._fixed_bytes = self.framed, 0
-        found = _TEXT.search(event)
-        if found is None or not event.startswith(b"data: ") or b"\r" in event or b"\n" in event:
-            return
+        found = _text_in(event)
+        if found is None or not event.startswith(b"data: ") or CR in event or LF in event:
+            return False
         before, after = event[: found.start(1)], event[found.end(1) :]
         literal = _ENCODER.encode(PROBE)
         frame = rewrite((before + literal + after)[len(b"data: ") :])
         if frame is None or frame.count(literal) != 1:
-            return
+            return False
         self._before, self._ending = before, after + b"\n\n"
         self._frame_before, _, self._frame_after = frame.partition(literal)
         self._fixed_bytes = len(before) + len(self._ending)
+        return True
+
+
+def _text_in(event: bytes) -> re.Match[bytes] | None:
+    """A member that engines have texts in, with the text's literal as its group."""
+    for name in _NAMES:
+        at = event.find(name)
+        if at != -1 and (found := _TEXT.match(event, at)):
+            return found
+    return None

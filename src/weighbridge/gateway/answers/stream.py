@@ -3,6 +3,8 @@
 No I/O and no clock here: bytes and elapsed times go in, frames come out.
 """
 
+from typing import Final
+
 import msgspec
 
 from weighbridge.errors import UnavailableError
@@ -34,10 +36,10 @@ from weighbridge.gateway.answers.shapes import (
 )
 from weighbridge.gateway.answers.sse import SseEvent, SseParser, read_single_line
 
-DONE_FRAME = b"data: [DONE]\n\n"
-_DONE = b"[DONE]"
-_DECODER = msgspec.json.Decoder(EngineAnswer)
-_ENCODER = msgspec.json.Encoder()
+DONE_FRAME: Final = b"data: [DONE]\n\n"
+_DONE: Final = b"[DONE]"
+_DECODER: Final = msgspec.json.Decoder(EngineAnswer)
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 class AnswerStream:
@@ -102,16 +104,17 @@ class AnswerStream:
         if self.complete or not self._parser.between_events:
             self._any(event + b"\n\n", frames, elapsed)
             return
-        if frame := self.repeated.frame(event + b"\n\n"):
+        whole = event + b"\n\n"
+        frame = self.repeated.frame(whole)
+        # The first event of a choice, which may tell its role, and what follows the last choice's end come but once.
+        if not frame and self._open and self.repeated.learn(event, self._rewrite):
+            frame = self.repeated.frame(whole)
+        if frame:
             frames.append(frame)
-            return
-        single = read_single_line(event)
-        if single is None:
-            self._any(event + b"\n\n", frames, elapsed)
-        else:
+        elif (single := read_single_line(event)) is not None:
             self._take(single, frames, elapsed)
-        if len(frames) == 1 and not self.complete and self._parser.between_events:
-            self.repeated.learn(event, self._rewrite)
+        else:
+            self._any(whole, frames, elapsed)
 
     def _any(self, received: bytes, frames: list[bytes], elapsed: Elapsed) -> None:
         for event in self._parser.feed(received):
@@ -254,7 +257,8 @@ class AnswerStream:
     def _count_text(self) -> None:
         """What was framed by the pattern is of the choice that it was learned from."""
         if self.repeated.chars:
-            self._text_chars[self._text_index] += self.repeated.chars
+            before = self._text_chars.get(self._text_index, 0)
+            self._text_chars[self._text_index] = before + self.repeated.chars
             self.repeated.chars = 0
 
     def _finish_choice(self, index: int) -> DeltaChoice | TextDeltaChoice:

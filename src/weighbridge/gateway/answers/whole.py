@@ -1,6 +1,7 @@
 """A whole (not streamed) answer of an engine turned into the caller's, and the errors an engine answers with."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
@@ -31,11 +32,11 @@ from weighbridge.gateway.answers.shapes import (
 )
 from weighbridge.structs import Frozen
 
-_DECODER = msgspec.json.Decoder(EngineAnswer)
-_ENCODER = msgspec.json.Encoder()
-ANSWER_BYTES_MAX = 32 * 1024 * 1024
-_MESSAGE_CHARS_MAX = 500
-_CONTEXT_WORDS = ("context size", "context length", "n_ctx", "maximum context")
+_DECODER: Final = msgspec.json.Decoder(EngineAnswer)
+_ENCODER: Final = msgspec.json.Encoder()
+ANSWER_BYTES_MAX: Final = 32 * 1024 * 1024
+_MESSAGE_CHARS_MAX: Final = 500
+_CONTEXT_WORDS: Final = ("context size", "context length", "n_ctx", "maximum context")
 
 
 class WholeAnswer(Frozen, frozen=True):

@@ -7,6 +7,7 @@ used of it (0 is full), so that a limit may change at any time without losing wh
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from weighbridge.gateway.limits.ledger import USED
 from weighbridge.routing.limits import UsageLimits
@@ -43,13 +44,13 @@ class Window:
         return used * self.period_s / limit
 
 
-WINDOWS = tuple(
+WINDOWS: Final = tuple(
     Window(f"{what}-{period}", what == "tokens", period, period_s)
     for what in ("requests", "tokens")
     for period, period_s in (("minute", 60.0), ("hour", 3600.0), ("day", 86400.0))
 )
 
-_LINES = (
+_LINES: Final = (
     "x-ratelimit-limit-{0}: %d\r\nx-ratelimit-remaining-{0}: %d\r\nx-ratelimit-reset-{0}: %.3f\r\n"
 )
 

@@ -1,13 +1,14 @@
 """How many tokens a request may use, guessed before it is sent; corrected by the engine's own count."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 from weighbridge.structs import Frozen
 
-CHARS_PER_TOKEN = 4
-MESSAGE_TOKENS = 4
+CHARS_PER_TOKEN: Final = 4
+MESSAGE_TOKENS: Final = 4
 """What a chat template adds to each message."""
-COMPLETION_TOKENS_GUESS = 512
+COMPLETION_TOKENS_GUESS: Final = 512
 """For a request that sets no limit of its own."""
 
 

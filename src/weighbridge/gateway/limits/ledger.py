@@ -15,28 +15,33 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Final
 
 from weighbridge.routing.acks import WORKERS_MAX
 
-ROWS = 8192
+ROWS: Final = 8192
 """Subjects of one worker; half of them may be taken, so that probing stays short."""
-ROWS_TAKEN_MAX = ROWS // 2
-VIEW_KEEP_S = 86400.0
+ROWS_TAKEN_MAX: Final = ROWS // 2
+VIEW_KEEP_S: Final = 86400.0
 """After this long without use every bucket is full again."""
 
-IN_FLIGHT, REQUESTS, TOKENS, VIEW_UNIX_S, USED = 1, 2, 3, 4, 5
+IN_FLIGHT: Final = 1
+REQUESTS: Final = 2
+TOKENS: Final = 3
+VIEW_UNIX_S: Final = 4
+USED: Final = 5
 """Cells of a row; its hash is cell 0, and six cells from USED on are the buckets, in the order of WINDOWS."""
-_USED_CELLS = 6
-_ROW_CELLS = 16
-_CELL_BYTES = 8
-_COLUMN_CELLS = ROWS * _ROW_CELLS
-_COLUMN_BYTES = _COLUMN_CELLS * _CELL_BYTES
-_MAGIC = b"WBUSED02"
-_STAMP_OFFSET = 8
-_EPOCHS_OFFSET = 64
-_FILE_HEAD_BYTES = 4096
+_USED_CELLS: Final = 6
+_ROW_CELLS: Final = 16
+_CELL_BYTES: Final = 8
+_COLUMN_CELLS: Final = ROWS * _ROW_CELLS
+_COLUMN_BYTES: Final = _COLUMN_CELLS * _CELL_BYTES
+_MAGIC: Final = b"WBUSED02"
+_STAMP_OFFSET: Final = 8
+_EPOCHS_OFFSET: Final = 64
+_FILE_HEAD_BYTES: Final = 4096
 """A page, so that columns begin and end with pages."""
-FILE_BYTES = _FILE_HEAD_BYTES + WORKERS_MAX * _COLUMN_BYTES
+FILE_BYTES: Final = _FILE_HEAD_BYTES + WORKERS_MAX * _COLUMN_BYTES
 
 
 def open_ledger(path: Path) -> mmap.mmap:

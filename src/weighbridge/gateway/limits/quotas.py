@@ -11,6 +11,7 @@ This runs twice for each request of a limited key: what does not change between 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
@@ -32,13 +33,13 @@ from weighbridge.structs import Record
 
 log = structlog.get_logger()
 
-GRAIN_S = 0.01
+GRAIN_S: Final = 0.01
 """A subject's buckets are refilled at most this often."""
-REFRESH_S = 0.5
+REFRESH_S: Final = 0.5
 """How often `refresh` is to be called."""
-TOLD_MAX = 4096
+TOLD_MAX: Final = 4096
 """Pairs of a key and an endpoint whose headers are kept laid out."""
-IDLE_S = 60.0
+IDLE_S: Final = 60.0
 """A subject that this worker has not met for so long is left to its row."""
 
 
@@ -77,7 +78,7 @@ class Admission(Record):
     settled: bool = False
 
 
-UNLIMITED = Admission((), 0)
+UNLIMITED: Final = Admission((), 0)
 
 
 class Quotas:

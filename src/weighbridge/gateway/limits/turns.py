@@ -2,13 +2,13 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from weighbridge.errors import LimitError
 from weighbridge.gateway.limits.fair_queue import FairQueue
 from weighbridge.gateway.limits.refusals import queue_refusal
 
-LOOK_S = 0.02
+LOOK_S: Final = 0.02
 """How often a line looks whether another worker has freed a place; the own ones are noticed at once."""
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
@@ -13,9 +14,9 @@ from weighbridge.gateway.limits.quotas import Admission
 from weighbridge.structs import Record
 from weighbridge.usage.model import NO_VERSION
 
-CLIENT_GONE = 499
+CLIENT_GONE: Final = 499
 """Logged status of a request whose caller left before the answer was whole."""
-_ENCODER = msgspec.json.Encoder()
+_ENCODER: Final = msgspec.json.Encoder()
 
 
 class AccessRecord(Record):

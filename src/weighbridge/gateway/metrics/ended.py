@@ -1,14 +1,15 @@
 """What a request leaves behind when it has ended: figures, a usage event, a log line; made for many at a time."""
 
 import asyncio
+from typing import Final
 
 from weighbridge.gateway.metrics.access import AccessLog, AccessRecord
 from weighbridge.gateway.metrics.figures import Figures
 from weighbridge.usage.model import NO_VERSION, UsageEvent
 from weighbridge.usage.spool import Spool
 
-HELD_MAX = 256
-HELD_S = 0.05
+HELD_MAX: Final = 256
+HELD_S: Final = 0.05
 """How long an ended request may wait for others; a worker that is killed loses what waits."""
 
 

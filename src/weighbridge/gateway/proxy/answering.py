@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 import structlog
@@ -17,13 +18,14 @@ from weighbridge.gateway.snapshots import Snapshots
 from weighbridge.gateway.table import CurrentTables, Tables
 from weighbridge.gateway.wire.heads import RequestHead
 from weighbridge.gateway.wire.limits import Limits
-from weighbridge.gateway.wire.visits import Client
+from weighbridge.gateway.wire.upstream import Asker
+from weighbridge.gateway.wire.writing import AnswerWriter
 from weighbridge.routing.model import KeyEntry
 
 log = structlog.get_logger()
 
-JSON_TYPE = b"content-type: application/json\r\n"
-STREAM_FIELDS = (
+JSON_TYPE: Final = b"content-type: application/json\r\n"
+STREAM_FIELDS: Final = (
     b"content-type: text/event-stream; charset=utf-8\r\n"
     b"cache-control: no-cache\r\n"
     b"x-accel-buffering: no\r\n"
@@ -64,12 +66,12 @@ class Desk:
         return key
 
 
-class Answering:
+class Answering(Asker):
     """The part of a visit that answers and keeps the record; each visit ends in `finish`, once."""
 
     __slots__ = ("client", "desk", "record")
 
-    def __init__(self, desk: Desk, client: Client, record: AccessRecord) -> None:
+    def __init__(self, desk: Desk, client: AnswerWriter, record: AccessRecord) -> None:
         self.desk = desk
         self.client = client
         self.record = record

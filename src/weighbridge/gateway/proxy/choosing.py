@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -17,8 +18,8 @@ from weighbridge.routing.model import EndpointRoute, ReplicaRoute, TrafficShare
 
 log = structlog.get_logger()
 
-COLUMNS_REFRESH_S = 0.5
-COOLING_S = 1.0
+COLUMNS_REFRESH_S: Final = 0.5
+COOLING_S: Final = 1.0
 
 
 class Choice:

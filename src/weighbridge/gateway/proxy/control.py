@@ -1,6 +1,7 @@
 """Forwarding to the control plane: its paths, its answers, untouched but for hop-by-hop fields."""
 
 from collections.abc import Container, Sequence
+from typing import Final
 from urllib.parse import urlsplit
 
 from weighbridge.errors import SetupError, UnavailableError, WeighbridgeError
@@ -14,19 +15,19 @@ from weighbridge.gateway.wire.upstream import (
     UpstreamConnection,
     Upstreams,
 )
-from weighbridge.gateway.wire.visits import Client
+from weighbridge.gateway.wire.writing import AnswerWriter
 from weighbridge.settings import DataDir
 
-SEGMENTS = frozenset({"management", "admin", "api", "console", "openapi.json", "docs"})
+SEGMENTS: Final = frozenset({"management", "admin", "api", "console", "openapi.json", "docs"})
 """First path segments that are the control plane's."""
-ANSWER_IDLE_S = 300.0
-SILENT_S = 5.0
+ANSWER_IDLE_S: Final = 300.0
+SILENT_S: Final = 5.0
 """An api that has not begun to answer for so long may hang: while there are others, they are asked first."""
-SHUNNED_S = 60.0
+SHUNNED_S: Final = 60.0
 """So long, or until it answers something."""
-_REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
+_REPEATABLE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing, so that another api may be asked as well."""
-_HOP_BY_HOP = frozenset(
+_HOP_BY_HOP: Final = frozenset(
     {
         "connection",
         "keep-alive",
@@ -39,10 +40,10 @@ _HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-FORWARDED = "x-weighbridge-forwarded"
+FORWARDED: Final = "x-weighbridge-forwarded"
 """A gateway that gets a request with this field asks its own control plane or nobody, so none goes in a circle."""
-_NOT_SENT = _HOP_BY_HOP | {"expect", "x-request-id", FORWARDED}
-_NOT_PASSED_ON = _HOP_BY_HOP | {"x-request-id"}
+_NOT_SENT: Final = _HOP_BY_HOP | {"expect", "x-request-id", FORWARDED}
+_NOT_PASSED_ON: Final = _HOP_BY_HOP | {"x-request-id"}
 
 
 def is_control_path(path: str) -> bool:
@@ -124,7 +125,7 @@ class ControlVisit(Answering):
     def __init__(
         self,
         desk: Desk,
-        client: Client,
+        client: AnswerWriter,
         record: AccessRecord,
         head: RequestHead,
         *,

@@ -4,6 +4,8 @@ Its states are a table (`states`); what an answer looks like is decided in `answ
 `choosing`, whether it may and when it is its turn in `limits`.
 """
 
+from typing import Final
+
 from weighbridge.errors import InvalidError, LimitError, UnavailableError, WeighbridgeError
 from weighbridge.gateway.admission import admit
 from weighbridge.gateway.answers.rendering import AnswerIdentity, Elapsed, WrongIdentityError
@@ -25,30 +27,34 @@ from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.proxy.states import State
 from weighbridge.gateway.proxy.waiting import WaitingVisit
 from weighbridge.gateway.wire.heads import AnswerHead, RequestHead
-from weighbridge.gateway.wire.visits import Client
+from weighbridge.gateway.wire.writing import AnswerWriter
 from weighbridge.routing.model import KeyEntry, ReplicaRoute
 from weighbridge.usage.model import NO_VERSION
 
-REFUSAL_BYTES_MAX = 64 * 1024
-IDLE_GRAIN_S = 1.0
-"""The deadline of a stream is moved on at most this often."""
-_WRONG_IDENTITY = frozenset({401, 403, 404, 421})
-_EVENT_TYPE = "text/event-stream"
-_ACCEPTED, _WAITING, _ASKED, _WHOLE, _REFUSAL, _PROVING, _STREAMING, _DONE = State
+REFUSAL_BYTES_MAX: Final = 64 * 1024
+_WRONG_IDENTITY: Final = frozenset({401, 403, 404, 421})
+_EVENT_TYPE: Final = "text/event-stream"
+_WAITING: Final = State.WAITING
+_ASKED: Final = State.ASKED
+_WHOLE: Final = State.WHOLE
+_REFUSAL: Final = State.REFUSAL
+_PROVING: Final = State.PROVING
+_STREAMING: Final = State.STREAMING
+_DONE: Final = State.DONE
 
 
 class InferenceVisit(WaitingVisit):
     """The caller's side calls it as a visit, the replica's connection as an asker; it is over once it is DONE."""
 
     __slots__ = (
-        "_answer", "_head", "_identity", "_key", "_received", "_received_bytes", "_replica",
+        "_answer", "_events_seen", "_head", "_identity", "_key", "_received", "_received_bytes", "_replica",
     )  # fmt: skip
 
     def __init__(
         self,
         desk: Desk,
         replicas: Replicas,
-        client: Client,
+        client: AnswerWriter,
         record: AccessRecord,
         head: RequestHead,
     ) -> None:
@@ -56,6 +62,7 @@ class InferenceVisit(WaitingVisit):
         self._head = head
         self._replica: ReplicaRoute | None = None
         self._answer: AnswerStream | None = None
+        self._events_seen = 0
         self._received: list[bytes]
         self._received_bytes: int
         self._key: KeyEntry
@@ -135,6 +142,11 @@ class InferenceVisit(WaitingVisit):
 
     # The replica's side.
 
+    def _heard(self) -> bool:
+        before, answer = self._events_seen, self._answer
+        self._events_seen = 0 if answer is None else answer.events
+        return self._events_seen > before
+
     def answer_head(self, head: AnswerHead, *, length_known: bool) -> None:
         status = head.status
         if status == 200 and not self._admitted.stream:
@@ -157,9 +169,6 @@ class InferenceVisit(WaitingVisit):
             frame = answer.repeated.frame(data)
             if frame:
                 self.client.write_chunk(frame)
-                now_s = self.desk.clock.monotonic()
-                if now_s - self._waiting_since_s > IDLE_GRAIN_S:
-                    self._wait(self.desk.limits.idle_s, now_s)
                 return
         if self._state >= _PROVING:
             self._events(data)
@@ -247,17 +256,16 @@ class InferenceVisit(WaitingVisit):
         assert replica is not None
         self._state, self._received, self._received_bytes = _ASKED, [], 0
         self._wait(self.desk.limits.first_byte_s, now_s)
-        admitted = self._admitted
+        path, rest = self._admitted.path, self._admitted.rest
         self._upstream = self._replicas.ask(
-            replica, admitted.path, admitted.rest, self.record.request_id, self, fresh=fresh
+            replica, path, rest, self.record.request_id, self, fresh=fresh
         )
 
     def _attempt_failed(self, failure: WeighbridgeError) -> None:
         """Nothing of this replica has reached the caller (G3)."""
-        replica = self._replica
+        replica, self._answer = self._replica, None
         assert replica is not None
         self._let_go_of_replica()
-        self._answer = None
         if not isinstance(failure, LimitError):
             self._replicas.choice.failed(replica, failure)
             if not is_gone(failure) and self.record.failed_version == NO_VERSION:
@@ -310,10 +318,9 @@ class InferenceVisit(WaitingVisit):
             return
         if answer.complete:
             self._complete(frames)
-            return
-        if frames:
+        elif frames:
             self._send(frames)
-        if answer.events > seen and now_s - self._waiting_since_s > IDLE_GRAIN_S:
+        elif answer.events > seen:
             # Comments do not count: an engine that only keeps the line open is idle.
             self._wait(self.desk.limits.idle_s, now_s)
 
@@ -338,7 +345,8 @@ class InferenceVisit(WaitingVisit):
             self.client.write_chunk(frames)
             return
         begun, self._state = self._begun, _STREAMING
-        self.record.first_byte_s = self.desk.clock.monotonic()
+        now_s = self.record.first_byte_s = self.desk.clock.monotonic()
+        self._wait(self.desk.limits.idle_s, now_s)
         if begun:
             self.client.write_chunk(frames)
         else:
@@ -368,8 +376,7 @@ class InferenceVisit(WaitingVisit):
 
     def _end_by_event(self, error: WeighbridgeError) -> None:
         self.record.status, self.record.code = error_answer(error).status, error.code
-        event = error_event(error, self._admitted.answer_id(self.record.request_id))
-        self._end_stream(event)
+        self._end_stream(error_event(error, self._admitted.answer_id(self.record.request_id)))
 
     def _end_stream(self, last: bytes) -> None:
         self._release()

@@ -8,7 +8,8 @@ from weighbridge.gateway.courier.figures import read_courier_figures
 from weighbridge.gateway.errors import error_answer
 from weighbridge.gateway.metrics.figures import prometheus_text, read_figures
 from weighbridge.gateway.wire.heads import RequestHead
-from weighbridge.gateway.wire.visits import Client, Visit
+from weighbridge.gateway.wire.visits import Visit
+from weighbridge.gateway.wire.writing import AnswerWriter
 
 _TEXT = b"content-type: text/plain; charset=utf-8\r\n"
 _PROMETHEUS = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
@@ -24,12 +25,12 @@ class ProbeSite:
     def __init__(self, run: Path) -> None:
         self._run = run
 
-    def visit(self, head: RequestHead | None, client: Client) -> Visit:
+    def visit(self, head: RequestHead | None, client: AnswerWriter) -> Visit:
         return _ProbeVisit(self._run, "" if head is None else head.path, client)
 
 
 class _ProbeVisit:
-    def __init__(self, run: Path, path: str, client: Client) -> None:
+    def __init__(self, run: Path, path: str, client: AnswerWriter) -> None:
         self._run = run
         self._path = path
         self._client = client

@@ -1,5 +1,6 @@
 """Requests to replicas: counted and sent; nothing of the caller's head goes along."""
 
+from typing import Final
 from urllib.parse import urlsplit
 
 from weighbridge.gateway.limits.holds import Holds
@@ -11,7 +12,7 @@ from weighbridge.routing.model import ReplicaRoute
 from weighbridge.routing.tokens import replica_token
 from weighbridge.structs import Frozen
 
-_KEPT_MAX = 4096
+_KEPT_MAX: Final = 4096
 
 
 class _Known(Frozen, frozen=True):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import parse_qs, unquote
 
 from weighbridge.errors import InvalidError, WeighbridgeError
@@ -21,15 +22,16 @@ from weighbridge.gateway.proxy.inference import InferenceVisit
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.wire.heads import RequestHead
 from weighbridge.gateway.wire.upstream import Upstreams
-from weighbridge.gateway.wire.visits import Client, Visit
+from weighbridge.gateway.wire.visits import Visit
+from weighbridge.gateway.wire.writing import AnswerWriter
 from weighbridge.routing.model import EndpointRoute
 
-MODELS_PATH = "/v1/models"
-PUBLIC_MODELS_PATH = "/public/v1/models"
-WARMING_PATH = "/v1/tcp_warming"
-PLAIN_BODY_BYTES_MAX = 64 * 1024
+MODELS_PATH: Final = "/v1/models"
+PUBLIC_MODELS_PATH: Final = "/public/v1/models"
+WARMING_PATH: Final = "/v1/tcp_warming"
+PLAIN_BODY_BYTES_MAX: Final = 64 * 1024
 """Of a body that nobody will read."""
-_TEXT_TYPE = b"content-type: text/plain\r\n"
+_TEXT_TYPE: Final = b"content-type: text/plain\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class PublicSite:
     upstreams: Upstreams
     control: ControlPlanes
 
-    def visit(self, head: RequestHead | None, client: Client) -> Visit:
+    def visit(self, head: RequestHead | None, client: AnswerWriter) -> Visit:
         clock, path = self.desk.clock, "" if head is None else head.path
         route = path if path in INFERENCE_PATHS else _route_name(path, head)
         record = AccessRecord(clock.new_uuid(), route, clock.monotonic(), clock.unix_s())
@@ -81,7 +83,7 @@ class PlainVisit(Answering):
     def __init__(
         self,
         desk: Desk,
-        client: Client,
+        client: AnswerWriter,
         record: AccessRecord,
         find: Callable[[AccessRecord], PlainAnswer],
     ) -> None:

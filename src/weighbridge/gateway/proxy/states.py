@@ -1,6 +1,7 @@
 """The states of an inference request, and which may follow which."""
 
 from enum import IntEnum
+from typing import Final
 
 
 class State(IntEnum):
@@ -20,7 +21,7 @@ class State(IntEnum):
     DONE = 7
 
 
-TRANSITIONS: dict[State, frozenset[State]] = {
+TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     State.ACCEPTED: frozenset({State.WAITING, State.ASKED, State.DONE}),
     State.WAITING: frozenset({State.ASKED, State.DONE}),
     State.ASKED: frozenset(

@@ -1,6 +1,7 @@
 """An inference request's waits: in the endpoint's line, held until a replica is ready, and for a replica's answer."""
 
 from abc import abstractmethod
+from typing import Final
 
 from weighbridge.errors import UnavailableError, WeighbridgeError
 from weighbridge.gateway.admission import Admitted
@@ -13,13 +14,16 @@ from weighbridge.gateway.proxy.failures import TooLateError, is_gone
 from weighbridge.gateway.proxy.replicas import Replicas
 from weighbridge.gateway.proxy.states import State
 from weighbridge.gateway.wire.upstream import UNREACHABLE, UpstreamConnection
-from weighbridge.gateway.wire.visits import Client
+from weighbridge.gateway.wire.writing import AnswerWriter
 
-_WAITING, _STREAMING = State.WAITING, State.STREAMING
-KEEP_ALIVE = b": keep-alive\n\n"
-COMMENT_S = 5.0
+_WAITING: Final = State.WAITING
+_STREAMING: Final = State.STREAMING
+KEEP_ALIVE: Final = b": keep-alive\n\n"
+COMMENT_S: Final = 5.0
 """Between two comments of a held stream: below what clients and proxies wait for a byte."""
-COMMENT = b": hold\n\n"
+COMMENT: Final = b": hold\n\n"
+LOOK_S: Final = 1.0
+"""How often a stream is looked at: an event takes no look at the clock, so idleness is seen this much later."""
 
 
 class Hold:
@@ -103,17 +107,18 @@ class WaitingVisit(Answering):
     """The part of an inference visit that waits: in the endpoint's line, held, or for a replica's answer."""
 
     __slots__ = (
-        "_admitted", "_due_s", "_hold", "_replicas", "_state", "_tried", "_turn", "_upstream", "_waiting_since_s",
+        "_admitted", "_comment_s", "_due_s", "_hold", "_replicas", "_state", "_tried", "_turn", "_upstream",
+        "_waiting_since_s",
     )  # fmt: skip
 
     def __init__(
-        self, desk: Desk, client: Client, record: AccessRecord, replicas: Replicas
+        self, desk: Desk, client: AnswerWriter, record: AccessRecord, replicas: Replicas
     ) -> None:
         super().__init__(desk, client, record)
         self._replicas = replicas
         self._state = State.ACCEPTED
         self._tried: list[str] = []
-        self._waiting_since_s = self._due_s = 0.0
+        self._waiting_since_s = self._due_s = self._comment_s = 0.0
         self._upstream: UpstreamConnection | None = None
         self._turn: Turn | None = None
         self._hold: Hold | None = None
@@ -128,6 +133,10 @@ class WaitingVisit(Answering):
         """As `proceed`."""
 
     @abstractmethod
+    def _heard(self) -> bool:
+        """Whether the engine has said something since this was last asked."""
+
+    @abstractmethod
     def _break_off(self, error: UnavailableError) -> None:
         """The answer cannot go on."""
 
@@ -135,8 +144,11 @@ class WaitingVisit(Answering):
         now_s = self.desk.clock.monotonic()
         if self._state is _WAITING and self._turn is None:
             self._hold_expired()
+        elif self._heard() and now_s < self._end_s:
+            self._wait(self.desk.limits.idle_s, now_s)
         elif now_s < self._due_s:
-            if self._begun:
+            if self._begun and now_s >= self._comment_s:
+                self._comment_s = now_s + self.desk.limits.stream_keepalive_s
                 self.client.write_chunk(KEEP_ALIVE)
             self._rearm(now_s)
         elif self._state is _WAITING:
@@ -210,11 +222,18 @@ class WaitingVisit(Answering):
         """Whether the caller has the head of a stream; from then on an error can only be an event."""
         return self._state is _STREAMING or (self._hold is not None and self._hold.begun)
 
+    @property
+    def _end_s(self) -> float:
+        return self.record.started_s + self.desk.limits.request_max_s
+
     def _wait(self, wait_s: float, now_s: float) -> None:
         self._waiting_since_s = now_s
-        deadline_s = self.record.started_s + self.desk.limits.request_max_s
-        self._due_s = min(deadline_s, now_s + wait_s)
+        self._due_s = min(self._end_s, now_s + wait_s)
+        self._comment_s = now_s + self.desk.limits.stream_keepalive_s
         self._rearm(now_s)
 
     def _rearm(self, now_s: float) -> None:
-        self.client.deadline(min(self._due_s, now_s + self.desk.limits.stream_keepalive_s))
+        due_s = min(self._due_s, self._comment_s)
+        if self._state is _STREAMING:
+            due_s = min(due_s, now_s + LOOK_S)
+        self.client.deadline(due_s)

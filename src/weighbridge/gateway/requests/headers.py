@@ -1,14 +1,15 @@
 """What a request asks by its head (wire.md §3.1): the rules it is checked by, and how long a queue may be."""
 
 import math
-from typing import Literal
+from typing import Final, Literal
 
 from weighbridge.errors import InvalidError
 
 VersionPatch = Literal[1, 2]
-NEWEST_PATCH: VersionPatch = 2
-QUEUE_MS_MIN, QUEUE_MS_MAX = 50, 20_000
-_TIERS = ("auto", "flex")
+NEWEST_PATCH: Final[VersionPatch] = 2
+QUEUE_MS_MIN: Final = 50
+QUEUE_MS_MAX: Final = 20_000
+_TIERS: Final = ("auto", "flex")
 
 
 def version_patch(text: str | None) -> VersionPatch:

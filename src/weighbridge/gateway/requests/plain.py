@@ -53,6 +53,8 @@ class PlainChat(Struct, forbid_unknown_fields=True, omit_defaults=True, gc=False
     stream_options: StreamOptions | None = None
 
 
+_BACKSLASH = 0x5C
+"""A number: to look for bytes in bytes, `in` takes five times as long."""
 _DECODER = msgspec.json.Decoder(PlainChat)
 _ENCODER = msgspec.json.Encoder()
 _WITH_USAGE = StreamOptions(include_usage=True)
@@ -60,7 +62,7 @@ _WITH_USAGE = StreamOptions(include_usage=True)
 
 def read_plain(text: bytes) -> PlainChat | None:
     """None for anything that is not plain, be it right or wrong."""
-    if b"\\" in text and b"\\u" in text:
+    if _BACKSLASH in text and b"\\u" in text:
         # Only without these does each text in the request have one form, which `write_plain` builds on.
         return None
     try:

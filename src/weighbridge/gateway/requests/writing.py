@@ -1,6 +1,7 @@
 """The request as the engine gets it: written anew from the checked values (G9), in the engine's own terms."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import msgspec
 
@@ -17,7 +18,7 @@ from weighbridge.gateway.requests.shapes import (
     Tool,
 )
 
-_SAMPLING = (
+_SAMPLING: Final = (
     "frequency_penalty",
     "presence_penalty",
     "logit_bias",
@@ -46,7 +47,7 @@ def engine_body(request: InferenceRequest) -> Body:
     return {name: value for name, value in body.items() if value is not None}
 
 
-NO_MODEL = b'{"model":""'
+NO_MODEL: Final = b'{"model":""'
 """What a body without its model begins with; `write_body` leaves it out."""
 
 

@@ -4,7 +4,7 @@ It frames, keeps time and holds back; what a request means is its visit's affair
 """
 
 import asyncio
-from typing import cast
+from typing import Final, cast
 
 from weighbridge.clock import Clock
 from weighbridge.errors import InvalidError, WeighbridgeError
@@ -29,12 +29,17 @@ from weighbridge.gateway.wire.timers import NOWHERE, TICK_S, Timers
 from weighbridge.gateway.wire.visits import Phase, Site, Visit
 from weighbridge.gateway.wire.writing import AnswerWriter
 
-_NO_BODY = LengthBody(0)
-_IDLE, _HEAD, _BODY, _ANSWERING, _FLUSHING, _DISCARDING, _CLOSING, _CLOSED = Phase
+_NO_BODY: Final = LengthBody(0)
+_HEAD_TOO_LARGE: Final = f"The head is over {HEAD_BYTES_MAX} bytes"
+_IDLE: Final = Phase.IDLE
+_HEAD: Final = Phase.HEAD
+_BODY: Final = Phase.BODY
+_ANSWERING: Final = Phase.ANSWERING
+_CLOSED: Final = Phase.CLOSED
 
 
 class ClientConnection(AnswerWriter):
-    """Its phases are the table above. Requests sent ahead wait unread in `_ahead`, which is bounded."""
+    """Its phases are the table in `visits`. Requests sent ahead wait unread in `_ahead`, which is bounded."""
 
     __slots__ = (
         "_ahead", "_body", "_clients", "_decoder", "_discarded", "_limit", "_pattern", "_paused", "_phase",
@@ -55,8 +60,7 @@ class ClientConnection(AnswerWriter):
         self._limit = 0
         self._started_s = 0.0
         self._discarded = 0
-        self._reading = False
-        self._stalled = False
+        self._reading = self._stalled = False
         self._paused = self._skipped = False
 
     # What the event loop calls.
@@ -64,7 +68,7 @@ class ClientConnection(AnswerWriter):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are asyncio's in all but their class.
         transport = cast("asyncio.Transport", transport)
-        self._transport = transport
+        self._lead(transport)
         transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         self._clients.open.add(self)
         self.keep = not self._clients.retiring
@@ -75,10 +79,10 @@ class ClientConnection(AnswerWriter):
         if phase <= _HEAD:
             self._ahead = self._ahead + data if self._ahead else data
             self._advance()
-        elif phase is _BODY or phase is _DISCARDING:
+        elif phase is _BODY or phase is Phase.DISCARDING:
             self._body_bytes(data)
             self._advance()
-        elif phase is _CLOSING:
+        elif phase is Phase.CLOSING:
             self._discarded += len(data)
             if self._discarded > DISCARD_BYTES_MAX:
                 self.abort()
@@ -98,7 +102,7 @@ class ClientConnection(AnswerWriter):
         self._stalled = False
         if self._visit is not None:
             self._visit.let_go()
-        elif self._phase is _FLUSHING:
+        elif self._phase is Phase.FLUSHING:
             self._idle()
             self._advance()
 
@@ -106,8 +110,8 @@ class ClientConnection(AnswerWriter):
         self._phase = _CLOSED
         self._clients.open.discard(self)
         self._clients.timers.clear(self)
-        visit, self._visit, self._transport = self._visit, None, None
-        self._ahead, self._body = b"", None
+        self._lead(None)
+        visit, self._visit, self._ahead, self._body = self._visit, None, b"", None
         if visit is not None:
             visit.gone()
 
@@ -138,7 +142,6 @@ class ClientConnection(AnswerWriter):
                 self._clients.timers.set(self, due_s)
 
     def _answered(self) -> None:
-        """All of the answer has been written; the visit hears nothing more."""
         if self._phase is _CLOSED:
             return
         self._visit = None
@@ -146,10 +149,10 @@ class ClientConnection(AnswerWriter):
         if not self.keep:
             self._close_gently(all_read=whole and not self._ahead)
         elif not whole:
-            self._phase = _DISCARDING
+            self._phase = Phase.DISCARDING
             self._wait(self._clients.limits.discard_s)
         elif self._stalled:
-            self._phase = _FLUSHING
+            self._phase = Phase.FLUSHING
         else:
             self._phase = _IDLE
             due_s = self.due_s = self._clients.clock.monotonic() + self._clients.limits.keepalive_s
@@ -216,8 +219,7 @@ class ClientConnection(AnswerWriter):
 
     def _more_head(self, data: bytes) -> None:
         if len(data) > HEAD_BYTES_MAX:
-            large = f"The head is over {HEAD_BYTES_MAX} bytes"
-            self._cannot_read(InvalidError(large, code="headers_too_large"))
+            self._cannot_read(InvalidError(_HEAD_TOO_LARGE, code="headers_too_large"))
         elif data.count(b"\n") != data.count(b"\r\n"):
             self._cannot_read(MalformedError("A line of the head does not end with CR LF"))
         elif self._phase is _IDLE and data:
@@ -269,7 +271,7 @@ class ClientConnection(AnswerWriter):
         except MalformedError as error:
             self._refuse(error)
             return
-        if self._phase is _DISCARDING:
+        if self._phase is Phase.DISCARDING:
             self._discarded += len(data)
             if decoder.done:
                 self._ahead = decoder.rest
@@ -332,13 +334,11 @@ class ClientConnection(AnswerWriter):
             self._visit.refuse(error)
 
     def _close_gently(self, *, all_read: bool) -> None:
-        self._ahead = b""
+        self._ahead, self._phase, self._discarded = b"", Phase.CLOSING, 0
         if all_read:
-            self._phase = _CLOSING
             self._wait(self._clients.limits.write_s)
             self.close()
             return
-        self._phase, self._discarded = _CLOSING, 0
         self._wait(self._clients.limits.discard_s)
         if self._transport is not None:
             self._outbox.flush()

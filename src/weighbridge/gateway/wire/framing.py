@@ -5,6 +5,7 @@ A decoder is fed bytes as they come and gives back the body's bytes; `rest` is w
 
 import re
 from enum import IntEnum
+from typing import Final
 
 from weighbridge.errors import LimitError
 from weighbridge.gateway.wire.heads import (
@@ -16,11 +17,21 @@ from weighbridge.gateway.wire.heads import (
 )
 from weighbridge.gateway.wire.limits import CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX
 
-CHUNK_DIGITS_MAX = 8
-_SIZES_KEPT_MAX = 4096
-_HEX_DIGITS = b"0123456789abcdefABCDEF"
-_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,%d})(?:[\t ]*;[\t -~\x80-\xff]*)?" % CHUNK_DIGITS_MAX)
-_BODYLESS = frozenset({204, 304})
+CHUNK_DIGITS_MAX: Final = 8
+_CHUNK_LINE: Final = re.compile(
+    rb"([0-9A-Fa-f]{1,%d})(?:[\t ]*;[\t -~\x80-\xff]*)?" % CHUNK_DIGITS_MAX
+)
+_SIZE_LINES_MAX: Final = 4096
+_SIZE_LINES: Final = [b"%x\r\n" % size for size in range(_SIZE_LINES_MAX)]
+_SIZES: Final = {line[:-2]: size for size, line in enumerate(_SIZE_LINES)}
+_BODYLESS: Final = frozenset({204, 304})
+
+
+def chunk(data: bytes) -> bytes:
+    """`data`, which is not empty, as one chunk."""
+    size = len(data)
+    line = _SIZE_LINES[size] if size < _SIZE_LINES_MAX else b"%x\r\n" % size
+    return b"%b%b\r\n" % (line, data)
 
 
 class LengthBody:
@@ -71,14 +82,18 @@ class At(IntEnum):
     DONE = 4
 
 
-TRANSITIONS: dict[At, frozenset[At]] = {
+TRANSITIONS: Final[dict[At, frozenset[At]]] = {
     At.SIZE: frozenset({At.DATA, At.TRAILER}),
     At.DATA: frozenset({At.DATA_END}),
     At.DATA_END: frozenset({At.SIZE}),
     At.TRAILER: frozenset({At.DONE}),
     At.DONE: frozenset(),
 }
-_SIZE, _DATA, _DATA_END, _TRAILER, _DONE = At
+_SIZE: Final = At.SIZE
+_DATA: Final = At.DATA
+_DATA_END: Final = At.DATA_END
+_TRAILER: Final = At.TRAILER
+_DONE: Final = At.DONE
 
 
 class ChunkedBody:
@@ -102,12 +117,10 @@ class ChunkedBody:
 
     def feed_one(self, received: bytes) -> bytes:
         """The data of exactly one chunk, as a stream's events come; empty for anything else, which `feed` is for."""
-        if self._at is not _SIZE or self._held:
-            return b""
-        end = received.find(b"\r\n", 0, CHUNK_DIGITS_MAX + 2)
-        size = _SIZES.get(received[:end]) or _read_size(received[:end])
-        if size and len(received) == end + size + 4 and received.endswith(b"\r\n"):
-            return received[end + 2 : -2]
+        if self._at is _SIZE and not self._held and len(received) < _SIZE_LINES_MAX:
+            line = _ONE_CHUNK[len(received)]
+            if line and received.startswith(line) and received.endswith(b"\r\n"):
+                return received[len(line) : -2]
         return b""
 
     def _chunks(self, data: bytes) -> bytes:
@@ -144,10 +157,13 @@ class ChunkedBody:
         line = _line(data, start, CHUNK_LINE_BYTES_MAX)
         if line is None:
             return 0
-        found = _CHUNK_LINE.fullmatch(line)
-        if found is None:
-            raise MalformedError("A chunk's size is not a number of up to 8 hexadecimal digits")
-        self._left_bytes = int(found[1], 16)
+        size = _SIZES.get(line)
+        if size is None:
+            found = _CHUNK_LINE.fullmatch(line)
+            if found is None:
+                raise MalformedError("A chunk's size is not a number of up to 8 hexadecimal digits")
+            size = int(found[1], 16)
+        self._left_bytes = size
         self._at = _DATA if self._left_bytes else _TRAILER
         return len(line) + 2
 
@@ -171,6 +187,17 @@ class ChunkedBody:
             self._at = _DONE
         return len(line) + 2
 
+
+def _one_chunks() -> list[bytes]:
+    """For each number of bytes the first line of the one chunk that they can be; empty where there is none."""
+    lines = [b""] * _SIZE_LINES_MAX
+    for size, line in enumerate(_SIZE_LINES):
+        if size and len(line) + size + 2 < _SIZE_LINES_MAX:
+            lines[len(line) + size + 2] = line
+    return lines
+
+
+_ONE_CHUNK: Final = _one_chunks()
 
 Body = LengthBody | ChunkedBody | CloseBody
 
@@ -201,20 +228,6 @@ def answer_body(head: AnswerHead, method: str) -> Body:
     if coding is not None:
         return ChunkedBody()
     return CloseBody() if length is None else LengthBody(read_length(length))
-
-
-_SIZES: dict[bytes, int] = {}
-"""Chunk sizes as they were written before."""
-
-
-def _read_size(digits: bytes) -> int:
-    """0 for what is no size."""
-    if not digits or digits.translate(None, _HEX_DIGITS):
-        return 0
-    size = int(digits, 16)
-    if len(_SIZES) < _SIZES_KEPT_MAX:
-        _SIZES[digits] = size
-    return size
 
 
 def _line(data: bytes, start: int, size_bytes_max: int) -> bytes | None:

@@ -5,7 +5,7 @@ What two programs in a row could read differently is refused, never mended: that
 
 import re
 from collections.abc import Sequence
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from msgspec.structs import replace
 
@@ -20,23 +20,23 @@ from weighbridge.structs import Frozen
 Fields = list[tuple[str, str]]
 """Lower-case names with their values, in the order they came."""
 
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_TARGET = re.compile(r"/[!-~]*")
-_HOST = re.compile(r"(?:[A-Za-z0-9._\-~%!$&'()*+,;=]+|\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?")
-_STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
-_MINOR_OF = {"HTTP/1.1": 1, "HTTP/1.0": 0}
-_OTHER_VERSION = re.compile(r"HTTP/[0-9](?:\.[0-9])?")
-_IN_HEADS = bytes([*b"\t\r\n", *range(0x20, 0x7F), *range(0x80, 0x100)])
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET: Final = re.compile(r"/[!-~]*")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._\-~%!$&'()*+,;=]+|\[[0-9A-Fa-f:.]+\])?(?::[0-9]*)?")
+_STATUS_LINE: Final = re.compile(r"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?")
+_MINOR_OF: Final = {"HTTP/1.1": 1, "HTTP/1.0": 0}
+_OTHER_VERSION: Final = re.compile(r"HTTP/[0-9](?:\.[0-9])?")
+_IN_HEADS: Final = bytes([*b"\t\r\n", *range(0x20, 0x7F), *range(0x80, 0x100)])
 """Bytes that may stand in a head at all: no NUL, no other control character."""
-LENGTH_DIGITS_MAX = 15
-_LENGTH = re.compile(rf"[0-9]{{1,{LENGTH_DIGITS_MAX}}}")
-_LENGTH_LINE = re.compile(
+LENGTH_DIGITS_MAX: Final = 15
+_LENGTH: Final = re.compile(rf"[0-9]{{1,{LENGTH_DIGITS_MAX}}}")
+_LENGTH_LINE: Final = re.compile(
     rb"\r\ncontent-length:[ \t]*([0-9]{1,%d})(?=\r\n|\Z)" % LENGTH_DIGITS_MAX, re.IGNORECASE
 )
-_PATTERNS_MAX = 256
-_PATTERN_BYTES_MAX = 4096
-_NAMES_KEPT_MAX = 1024
-_ONCE = frozenset({"content-length", "transfer-encoding", "host", "expect", "content-type"})
+_PATTERNS_MAX: Final = 256
+_PATTERN_BYTES_MAX: Final = 4096
+_NAMES_KEPT_MAX: Final = 1024
+_ONCE: Final = frozenset({"content-length", "transfer-encoding", "host", "expect", "content-type"})
 """Fields that must not come twice."""
 
 
@@ -137,6 +137,24 @@ class HeadPatterns(Generic[Head]):
             pattern = self._known[before, after] = HeadPattern(before, after, head)
         pattern.head = head
         return pattern
+
+
+class KnownHeads:
+    """Heads of answers as they came before, byte for byte: what an engine's streams begin with has no number in it."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, AnswerHead] = {}
+
+    def read(self, raw: bytes) -> AnswerHead:
+        """As `read_answer_head`."""
+        head = self._known.get(raw)
+        if head is None:
+            head = read_answer_head(raw)
+            if len(self._known) >= _PATTERNS_MAX:
+                self._known.clear()
+            if len(raw) <= _PATTERN_BYTES_MAX:
+                self._known[raw] = head
+        return head
 
 
 def read_request_head(head: bytes) -> RequestHead:
@@ -263,7 +281,7 @@ def _values(fields: Fields) -> dict[str, str]:
     return values
 
 
-_NAMES: dict[str, str] = {}
+_NAMES: Final[dict[str, str]] = {}
 """Names as they came → lower case, for those already found to be tokens."""
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterable
 from email.utils import formatdate
 from http import HTTPStatus
+from typing import Final
 
-SERVER = "weighbridge"
+SERVER: Final = "weighbridge"
 """What answers call their server."""
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-LAST_CHUNK = b"0\r\n\r\n"
-STATUS_LINES = {
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\nserver: {SERVER}\r\ndate: ".encode()
     for status in HTTPStatus
 }

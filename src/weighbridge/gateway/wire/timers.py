@@ -2,17 +2,17 @@
 
 import asyncio
 import math
-from typing import Protocol
+from typing import Final, Protocol
 
 from weighbridge.clock import monotonic_s
 
-TICK_S = 0.05
+TICK_S: Final = 0.05
 """Deadlines are kept to this, and never early."""
 
 
-LOOK_TICKS = 20
+LOOK_TICKS: Final = 20
 """An item is looked at this often, however far its deadline is; so only deadlines nearer than that need the wheel."""
-NOWHERE = 2**62
+NOWHERE: Final = 2**62
 """The `due_tick` of an item that the wheel does not hold."""
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from enum import IntEnum
-from typing import Protocol, cast
+from typing import Final, cast
 
 from weighbridge.clock import monotonic_s
 from weighbridge.errors import UnavailableError
@@ -11,8 +11,8 @@ from weighbridge.gateway.wire.heads import (
     AnswerHead,
     HeadPattern,
     HeadPatterns,
+    KnownHeads,
     MalformedError,
-    read_answer_head,
 )
 from weighbridge.gateway.wire.limits import (
     HEAD_BYTES_MAX,
@@ -25,7 +25,7 @@ from weighbridge.gateway.wire.outbox import Outbox
 from weighbridge.gateway.wire.timers import NOWHERE, TICK_S, Timers
 from weighbridge.structs import Handle
 
-UNREACHABLE = "upstream_unreachable"
+UNREACHABLE: Final = "upstream_unreachable"
 """Code of the error when nothing was sent."""
 
 
@@ -37,19 +37,28 @@ class Address(Handle, frozen=True, eq=False):
     unix_path: str = ""
 
 
-class Asker(Protocol):
-    """Who gets the answer. After `answer_end` or `answer_lost` it hears no more."""
+class Asker:
+    """Who gets the answer. After `answer_end` or `answer_lost` it hears no more; who never asks hears nothing.
 
-    def answer_head(self, head: AnswerHead, *, length_known: bool) -> None: ...
+    A class and no protocol, so that compiled connections call it directly.
+    """
 
-    def answer_data(self, data: bytes) -> None: ...
+    __slots__ = ()
+
+    def answer_head(self, head: AnswerHead, *, length_known: bool) -> None:
+        """The answer has begun."""
+
+    def answer_data(self, data: bytes) -> None:
+        """More of its body, never empty."""
 
     def answer_whole(self, head: AnswerHead, body: bytes) -> None:
         """All of an answer of status 200 at once, instead of the other three calls."""
 
-    def answer_end(self) -> None: ...
+    def answer_end(self) -> None:
+        """That was all of it."""
 
-    def answer_lost(self, error: UnavailableError) -> None: ...
+    def answer_lost(self, error: UnavailableError) -> None:
+        """It does not come, or not to its end."""
 
 
 class Phase(IntEnum):
@@ -62,15 +71,19 @@ class Phase(IntEnum):
     CLOSED = 4
 
 
-TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
     Phase.CONNECTING: frozenset({Phase.HEAD, Phase.CLOSED}),
     Phase.HEAD: frozenset({Phase.BODY, Phase.IDLE, Phase.CLOSED}),
     Phase.BODY: frozenset({Phase.IDLE, Phase.CLOSED}),
     Phase.IDLE: frozenset({Phase.HEAD, Phase.CLOSED}),
     Phase.CLOSED: frozenset(),
 }
-_NO_BODY = LengthBody(0)
-_CONNECTING, _HEAD, _BODY, _IDLE, _CLOSED = Phase
+_NO_BODY: Final = LengthBody(0)
+_CONNECTING: Final = Phase.CONNECTING
+_HEAD: Final = Phase.HEAD
+_BODY: Final = Phase.BODY
+_IDLE: Final = Phase.IDLE
+_CLOSED: Final = Phase.CLOSED
 
 
 class Upstreams:
@@ -82,6 +95,7 @@ class Upstreams:
         self._connect_s = connect_s
         self._idle: dict[Address, list[UpstreamConnection]] = {}
         self.patterns: HeadPatterns[AnswerHead] = HeadPatterns()
+        self.heads = KnownHeads()
         self._connecting: set[asyncio.Task[None]] = set()
 
     def ask(
@@ -190,7 +204,8 @@ class UpstreamConnection:
         self._asker = None
         if self._phase is _BODY:
             self.resume()
-            self._upstreams.timers.set(self, monotonic_s() + TAIL_S)
+            if not self._decoder.done:
+                self._upstreams.timers.set(self, monotonic_s() + TAIL_S)
 
     def abort(self) -> None:
         """Close now; the asker hears nothing more. An engine stops generating then (G4)."""
@@ -280,7 +295,7 @@ class UpstreamConnection:
                     self.lost("sent too large a head")
                 return
             try:
-                head = read_answer_head(data[:end])
+                head = self._upstreams.heads.read(data[:end])
                 if head.status < 200:
                     self._skip_interim(head.status)
                     self._held = data[end + 4 :]

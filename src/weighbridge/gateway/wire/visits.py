@@ -1,34 +1,11 @@
 """What a caller's connection and the visits of its requests know of each other, and the connection's phases."""
 
 from enum import IntEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from weighbridge.errors import WeighbridgeError
-from weighbridge.gateway.wire.heads import AnswerHead, Fields, RequestHead
-
-
-class Client(Protocol):
-    """A caller's connection as a visit sees it. Once the visit is `gone` all of it does nothing."""
-
-    def deadline(self, due_s: float) -> None:
-        """Monotonic; the visit's `expired` is called then, unless it waits for the caller to read."""
-
-    def answer(self, status: int, fields: bytes, body: bytes) -> None:
-        """A whole answer; each of `fields` ends with CR LF."""
-
-    def begin_stream(self, fields: bytes, first: bytes) -> None: ...
-
-    def write_chunk(self, data: bytes) -> None:
-        """One piece, never empty, of an answer whose length was not said."""
-
-    def end_stream(self, last: bytes = b"") -> None:
-        """`last` is one more piece, sent together with the end; it may be empty."""
-
-    def pass_on(self, head: AnswerHead, fields: Fields, *, length_known: bool) -> None:
-        """Begin another server's answer; its body follows by `write_chunk` and `end_stream`."""
-
-    def abort(self) -> None:
-        """End the connection so that a cut answer cannot be taken for a whole one."""
+from weighbridge.gateway.wire.heads import RequestHead
+from weighbridge.gateway.wire.writing import AnswerWriter
 
 
 class Visit(Protocol):
@@ -57,7 +34,7 @@ class Visit(Protocol):
 
 
 class Site(Protocol):
-    def visit(self, head: RequestHead | None, client: "Client") -> Visit:
+    def visit(self, head: RequestHead | None, client: AnswerWriter) -> Visit:
         """None stands for a head that cannot be read."""
 
 
@@ -78,7 +55,7 @@ class Phase(IntEnum):
     CLOSED = 7
 
 
-TRANSITIONS: dict[Phase, frozenset[Phase]] = {
+TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
     Phase.IDLE: frozenset({Phase.HEAD, Phase.BODY, Phase.ANSWERING, Phase.CLOSED}),
     Phase.HEAD: frozenset({Phase.BODY, Phase.ANSWERING, Phase.CLOSED}),
     Phase.BODY: frozenset({Phase.ANSWERING, Phase.DISCARDING, Phase.CLOSING, Phase.CLOSED}),
