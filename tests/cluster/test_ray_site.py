@@ -20,7 +20,7 @@ from weighbridge.replicas.launch import OWNER
 from weighbridge.runtimes.base import ReplicaSpec, RuntimeState
 from weighbridge.runtimes.processes import find_marked
 from weighbridge.runtimes.ray.runtime import RayRuntime
-from weighbridge.sdk import ClientError, wait_for_deployment, wait_for_sync
+from weighbridge.sdk import Client, ClientError, wait_for_deployment, wait_for_sync
 
 STREAM_GROUPS = 4
 """Of eight streams each."""
@@ -47,13 +47,20 @@ def serving(cluster: Machines, root: Path, namespace: str) -> Iterator[Installat
         yield found
         with found.client() as client:
             client.admin.endpoints.delete(ENDPOINT)
-        until(lambda: not engines(cluster), what="the end of its replicas")
+            # An engine that has ended keeps its place until the server has been told how.
+            until(lambda: not taken(client), LIMIT_S, "the end of its replicas")
+        assert not engines(cluster)
 
 
 @pytest.fixture(scope="module")
 def site(cluster: Machines, make_public_directory: Callable[[], Path]) -> Iterator[Installation]:
     with serving(cluster, make_public_directory(), "site") as found:
         yield found
+
+
+def taken(client: Client) -> list[str]:
+    """Nodes on which somebody has a place."""
+    return [node["name"] for node in client.admin.nodes() if node["free"] != node["total"]]
 
 
 def engines(cluster: Machines) -> list[int]:
