@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from weighbridge.clock import Clock
-from weighbridge.gateway.limits import ledger as ledger_module
 from weighbridge.gateway.limits.ledger import (
     FILE_BYTES,
+    ROWS,
+    ROWS_TAKEN_MAX,
     Column,
     Ledger,
     open_ledger,
@@ -255,14 +256,15 @@ def test_no_limit_costs_nothing_and_says_nothing(host: Host) -> None:
     assert (admission.subjects, admission.fields) == ((), b"")
 
 
-def test_a_full_table_never_stops_a_request(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "ROWS_TAKEN_MAX", 3)
+def test_a_full_table_never_stops_a_request(host: Host) -> None:
     quotas, limits = host.start(0), UsageLimits(requests_day=1)
-    for number in range(5):
+    for number in range(ROWS_TAKEN_MAX):
         quotas.admit([("key", f"k{number}", limits)], 1)
-    quotas.admit([("key", "k4", limits)], 1)
-    with pytest.raises(QuotaError):
-        quotas.admit([("key", "k0", limits)], 1)
+    for _ in range(2):
+        quotas.admit([("key", "one too many", limits)], 1)
+    for taken in ("k0", f"k{ROWS_TAKEN_MAX - 1}"):
+        with pytest.raises(QuotaError):
+            quotas.admit([("key", taken, limits)], 1)
 
 
 def test_a_file_of_another_layout_is_begun_anew(tmp_path: Path) -> None:
@@ -287,7 +289,7 @@ def test_a_column_that_is_begun_again_has_forgotten_its_rows(tmp_path: Path) -> 
 
 def test_subjects_that_fall_on_one_place_keep_rows_of_their_own(host: Host) -> None:
     column = Column(host.memory, 0)
-    subjects = [5 + number * ledger_module.ROWS for number in range(10)]
+    subjects = [5 + number * ROWS for number in range(10)]
     rows = [column.insert(subject) for subject in subjects]
     assert len(set(rows)) == 10
     assert [column.find(subject) for subject in subjects] == rows
