@@ -92,7 +92,7 @@ class Settings(BaseSettings):
     stream_idle_s: float = Field(
         default=120.0,
         gt=0,
-        description="A stream whose engine says nothing for so long is ended with an error event.",
+        description="A stream is ended with an error event this long after its engine's last event.",
     )
     usage_requests_keep_s: float = Field(
         default=3600.0,

@@ -42,14 +42,15 @@ def serving(cluster: Machines, root: Path, namespace: str) -> Iterator[Installat
         for name, value in cluster.settings(ray_namespace=namespace).items()
     }
     with running_s3() as s3, installed(root, s3, **settings) as found:
+        with found.client() as client:
+            free = until(lambda: free_cpus(client), LIMIT_S, "the nodes")
         found.prepare(spread="prefer")
         found.deploy(1)
         yield found
         with found.client() as client:
             client.admin.endpoints.delete(ENDPOINT)
             # An engine that has ended keeps its place until the server has been told how.
-            until(lambda: not taken(client), LIMIT_S, "the end of its replicas")
-        assert not engines(cluster)
+            until(lambda: is_free_again(client, free), LIMIT_S, "the end of its replicas")
 
 
 @pytest.fixture(scope="module")
@@ -58,17 +59,15 @@ def site(cluster: Machines, make_public_directory: Callable[[], Path]) -> Iterat
         yield found
 
 
-def taken(client: Client) -> list[str]:
-    """Nodes on which somebody has a place."""
-    return [node["name"] for node in client.admin.nodes() if node["free"] != node["total"]]
+def free_cpus(client: Client) -> dict[str, float]:
+    """By node."""
+    nodes = client.admin.nodes()
+    return {node["name"]: node["free"]["cpus"] for node in nodes if node["alive"]}
 
 
-def engines(cluster: Machines) -> list[int]:
-    return [
-        process.identity.pid
-        for node in cluster.nodes.values()
-        for process in find_marked(node.directory / "run")
-    ]
+def is_free_again(client: Client, before: dict[str, float]) -> bool:
+    now = free_cpus(client)
+    return all(now.get(name, 0.0) >= cpus for name, cpus in before.items())
 
 
 def ready_nodes(site: Installation) -> dict[str, str]:

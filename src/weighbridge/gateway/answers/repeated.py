@@ -11,12 +11,14 @@ from typing import Final
 
 import msgspec
 
+from weighbridge.clock import new_short_id
 from weighbridge.gateway.answers.shapes import UNREADABLE
 from weighbridge.gateway.answers.sse import CR, LF
 
-PROBE: Final = "\u2603 weigh"
+PROBE: Final = f"\u2603 {new_short_id()}"
+"""No text of an engine is this one."""
 _NAMES: Final = (b'"content"', b'"text"', b'"reasoning_content"', b'"reasoning"')
-_TEXT: Final = re.compile(rb'"[a-z_]+" ?: ?("(?:[^"\\\x00-\x1f]|\\.)*")')
+_TEXT: Final = re.compile(rb'"[a-z_]+" ?: ?("(?:[^"\\\x00-\x1f]|\\.)+")')
 _STRING: Final = msgspec.json.Decoder(str)
 _ENCODER: Final = msgspec.json.Encoder()
 LEARNED_FREELY: Final = 4
@@ -24,7 +26,7 @@ LEARNED_FREELY: Final = 4
 USES_TO_PAY: Final = 4
 
 Rewrite = Callable[[bytes], bytes | None]
-"""The frame for the JSON of one event, None unless it carries a text and nothing else. Must not change any state."""
+"""The frame for the JSON of one event, None unless it carries a text and nothing else. The caller may never see it."""
 
 
 class RepeatedEvents:
@@ -79,11 +81,11 @@ class RepeatedEvents:
         """Whether there is a pattern now, of this event; it comes without its line ends."""
         if self._learned >= LEARNED_FREELY and self.framed - self._framed_before < USES_TO_PAY:
             return False
-        self._learned += 1
-        self._framed_before, self._fixed_bytes = self.framed, 0
         found = _text_in(event)
         if found is None or not event.startswith(b"data: ") or CR in event or LF in event:
             return False
+        self._learned += 1
+        self._framed_before, self._fixed_bytes = self.framed, 0
         before, after = event[: found.start(1)], event[found.end(1) :]
         literal = _ENCODER.encode(PROBE)
         frame = rewrite((before + literal + after)[len(b"data: ") :])

@@ -8,7 +8,7 @@ from weighbridge.structs import Frozen
 
 LF: Final = 0x0A
 CR: Final = 0x0D
-"""Numbers: to look for bytes in bytes, `in` takes five times as long."""
+"""Numbers: to look for bytes in bytes, `in` takes more than ten times as long."""
 EVENT_BYTES_MAX: Final = 1024 * 1024
 """Longest event of an engine; a line that never ends costs no more memory than this (G10)."""
 

@@ -47,7 +47,7 @@ class InferenceVisit(WaitingVisit):
     """The caller's side calls it as a visit, the replica's connection as an asker; it is over once it is DONE."""
 
     __slots__ = (
-        "_answer", "_events_seen", "_head", "_identity", "_key", "_received", "_received_bytes", "_replica",
+        "_head", "_identity", "_key", "_received", "_received_bytes", "_replica",
     )  # fmt: skip
 
     def __init__(
@@ -61,8 +61,6 @@ class InferenceVisit(WaitingVisit):
         super().__init__(desk, client, record, replicas)
         self._head = head
         self._replica: ReplicaRoute | None = None
-        self._answer: AnswerStream | None = None
-        self._events_seen = 0
         self._received: list[bytes]
         self._received_bytes: int
         self._key: KeyEntry
@@ -141,11 +139,6 @@ class InferenceVisit(WaitingVisit):
         self.refuse(error)
 
     # The replica's side.
-
-    def _heard(self) -> bool:
-        before, answer = self._events_seen, self._answer
-        self._events_seen = 0 if answer is None else answer.events
-        return self._events_seen > before
 
     def answer_head(self, head: AnswerHead, *, length_known: bool) -> None:
         status = head.status
@@ -264,6 +257,7 @@ class InferenceVisit(WaitingVisit):
     def _attempt_failed(self, failure: WeighbridgeError) -> None:
         """Nothing of this replica has reached the caller (G3)."""
         replica, self._answer = self._replica, None
+        self._events_seen = self._chunks_seen = 0
         assert replica is not None
         self._let_go_of_replica()
         if not isinstance(failure, LimitError):
@@ -308,7 +302,7 @@ class InferenceVisit(WaitingVisit):
         answer = self._answer
         if answer is None or self._state is _DONE:
             return
-        seen, now_s = answer.events, self.desk.clock.monotonic()
+        now_s = self.desk.clock.monotonic()
         try:
             frames = answer.feed(data, self._elapsed(now_s))
         except UnavailableError as error:
@@ -320,9 +314,8 @@ class InferenceVisit(WaitingVisit):
             self._complete(frames)
         elif frames:
             self._send(frames)
-        elif answer.events > seen:
-            # Comments do not count: an engine that only keeps the line open is idle.
-            self._wait(self.desk.limits.idle_s, now_s)
+        elif self._state is _PROVING:
+            self._look(now_s)
 
     def _stream_ended(self, error: UnavailableError | None) -> None:
         """The engine has closed its stream. With every choice finished only its good-bye is missing."""
@@ -346,7 +339,7 @@ class InferenceVisit(WaitingVisit):
             return
         begun, self._state = self._begun, _STREAMING
         now_s = self.record.first_byte_s = self.desk.clock.monotonic()
-        self._wait(self.desk.limits.idle_s, now_s)
+        self._look(now_s)
         if begun:
             self.client.write_chunk(frames)
         else:

@@ -5,6 +5,7 @@ from typing import Final
 
 from weighbridge.errors import UnavailableError, WeighbridgeError
 from weighbridge.gateway.admission import Admitted
+from weighbridge.gateway.answers.stream import AnswerStream
 from weighbridge.gateway.limits.holds import Held, Holds, Waiter
 from weighbridge.gateway.limits.refusals import NotReadyError, queue_refusal, threshold_refusal
 from weighbridge.gateway.limits.turns import Turn
@@ -17,13 +18,14 @@ from weighbridge.gateway.wire.upstream import UNREACHABLE, UpstreamConnection
 from weighbridge.gateway.wire.writing import AnswerWriter
 
 _WAITING: Final = State.WAITING
+_PROVING: Final = State.PROVING
 _STREAMING: Final = State.STREAMING
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 COMMENT_S: Final = 5.0
 """Between two comments of a held stream: below what clients and proxies wait for a byte."""
 COMMENT: Final = b": hold\n\n"
 LOOK_S: Final = 1.0
-"""How often a stream is looked at: an event takes no look at the clock, so idleness is seen this much later."""
+"""How often a stream is looked at: an event itself takes no look at the clock, so it counts from the next one."""
 
 
 class Hold:
@@ -107,8 +109,8 @@ class WaitingVisit(Answering):
     """The part of an inference visit that waits: in the endpoint's line, held, or for a replica's answer."""
 
     __slots__ = (
-        "_admitted", "_comment_s", "_due_s", "_hold", "_replicas", "_state", "_tried", "_turn", "_upstream",
-        "_waiting_since_s",
+        "_admitted", "_answer", "_chunks_seen", "_comment_s", "_due_s", "_events_seen", "_hold", "_replicas", "_state",
+        "_tried", "_turn", "_upstream", "_waiting_since_s",
     )  # fmt: skip
 
     def __init__(
@@ -122,6 +124,8 @@ class WaitingVisit(Answering):
         self._upstream: UpstreamConnection | None = None
         self._turn: Turn | None = None
         self._hold: Hold | None = None
+        self._answer: AnswerStream | None = None
+        self._events_seen = self._chunks_seen = 0
         self._admitted: Admitted
 
     @abstractmethod
@@ -133,10 +137,6 @@ class WaitingVisit(Answering):
         """As `proceed`."""
 
     @abstractmethod
-    def _heard(self) -> bool:
-        """Whether the engine has said something since this was last asked."""
-
-    @abstractmethod
     def _break_off(self, error: UnavailableError) -> None:
         """The answer cannot go on."""
 
@@ -144,12 +144,13 @@ class WaitingVisit(Answering):
         now_s = self.desk.clock.monotonic()
         if self._state is _WAITING and self._turn is None:
             self._hold_expired()
-        elif self._heard() and now_s < self._end_s:
-            self._wait(self.desk.limits.idle_s, now_s)
-        elif now_s < self._due_s:
-            if self._begun and now_s >= self._comment_s:
+            return
+        self._take_note(now_s)
+        if now_s < self._due_s:
+            if now_s >= self._comment_s:
                 self._comment_s = now_s + self.desk.limits.stream_keepalive_s
-                self.client.write_chunk(KEEP_ALIVE)
+                if self._begun:
+                    self.client.write_chunk(KEEP_ALIVE)
             self._rearm(now_s)
         elif self._state is _WAITING:
             self.refuse(queue_refusal(self._admitted.endpoint.endpoint_id))
@@ -222,6 +223,24 @@ class WaitingVisit(Answering):
         """Whether the caller has the head of a stream; from then on an error can only be an event."""
         return self._state is _STREAMING or (self._hold is not None and self._hold.begun)
 
+    def _look(self, now_s: float) -> None:
+        """A stream has begun, or something has come that does not reach the caller yet."""
+        self._take_note(now_s)
+        self._rearm(now_s)
+
+    def _take_note(self, now_s: float) -> None:
+        """Of what the engine has said since the last note: it was not idle, and the caller needs no comment."""
+        answer = self._answer
+        if answer is None:
+            return
+        if answer.events > self._events_seen:
+            # Comments do not count: an engine that only keeps the line open is idle.
+            self._events_seen = answer.events
+            self._due_s = min(self._end_s, now_s + self.desk.limits.idle_s)
+        if answer.chunks > self._chunks_seen:
+            self._chunks_seen = answer.chunks
+            self._comment_s = now_s + self.desk.limits.stream_keepalive_s
+
     @property
     def _end_s(self) -> float:
         return self.record.started_s + self.desk.limits.request_max_s
@@ -234,6 +253,6 @@ class WaitingVisit(Answering):
 
     def _rearm(self, now_s: float) -> None:
         due_s = min(self._due_s, self._comment_s)
-        if self._state is _STREAMING:
+        if self._state >= _PROVING:
             due_s = min(due_s, now_s + LOOK_S)
         self.client.deadline(due_s)

@@ -140,7 +140,7 @@ class HeadPatterns(Generic[Head]):
 
 
 class KnownHeads:
-    """Heads of answers as they came before, byte for byte: what an engine's streams begin with has no number in it."""
+    """Heads of streams as they came before, byte for byte: they say no length, and no more than the date changes."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, AnswerHead] = {}
@@ -150,9 +150,9 @@ class KnownHeads:
         head = self._known.get(raw)
         if head is None:
             head = read_answer_head(raw)
-            if len(self._known) >= _PATTERNS_MAX:
-                self._known.clear()
-            if len(raw) <= _PATTERN_BYTES_MAX:
+            if head.length is None and len(raw) <= _PATTERN_BYTES_MAX:
+                if len(self._known) >= _PATTERNS_MAX:
+                    self._known.clear()
                 self._known[raw] = head
         return head
 

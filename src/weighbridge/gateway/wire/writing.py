@@ -36,7 +36,7 @@ class AnswerWriter:
         self._chunked = False
 
     def _lead(self, transport: asyncio.Transport | None) -> None:
-        """Where bytes go from now on; a transport that is being closed drops them itself."""
+        """Where bytes go from now on; a transport that is lost drops them until the loop says that it is."""
         self._transport = transport
         self._write = _nowhere if transport is None else transport.write
 
@@ -108,9 +108,7 @@ class AnswerWriter:
 
     def _send(self, data: bytes) -> None:
         """At once; `data` may be empty."""
-        transport = self._transport
-        if transport is not None and not transport.is_closing():
-            transport.write(data)
+        self._write(data)
 
     def _closing_line(self) -> bytes:
         return b"" if self.keep else _CLOSE

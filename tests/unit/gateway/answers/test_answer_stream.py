@@ -266,6 +266,19 @@ def test_events_known_by_their_bytes_are_answered_as_those_read_in_full(parts):
         assert quick.finished == full.finished
 
 
+@pytest.mark.parametrize(
+    "beginning", [delta(), delta(""), delta(tool_calls=[{"index": 0, "function": {}}])]
+)
+def test_a_beginning_without_text_does_not_keep_the_texts_after_it_from_being_recognised(beginning):
+    answer = AnswerStream(identity())
+    answer.feed(chunk(delta(role="assistant")), ELAPSED)
+    for _ in range(10):
+        answer.feed(chunk(beginning), ELAPSED)
+    for _ in range(10):
+        answer.feed(chunk(delta("word")), ELAPSED)
+    assert answer.repeated.framed == 10
+
+
 def test_the_frames_before_a_fault_are_not_lost():
     answer = AnswerStream(identity())
     with pytest.raises(UnavailableError):

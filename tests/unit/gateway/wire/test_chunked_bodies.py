@@ -8,6 +8,8 @@ from weighbridge.gateway.wire.framing import ChunkedBody, chunk
 from weighbridge.gateway.wire.heads import MalformedError
 
 SIZES = (*range(1, 20), 255, 256, 4079, 4087, 4088, 4089, 4090, 4091, 4095, 4096, 4097, 65_536)
+ONE_STEP_BYTES_MAX = 4088
+"""With its size and line ends it is shorter than 4 KiB."""
 SIZE_FORMS = ("%x", "%X", "%03x", "%x;name=value", "%x ;a")
 LAST = b"0\r\n\r\n"
 
@@ -25,8 +27,7 @@ def test_a_chunk_of_any_size_is_read_as_it_was_written(size):
     data = bytes(number % 251 for number in range(size))
     assert chunk(data) == b"%x\r\n" % size + data + b"\r\n"
     assert ChunkedBody().feed(chunk(data)) == data
-    assert ChunkedBody().feed_one(chunk(data)) in (data, b"")
-    assert size > 4000 or ChunkedBody().feed_one(chunk(data)) == data
+    assert ChunkedBody().feed_one(chunk(data)) == (data if size <= ONE_STEP_BYTES_MAX else b"")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -49,7 +50,6 @@ def test_a_body_reads_the_same_however_its_sizes_are_written_and_it_is_cut(chunk
 
 def test_the_end_of_a_body_is_no_chunk():
     assert ChunkedBody().feed_one(LAST) == b""
-    assert ChunkedBody().feed_one(b"0\r\n" + b"\r\n") == b""
 
 
 @pytest.mark.parametrize("line", [b"", b"-1", b"0x1", b"g", b"123456789", b" 1"])
