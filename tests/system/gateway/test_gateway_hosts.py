@@ -249,7 +249,9 @@ def killed_in_a_drain(hosts: Hosts, admin: Client) -> tuple[int, str]:
         with hosts.two.client() as two, hosts.control.traffic(two) as second:
             second.wait_for_answers(8, timeout_s=30)
             deployment = hosts.control.ask_for(admin, new)
-            seen = until(lambda: draining(hosts.control), 60, "a drain")
+            seen = seen_draining(hosts, deployment.id)
+            if not seen:
+                continue  # each drain was over between two looks, and nobody was killed
             hosts.two.kill()
         (dead,) = hosts.control.rows("SELECT clock_timestamp() AS at")
         if draining(hosts.control) & seen:
@@ -270,7 +272,19 @@ def drains_ended_at(admin: Client, deployment_id: str, replica_ids: set[str]) ->
     ]
 
 
-def finished_at(hosts: Hosts, deployment_id: str) -> datetime:
+def seen_draining(hosts: Hosts, deployment_id: str) -> set[str]:
+    """The first replicas that are met so; none when the deployment was over before any was."""
+    seen: set[str] = set()
+
+    def look() -> bool:
+        seen.update(draining(hosts.control))
+        return bool(seen) or finished_at(hosts, deployment_id) is not None
+
+    until(look, 60, "a drain")
+    return seen
+
+
+def finished_at(hosts: Hosts, deployment_id: str) -> datetime | None:
     (row,) = hosts.control.rows(f"SELECT finished_at FROM deployments WHERE id = '{deployment_id}'")
     return row.finished_at
 
