@@ -60,7 +60,7 @@ def test_while_the_head_is_away_no_stream_ends_and_a_rollout_waits_for_it(
     lasting: Machines, make_public_directory: Callable[[], Path]
 ) -> None:
     with (
-        serving(lasting, make_public_directory(), "lasting") as site,
+        serving(lasting, make_public_directory(), "lasting", keeps_head=False) as site,
         site.client() as client,
         streams(site, count=2, pause_s=PAUSE_S) as groups,
     ):

@@ -35,7 +35,9 @@ DEPLOYED_S = 180.0
 
 
 @contextmanager
-def serving(cluster: Machines, root: Path, namespace: str) -> Iterator[Installation]:
+def serving(
+    cluster: Machines, root: Path, namespace: str, *, keeps_head: bool = True
+) -> Iterator[Installation]:
     """Version 1, by a replica on each of two nodes; they have ended when this does."""
     settings = {
         f"WEIGHBRIDGE_{name.upper()}": str(value)
@@ -49,14 +51,24 @@ def serving(cluster: Machines, root: Path, namespace: str) -> Iterator[Installat
         yield found
         with found.client() as client:
             client.admin.endpoints.delete(ENDPOINT)
-            # An engine that has ended keeps its place until the server has been told how.
-            until(lambda: is_free_again(client, free), LIMIT_S, "the end of its replicas")
+            until(lambda: not engines(cluster), LIMIT_S, "the end of its engines")
+            # An engine that has ended keeps its place until the server has been told how. A head that comes back
+            # never frees the place of what was being placed when it was lost: no actor has it, and Ray counts it.
+            until(lambda: not keeps_head or is_free_again(client, free), LIMIT_S, "their places")
 
 
 @pytest.fixture(scope="module")
 def site(cluster: Machines, make_public_directory: Callable[[], Path]) -> Iterator[Installation]:
     with serving(cluster, make_public_directory(), "site") as found:
         yield found
+
+
+def engines(cluster: Machines) -> list[int]:
+    return [
+        process.identity.pid
+        for node in cluster.nodes.values()
+        for process in find_marked(node.directory / "run")
+    ]
 
 
 def free_cpus(client: Client) -> dict[str, float]:
