@@ -237,6 +237,7 @@ def _line(data: bytes, start: int, size_bytes_max: int) -> bytes | None:
         if len(data) - start >= size_bytes_max:
             raise MalformedError("A line of the chunked body is too long")
         return None
-    if data[end - 1 : end] != b"\r" or end == start:
+    # In this order: compiled, a slice that ends before it begins raises (docs/decisions/0008).
+    if end == start or data[end - 1 : end] != b"\r":
         raise MalformedError("A line of the chunked body does not end with CR LF")
     return data[start : end - 1]

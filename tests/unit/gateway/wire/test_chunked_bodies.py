@@ -56,3 +56,9 @@ def test_the_end_of_a_body_is_no_chunk():
 def test_a_size_that_is_no_number_is_refused(line):
     with pytest.raises(MalformedError):
         ChunkedBody().feed(line + b"\r\na\r\n")
+
+
+@pytest.mark.parametrize("before", [b"", b"1\r\na\r\n", b"0\r\n"])
+def test_a_line_of_a_line_feed_alone_is_refused(before):
+    with pytest.raises(MalformedError, match="does not end with CR LF"):
+        ChunkedBody().feed(before + b"\n47;a=b\r\n")
