@@ -27,6 +27,9 @@ pytestmark = pytest.mark.system
 
 MODELS = Path(__file__).parents[2] / "models"
 ENGINE_START_S = 60.0
+END_TOKEN = str(
+    json.loads((MODELS / "llama-v1" / "generation_config.json").read_text())["eos_token_id"]
+)
 MESSAGES = [{"role": "user", "content": "What is a weighbridge?"}]
 
 
@@ -196,14 +199,16 @@ async def test_a_prompt_longer_than_the_context_is_refused_in_the_api_s_words(si
 async def test_a_caller_that_leaves_frees_the_slot_within_two_seconds(site):
     await site.route(0)
     leaving = [
-        asyncio.create_task(site.chat(max_tokens=-1, stream=True, logit_bias={"2": -100}))
+        asyncio.create_task(site.chat(max_tokens=-1, stream=True, logit_bias={END_TOKEN: -100}))
         for _ in range(2)
     ]
     await until(lambda: site.gateway.view.in_flight(1) == 2)
+    while await site.running() < 2:
+        assert not any(task.done() for task in leaving)
     for task in leaving:
         task.cancel()
     await until(lambda: site.gateway.view.in_flight(1) == 0, limit_s=1.0)
-    for _ in range(100):
+    for _ in range(50):
         if not await site.running():
             break
         await asyncio.sleep(0.02)
