@@ -11,9 +11,9 @@ sys.path.append(str(Path(__file__).parents[1] / "system"))  # a whole installati
 
 LONGEST_FIRST = (
     "test_ray_site.py",
-    "test_ray_weights.py",
     "test_ray_faults.py",
     "test_ray_runtime.py",
+    "test_ray_weights.py",
 )
 """So that two workers, who take the next file when they have ended one, end at about the same time."""
 

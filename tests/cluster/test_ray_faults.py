@@ -8,7 +8,7 @@ import pytest
 from installation import ENDPOINT, until
 from ray_machines import Machines, running_cluster
 from ray_replicas import LIMIT_S, answers, leading, spec, state
-from test_ray_site import DEPLOYED_S, PAUSE_S, STREAMS_ENDED, serving, streams, total
+from ray_site import DEPLOYED_S, PAUSE_S, STREAMS_ENDED, serving, streams, total
 
 from weighbridge.errors import UnavailableError
 from weighbridge.runtimes.base import RuntimeState

@@ -1,104 +1,55 @@
-"""A whole installation on a Ray cluster, with the embedded engine: rollouts and the loss of nodes, under streams."""
+"""A whole installation on a Ray cluster, with the embedded engine: rollouts and the loss of nodes, under streams.
+
+Its nodes share no directory with the server or with each other.
+"""
 
 import asyncio
-import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from installation import BUCKET, ENDPOINT, MODELS, ORG, Installation, installed, until
+from installation import ANSWERS, BUCKET, ENDPOINT, MODELS, ORG, Installation, until
 from ray_machines import Machines
 from ray_replicas import spec, until_true
+from ray_site import (
+    DEPLOYED_S,
+    LIMIT_S,
+    PAUSE_S,
+    STREAMS_ENDED,
+    ask_for_other,
+    cached,
+    cut_requests,
+    deploy_other,
+    forget_unused,
+    marked_names,
+    ready_nodes,
+    routed_urls,
+    serving,
+    streams,
+    total,
+)
 
-from s3 import running_s3
-from weighbridge.cli.demo.traffic import NOTHING, Tally, Traffic
 from weighbridge.errors import UnavailableError
 from weighbridge.replicas.launch import OWNER
+from weighbridge.replicas.weights.prefetch import ON_THEIR_WAY
 from weighbridge.runtimes.base import ReplicaSpec, RuntimeState
-from weighbridge.runtimes.processes import find_marked
+from weighbridge.runtimes.processes import find_marked, lock_holder
 from weighbridge.runtimes.ray.runtime import RayRuntime
-from weighbridge.sdk import Client, ClientError, wait_for_deployment, wait_for_sync
+from weighbridge.sdk import ClientError, wait_for_deployment, wait_for_sync
+from weighbridge.weights.node.pull import PULLING
 
-STREAM_GROUPS = 4
-"""Of eight streams each."""
-STREAMS_ENDED = 24
-"""After so many answers of a group's eight streams, those that ran before have ended."""
-PAUSE_S = 0.5
-"""Where streams are to go on while the cluster does what is tested, and not to take its cores."""
 REPLACED_S = 15.0
-LIMIT_S = 90.0
-DEPLOYED_S = 180.0
-"""Each old replica drains its streams first, and all share the machine with the new ones."""
-
-
-@contextmanager
-def serving(
-    cluster: Machines, root: Path, namespace: str, *, keeps_head: bool = True
-) -> Iterator[Installation]:
-    """Version 1, by a replica on each of two nodes; they have ended when this does."""
-    settings = {
-        f"WEIGHBRIDGE_{name.upper()}": str(value)
-        for name, value in cluster.settings(ray_namespace=namespace).items()
-    }
-    with running_s3() as s3, installed(root, s3, **settings) as found:
-        with found.client() as client:
-            free = until(lambda: free_cpus(client), LIMIT_S, "the nodes")
-        found.prepare(spread="prefer")
-        found.deploy(1)
-        yield found
-        with found.client() as client:
-            client.admin.endpoints.delete(ENDPOINT)
-            until(lambda: not engines(cluster), LIMIT_S, "the end of its engines")
-            # An engine that has ended keeps its place until the server has been told how. A head that comes back
-            # never frees the place of what was being placed when it was lost: no actor has it, and Ray counts it.
-            until(lambda: not keeps_head or is_free_again(client, free), LIMIT_S, "their places")
+HELD_S = 3.0
+"""How long nobody may be drained while the weights do not come."""
 
 
 @pytest.fixture(scope="module")
 def site(cluster: Machines, make_public_directory: Callable[[], Path]) -> Iterator[Installation]:
     with serving(cluster, make_public_directory(), "site") as found:
         yield found
-
-
-def engines(cluster: Machines) -> list[int]:
-    return [
-        process.identity.pid
-        for node in cluster.nodes.values()
-        for process in find_marked(node.directory / "run")
-    ]
-
-
-def free_cpus(client: Client) -> dict[str, float]:
-    """By node."""
-    nodes = client.admin.nodes()
-    return {node["name"]: node["free"]["cpus"] for node in nodes if node["alive"]}
-
-
-def is_free_again(client: Client, before: dict[str, float]) -> bool:
-    now = free_cpus(client)
-    return all(now.get(name, 0.0) >= cpus for name, cpus in before.items())
-
-
-def ready_nodes(site: Installation) -> dict[str, str]:
-    """Node by replica, of those that are ready."""
-    with site.client() as client:
-        found = client.admin.replicas.list(ENDPOINT)
-        return {one.id: one.node for one in found if one.state == "ready"}
-
-
-@contextmanager
-def streams(
-    site: Installation, count: int = STREAM_GROUPS, *, pause_s: float = 0.0
-) -> Iterator[list[Traffic]]:
-    """Clients that stream and never try again: thirty-two without pause, or `count` times eight."""
-    with site.client(retries_max=0) as client, ExitStack() as stack:
-        groups = [stack.enter_context(site.traffic(client, pause_s=pause_s)) for _ in range(count)]
-        for group in groups:
-            group.wait_for_answers(2, timeout_s=LIMIT_S)
-        yield groups
 
 
 async def launched(runtime: RayRuntime, wish: ReplicaSpec) -> None:
@@ -118,44 +69,78 @@ async def accepted(runtime: RayRuntime, wish: ReplicaSpec) -> bool:
     return any(one.url or one.state is RuntimeState.EXITED for one in found)
 
 
-def marked_names(cluster: Machines) -> set[str]:
-    return {
-        process.mark.name
-        for node in cluster.nodes.values()
-        for process in find_marked(node.directory / "run")
-    }
-
-
-def cut_requests(site: Installation) -> list[dict]:
-    """What the gateway has logged of answers that broke off."""
-    lines = (site.root / "data/logs/gateway.log").read_text().splitlines()
-    return [json.loads(line) for line in lines if '"code":"answer_cut"' in line]
-
-
-def deploy(site: Installation, version: int) -> None:
+def test_each_node_has_brought_the_version_itself_and_a_token_is_in_no_log(site, cluster):
     with site.client() as client:
-        asked = site.ask_for(client, version)
-        wait_for_deployment(client, ENDPOINT, asked.id, timeout_s=DEPLOYED_S)
-
-
-def total(groups: list[Traffic]) -> Tally:
-    return sum((group.tally() for group in groups), NOTHING)
-
-
-def routed_urls(site: Installation) -> str:
-    return json.dumps(json.loads((site.run_dir / "routes.json").read_text()))
+        assert site.say(client) == ANSWERS[1]
+    store = {path.name for path in (site.root / "data/store/versions").iterdir()}
+    assert cached(cluster, "n1") & store == cached(cluster, "n2") & store != set()
+    for text in site.logs().values():
+        assert "wbw_" not in text
 
 
 def test_a_rollout_replaces_the_replicas_on_every_node_without_a_failed_stream(site, cluster):
     assert sorted(ready_nodes(site).values()) == ["n1", "n2"]
     with streams(site) as groups:
-        deploy(site, 2)
+        deploy_other(site)
         for group in groups:
             group.wait_for_answers(2, timeout_s=LIMIT_S)
     tally = total(groups)
     assert tally.clean, tally
     assert tally.answered.keys() == {"1", "2"}, tally
     assert sorted(ready_nodes(site).values()) == ["n1", "n2"]
+
+
+def test_nobody_is_drained_while_the_weights_of_the_target_do_not_come(site, cluster):
+    server = lock_holder(site.run_dir / "weights.lock")
+    forget_unused(cluster, left=1)
+    before = ready_nodes(site)
+    with streams(site, count=1, pause_s=PAUSE_S) as groups, site.client() as client:
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            asked = ask_for_other(site, client)
+            until(
+                lambda: PULLING in client.deployments.get(asked.id).reason,
+                LIMIT_S,
+                "a replica that pulls",
+            )
+            held_s = time.monotonic() + HELD_S
+            while time.monotonic() < held_s:
+                assert ready_nodes(site) == before
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        wait_for_deployment(client, ENDPOINT, asked.id, timeout_s=DEPLOYED_S)
+        groups[0].wait_for_answers(2, timeout_s=LIMIT_S)
+    assert total(groups).clean, total(groups)
+    assert sorted(ready_nodes(site).values()) == ["n1", "n2"]
+
+
+def test_without_a_surge_the_weights_are_on_the_nodes_before_anybody_is_drained(site, cluster):
+    server = lock_holder(site.run_dir / "weights.lock")
+    forget_unused(cluster, left=1)
+    before = ready_nodes(site)
+    assert sorted(before.values()) == ["n1", "n2"]
+    with streams(site, count=1, pause_s=PAUSE_S) as groups, site.client() as client:
+        client.admin.endpoints.update(ENDPOINT, max_surge=0, max_unavailable=1)
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            asked = ask_for_other(site, client)
+            until(
+                lambda: ON_THEIR_WAY in client.deployments.get(asked.id).reason,
+                LIMIT_S,
+                "weights on their way",
+            )
+            held_s = time.monotonic() + HELD_S
+            while time.monotonic() < held_s:
+                assert ready_nodes(site) == before
+            assert [len(cached(cluster, name)) for name in ("n1", "n2")] == [1, 1]
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        until(lambda: ready_nodes(site) != before, LIMIT_S, "the first drain")
+        assert [len(cached(cluster, name)) for name in ("n1", "n2")] == [2, 2]
+        wait_for_deployment(client, ENDPOINT, asked.id, timeout_s=DEPLOYED_S)
+        groups[0].wait_for_answers(2, timeout_s=LIMIT_S)
+        client.admin.endpoints.update(ENDPOINT, max_surge=1, max_unavailable=0)
+    assert total(groups).clean, total(groups)
 
 
 def test_a_control_process_that_is_killed_in_a_rollout_goes_on_with_it_and_stops_what_it_does_not_know(
@@ -165,8 +150,7 @@ def test_a_control_process_that_is_killed_in_a_rollout_goes_on_with_it_and_stops
     stranger = RayRuntime(cluster.options(ray_namespace="site"), time.monotonic)
     with streams(site, count=1, pause_s=PAUSE_S) as groups:
         with site.client() as client:
-            (shape,) = client.admin.endpoints.list()
-            asked = site.ask_for(client, 2 if shape.serving == "1" else 1)
+            asked = ask_for_other(site, client)
             until(lambda: len(client.admin.replicas.list(ENDPOINT)) > 2, what="a new replica")
             before = ready_nodes(site).keys()
             site.kill(site.process("control"))
@@ -216,9 +200,7 @@ def test_a_node_that_is_lost_takes_only_its_own_streams_and_is_replaced_within_1
 
 
 def test_a_frozen_node_is_given_up_and_its_old_engine_gets_no_request_again(site, cluster):
-    with site.client() as client:
-        (shape,) = client.admin.endpoints.list()
-        deploy(site, 2 if shape.serving == "1" else 1)
+    deploy_other(site)
     before = ready_nodes(site)
     assert sorted(before.values()) == ["n1", "n2"]
     (frozen,) = [replica for replica, node in before.items() if node == "n2"]

@@ -20,7 +20,9 @@ Actor = Any
 ANSWER_S = 1.0
 """A call waits so long for actors to answer; one that did not says so in a later call."""
 ASKED_MAX_S = 60.0
-"""What nobody has asked for in this time is forgotten, and looked at anew when somebody asks."""
+"""What nobody has asked for in this time is forgotten; what has ended on all nodes that were asked, at once.
+
+Either is looked at anew when somebody asks: a node may have removed the version meanwhile."""
 
 
 @dataclass(slots=True)
@@ -57,7 +59,11 @@ class Fetches:
             await asyncio.wait(waiting, timeout=ANSWER_S)
         for one in found.values():
             self._take(one)
-        return [one.status for one in found.values()]
+        statuses = [one.status for one in found.values()]
+        if all(status.done for status in statuses):
+            for name in found:
+                self._known.pop((weights.digest, ids[name]), None)
+        return statuses
 
     async def _of(self, weights: Weights, name: str, node_id: str) -> Fetching:
         key = (weights.digest, node_id)
